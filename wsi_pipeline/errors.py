@@ -1,0 +1,89 @@
+"""Every error that wsiseg raises on purpose.
+
+::
+
+    WsisegError
+    ├── UsageError        wrong arguments; the command line exits with 2
+    │   ├── ConfigError
+    │   ├── UnknownModelError
+    │   └── DeviceError
+    ├── SlideError        one slide cannot be used; other slides go on
+    │   ├── SlideNotFoundError
+    │   ├── SlideFormatError
+    │   ├── SlideReadError
+    │   └── MppError
+    ├── CheckpointError   weights or their card cannot be used
+    ├── DataError         training data, truth or GeoJSON cannot be used
+    └── OutputError       a result cannot be written or continued
+
+A message says what is wrong, the value that was met and what to do, on one line.
+Each class also inherits the fitting builtin, so that callers need not know this tree.
+"""
+
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "DeviceError",
+    "MppError",
+    "OutputError",
+    "SlideError",
+    "SlideFormatError",
+    "SlideNotFoundError",
+    "SlideReadError",
+    "UnknownModelError",
+    "UsageError",
+    "WsisegError",
+]
+
+
+class WsisegError(Exception):
+    """Base of all errors that wsiseg raises on purpose."""
+
+
+class UsageError(WsisegError, ValueError):
+    """The arguments are wrong; nothing was started."""
+
+
+class ConfigError(UsageError):
+    """A setting is unknown or its value makes no sense."""
+
+
+class UnknownModelError(UsageError):
+    """No model of that name is registered."""
+
+
+class DeviceError(UsageError, RuntimeError):
+    """The device that was asked for is not there."""
+
+
+class SlideError(WsisegError, OSError):
+    """One slide cannot be used."""
+
+
+class SlideNotFoundError(SlideError, FileNotFoundError):
+    """The slide file does not exist."""
+
+
+class SlideFormatError(SlideError):
+    """No reader understands the file, or its header is broken."""
+
+
+class SlideReadError(SlideError):
+    """Pixels of an otherwise good slide cannot be read."""
+
+
+class MppError(SlideError, ValueError):
+    """The pixel size is missing, absurd, or differs between x and y."""
+
+
+class CheckpointError(WsisegError, ValueError):
+    """Weights or their card are missing, broken or do not fit."""
+
+
+class DataError(WsisegError, ValueError):
+    """Training data, truth or a GeoJSON file cannot be used."""
+
+
+class OutputError(WsisegError, OSError):
+    """A result cannot be written, or belongs to another run."""
