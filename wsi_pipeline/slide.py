@@ -1,0 +1,292 @@
+"""Slides: whatever the file format, level-0 pixels, a pixel size, and windows of RGB.
+
+OpenSlide reads first; behind it tifffile and, for plain images, Pillow.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import MppError, SlideFormatError, SlideNotFoundError, SlideReadError
+from .readers import ImageReader, Level, Mpp, OpenSlideReader, Reader, Refusal, one_line, paste
+from .resample import plan_taps, resample
+from .tiff import TiffReader
+from .tiling import Box
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    import dask.array
+
+__all__ = ["Level", "Mpp", "Slide", "open_slide"]
+
+READERS: tuple[type[OpenSlideReader] | type[TiffReader] | type[ImageReader], ...] = (
+    OpenSlideReader,
+    TiffReader,
+    ImageReader,
+)
+MAX_WINDOW_PX = 2**25  # source pixels held at once while resampling
+
+
+def open_slide(
+    path: str | Path, *, mpp: float | None = None, mpp_source: str = "--mpp", crop: bool = True
+) -> Slide:
+    """Open a slide with the first reader that understands it.
+
+    Parameters
+    ----------
+    path
+        the slide file; of a DICOM slide any of its files
+    mpp
+        pixel size in µm, taken instead of what the file says
+    mpp_source
+        where `mpp` comes from: "--mpp" or "slide sheet"
+    crop
+        whether level 0 is only the scanned area that the file declares (openslide.bounds), as
+        QuPath shows it, or the whole canvas
+
+    Raises
+    ------
+    SlideNotFoundError
+        there is no such file
+    SlideFormatError
+        no reader understands it; the message says why for each of them
+    MppError
+        `mpp` is not between 0.02 and 20 µm
+    """
+    path = Path(path)
+    if not path.exists():
+        raise SlideNotFoundError(f"{path} does not exist; check the path")
+    if path.is_dir():
+        raise SlideFormatError(f"{path} is a directory; give a slide file in it")
+    given = None if mpp is None else Mpp(mpp, mpp, mpp_source)
+    if given is not None and not given.plausible:
+        raise MppError(
+            f"{path.name}: {mpp:g} µm per pixel ({mpp_source}) is not in 0.02–20; fix it"
+        )
+    return Slide(path, _open_reader(path), mpp=given, crop=crop)
+
+
+def _open_reader(path: Path) -> Reader:
+    if path.stat().st_size == 0:
+        raise SlideFormatError(f"{path.name} is empty; copy it again")
+    refusals = []
+    for reader in READERS:
+        try:
+            return reader(path)
+        except Refusal as refusal:
+            refusals.append(f"{reader.name}: {refusal}")
+    raise SlideFormatError(
+        f"{path.name} cannot be read ({'; '.join(refusals)}); "
+        "check that the file is complete, or export it as a pyramidal RGB TIFF"
+    )
+
+
+class Slide:
+    """One whole-slide image, open; a context manager. Reads may come from any thread.
+
+    It pickles as its path and options and is opened anew by whoever unpickles it.
+
+    Attributes
+    ----------
+    path, slide_id
+        the file, and its name without suffix
+    width, height
+        pixels of level 0, cropped
+    bounds
+        the cropped area in the file's own level-0 pixels
+    levels
+        the pyramid, cropped; its pixels are the file's, so that a crop starts at the whole pixel
+        nearest to the corner of level 0
+    mpp
+        pixel size, or None; `require_mpp` also checks it
+    background
+        the colour of everything transparent or outside
+    reader, vendor
+        "openslide", "tifffile" or "image", and what it calls the format
+    notes
+        what a user should know about how the file was understood
+    """
+
+    def __init__(self, path: Path, reader: Reader, *, mpp: Mpp | None, crop: bool) -> None:
+        header = reader.header
+        whole = Box(0, 0, header.levels[0].width, header.levels[0].height)
+        self.path = path
+        self.slide_id = Path(path.stem).stem if _is_ome(path) else path.stem
+        self.reader, self.vendor = reader.name, header.vendor
+        self.background = header.background
+        self.bounds = header.bounds if crop else whole
+        self.width, self.height = self.bounds.width, self.bounds.height
+        self._file_levels = header.levels
+        self._areas = [_area(level, self.bounds, whole) for level in header.levels]
+        self.levels = tuple(
+            Level(area.width, area.height, level.downsample)
+            for area, level in zip(self._areas, header.levels, strict=True)
+        )
+        self.mpp, self.notes = header.mpp if mpp is None else mpp, header.notes
+        if mpp is not None and header.mpp is not None and mpp.value != header.mpp.value:
+            said = f"{mpp.source} {mpp.value:g} used instead of the file's {header.mpp.value:g}"
+            self.notes += (said,)
+        self._reader = reader
+        self._given, self._crop, self._closed = mpp, crop, False
+
+    def require_mpp(self) -> Mpp:
+        """The pixel size; `MppError` if there is none, or one that cannot be worked with."""
+        remedy = "give --mpp, e.g. --mpp 0.25"
+        if self.mpp is None:
+            raise MppError(f"{self.path.name} has no pixel size; {remedy}")
+        size = f"{self.path.name} has pixels of {self.mpp.x:g} x {self.mpp.y:g} µm"
+        if not self.mpp.plausible:
+            raise MppError(f"{size}, which is not in 0.02–20; {remedy}")
+        if abs(self.mpp.x - self.mpp.y) > 0.02 * self.mpp.value:
+            raise MppError(f"{size}, which are not square; resample the slide, or {remedy}")
+        return self.mpp
+
+    def read_region(self, box: Box, level: int = 0) -> NDArray[np.uint8]:
+        """Pixels of a box of one level, uint8 (h, w, 3); background outside of the slide.
+
+        Raises `SlideReadError` where the file is damaged; the next read is not harmed.
+        """
+        corner = self._areas[level]
+        return self._window(
+            level,
+            Box(box.x0 + corner.x0, box.y0 + corner.y0, box.x1 + corner.x0, box.y1 + corner.y0),
+        )
+
+    def read_scaled(self, box: Box, scale: float) -> NDArray[np.uint8]:
+        """Pixels of a box of a grid with any pixel size, uint8 (h, w, 3).
+
+        Pixel i of that grid covers the level-0 pixels [i * scale, (i + 1) * scale), so that
+        `scale` is the model's mpp over the slide's. It is filtered from the coarsest level that
+        is fine enough and has the same value in whatever box it is read.
+        """
+        if not (scale > 0 and math.isfinite(scale)):
+            raise ValueError(f"scale {scale} is not a positive number")
+        if box.width <= 0 or box.height <= 0:
+            return np.empty((max(0, box.height), max(0, box.width), 3), np.uint8)
+        level = max(
+            (i for i, entry in enumerate(self.levels) if entry.downsample <= scale * 1.001),
+            key=lambda i: self.levels[i].downsample,
+            default=0,
+        )
+        downsample = self.levels[level].downsample
+        step = scale / downsample
+        if max(box.width, box.height) > 1 and box.width * box.height * step**2 > MAX_WINDOW_PX:
+            return self._read_halves(box, scale)
+        rows = plan_taps(box.y0, box.y1, step, self.bounds.y0 / downsample)
+        columns = plan_taps(box.x0, box.x1, step, self.bounds.x0 / downsample)
+        window = Box(columns.start, rows.start, columns.stop, rows.stop)
+        return resample(self._window(level, window), rows, columns)
+
+    def _read_halves(self, box: Box, scale: float) -> NDArray[np.uint8]:
+        """`read_scaled` of a box too large to hold its source: one half, then the other."""
+        if box.width >= box.height:
+            x = (box.x0 + box.x1) // 2
+            halves = Box(box.x0, box.y0, x, box.y1), Box(x, box.y0, box.x1, box.y1)
+        else:
+            y = (box.y0 + box.y1) // 2
+            halves = Box(box.x0, box.y0, box.x1, y), Box(box.x0, y, box.x1, box.y1)
+        parts = [self.read_scaled(half, scale) for half in halves]
+        return np.concatenate(parts, axis=1 if box.width >= box.height else 0)
+
+    def thumbnail(self, max_px: int = 2048) -> tuple[NDArray[np.uint8], float]:
+        """The whole slide, uint8 (h, w, 3) with no side above `max_px`, and its downsample."""
+        downsample = max(1.0, max(self.width, self.height) / max_px)
+        # Just above a whole number is rounding, not one more pixel.
+        width = math.ceil(self.width / downsample - 1e-6)
+        height = math.ceil(self.height / downsample - 1e-6)
+        return self.read_scaled(Box(0, 0, width, height), downsample), downsample
+
+    def to_dask(self, level: int = 0, chunk_px: int = 1024) -> dask.array.Array:
+        """One level as a lazy uint8 array (h, w, 3), read chunk by chunk."""
+        import dask.array
+        from dask.base import tokenize
+
+        entry = self.levels[level]
+        chunks = dask.array.core.normalize_chunks(
+            (chunk_px, chunk_px, 3), (entry.height, entry.width, 3), dtype=np.uint8
+        )
+        file = self.path.stat()
+        options = (self.path.absolute(), file.st_mtime_ns, file.st_size, self.bounds)
+        return dask.array.map_blocks(
+            _read_block,
+            slide=self,
+            level=level,
+            chunks=chunks,
+            dtype=np.uint8,
+            meta=np.empty((0, 0, 0), np.uint8),
+            name=f"slide-{tokenize(*options, level, chunk_px)}",
+        )
+
+    def _window(self, level: int, box: Box) -> NDArray[np.uint8]:
+        """Pixels of a box of the file's own level; background outside of the cropped area."""
+        if self._closed:
+            raise SlideReadError(f"{self.path.name} is closed; open it again")
+        if box.width < 0 or box.height < 0:
+            raise ValueError(f"{box} ends before it starts")
+        inside = box.clip(self._areas[level])
+        if inside.width == 0 or inside.height == 0:
+            return np.full((box.height, box.width, 3), self.background, np.uint8)
+        try:
+            pixels = self._reader.read(level, inside)
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise SlideReadError(
+                f"{self.path.name}: x {inside.x0}–{inside.x1}, y {inside.y0}–{inside.y1} of "
+                f"level {level} cannot be read ({one_line(error)}); copy or scan the slide again"
+            ) from error
+        if inside == box:
+            return pixels
+        out = np.full((box.height, box.width, 3), self.background, np.uint8)
+        paste(out, box, pixels, inside)
+        return out
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._closed = True
+        self._reader.close()
+
+    def __enter__(self) -> Slide:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (self.path.absolute(), self._given, self._crop)
+
+    def __repr__(self) -> str:
+        return f"<Slide {self.slide_id} {self.width} x {self.height}, {self.reader} {self.vendor}>"
+
+
+def _reopen(path: Path, given: Mpp | None, crop: bool) -> Slide:
+    return Slide(path, _open_reader(path), mpp=given, crop=crop)
+
+
+def _read_block(*, slide: Slide, level: int, block_info: Any = None) -> NDArray[np.uint8]:
+    (y0, y1), (x0, x1), _ = block_info[None]["array-location"]
+    return slide.read_region(Box(x0, y0, x1, y1), level)
+
+
+def _is_ome(path: Path) -> bool:
+    return path.name.lower().endswith((".ome.tif", ".ome.tiff"))
+
+
+def _area(level: Level, bounds: Box, whole: Box) -> Box:
+    """The part of a level that shows `bounds`; all of it for all of level 0."""
+    full = Box(0, 0, level.width, level.height)
+    if bounds == whole:
+        return full
+    edges = (bounds.x0, bounds.y0, bounds.x1, bounds.y1)
+    return Box(*(round(edge / level.downsample) for edge in edges)).clip(full)
