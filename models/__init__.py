@@ -1,0 +1,1 @@
+"""Networks of wsiseg, installed as ``wsiseg_models``; nothing here imports ``wsi_pipeline``."""

@@ -1,0 +1,125 @@
+"""Checkpoints: safetensors whose header carries the card, so that weights never travel alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+__all__ = ["Card", "load_checkpoint", "read_card", "save_checkpoint"]
+
+
+@dataclass(frozen=True)
+class Card:
+    """What must be known to use a network.
+
+    Attributes
+    ----------
+    name
+        architecture, a name of `wsiseg_models.registry.MODELS`
+    task
+        ``nuclei``: class scores per pixel
+    classes
+        object classes, background left out
+    mpp
+        µm per pixel that the network expects
+    halo_px
+        context, in model pixels, beyond which a pixel's class no longer depends on the image
+    tile_px
+        default tile, halo left out
+    mean, std
+        the network gets ``(image − mean) / std``, image 0 … 255
+    options
+        keywords of the builder
+    data
+        training sets with their licences
+    licence
+        of the weights
+    training
+        command, seed, steps, time, machine
+    metrics
+        on images that were not trained on
+    """
+
+    name: str
+    task: str
+    classes: tuple[str, ...]
+    mpp: float
+    halo_px: int
+    tile_px: int = 512
+    stride: int = 8
+    mean: float = 128.0
+    std: float = 128.0
+    options: Mapping[str, Any] = field(default_factory=dict)
+    data: tuple[str, ...] = ()
+    licence: str = ""
+    training: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    parameters: int = 0
+    sha256: str = ""
+
+    def __post_init__(self) -> None:
+        if not 0.02 <= self.mpp <= 20:
+            raise ValueError(f"mpp {self.mpp} is no pixel size of a microscope (0.02 to 20 µm)")
+        if not self.classes:
+            raise ValueError("a card names at least one class")
+        if self.halo_px % self.stride or self.halo_px < 0:
+            raise ValueError(f"halo_px {self.halo_px} is not a multiple of stride {self.stride}")
+
+
+def save_checkpoint(path: Path, state: Mapping[str, torch.Tensor], card: Card) -> None:
+    """Write weights and card as one safetensors file, aside and then renamed."""
+    header = {k: v for k, v in asdict(card).items() if k != "sha256"}
+    aside = path.with_name(path.name + ".part")
+    tensors = {k: v.detach().cpu().contiguous() for k, v in state.items()}
+    save_file(tensors, aside, {"card": json.dumps(header)})
+    os.replace(aside, path)
+
+
+def read_card(path: Path) -> Card:
+    """The card of a checkpoint file, with the file's SHA-256.
+
+    Raises
+    ------
+    FileNotFoundError
+        no such file
+    ValueError
+        not safetensors, without a card, or with one that this version cannot read
+    """
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: no such checkpoint; `wsiseg models` lists those that ship"
+        )
+    try:
+        with safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get("card")
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is not a safetensors file ({error})") from error
+    if text is None:
+        raise ValueError(f"{path} carries no card; save it with wsiseg_models.save_checkpoint")
+    stored = json.loads(text)
+    unknown = set(stored) - {f.name for f in fields(Card)}
+    if unknown:
+        raise ValueError(f"{path}: card of a newer version, unknown entries {sorted(unknown)}")
+    for name in ("classes", "data"):
+        stored[name] = tuple(stored.get(name, ()))
+    try:
+        return Card(**stored, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: card cannot be used: {error}") from error
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], Card]:
+    """Weights (float32) and card of a checkpoint file; errors as `read_card`."""
+    card = read_card(path)
+    with safe_open(path, "pt") as file:
+        names = list(file.keys())
+        return {k: file.get_tensor(k).float() for k in names}, card

@@ -1,0 +1,322 @@
+"""Training data: COCO folders brought to the model's mpp, cropped and augmented.
+
+A set is a folder with ``annotations*.json`` (COCO; RLE or polygons) and its images. A set whose
+pixel size is not known gets it from its nuclei: an intermediate squamous nucleus, the yardstick of
+cervical cytology, is 35–50 µm² (`NUCLEUS_UM2` is the middle).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["IGNORE", "Augmentation", "Sample", "Split", "batches", "edge_target", "load_set"]
+
+NUCLEUS_UM2 = 42.0
+IGNORE = -100
+"""Target value of pixels whose truth is unknown."""
+
+# Categories that are one nucleus each; those of `UNSURE` are neither nucleus nor background.
+NUCLEUS = ("nucleus", "nucleus_out_of_focus", "overlapped_nuclei", "non-viable_nucleus")
+UNSURE = ("leukocyte_nucleus",)
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One image at the model's mpp.
+
+    Attributes
+    ----------
+    image
+        uint8 (h, w, 3)
+    labels
+        int32 (h, w): 0 background, 1… one number per nucleus, −1 unknown
+    classes
+        uint8 (nuclei + 1,): class of each number, 0 for background
+    group
+        name of the set
+    """
+
+    image: NDArray[np.uint8]
+    labels: NDArray[np.int32]
+    classes: NDArray[np.uint8]
+    group: str
+    name: str
+    mpp: float
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which images are held out: ``fold:K/N`` every Nth, ``time:SHARE`` the last ones, ``none``."""
+
+    text: str
+
+    def holds_out(self, position: int, count: int) -> bool:
+        """Whether the image at `position` of `count` is for validation."""
+        kind, _, value = self.text.partition(":")
+        if kind == "none":
+            return False
+        if kind == "fold":
+            fold, folds = (int(v) for v in value.split("/"))
+            return position % folds == fold
+        if kind == "time":
+            return position >= round(count * (1 - float(value)))
+        raise ValueError(f"unknown split {self.text!r}; use fold:0/5, time:0.5 or none")
+
+
+def _mask(segmentation: Any, height: int, width: int) -> NDArray[np.bool_]:
+    """COCO polygons, compressed or uncompressed RLE → bool (h, w)."""
+    from pycocotools import mask as coco
+
+    if isinstance(segmentation, list):
+        rle = coco.merge(coco.frPyObjects(segmentation, height, width))
+    elif isinstance(segmentation["counts"], list):
+        rle = coco.frPyObjects(segmentation, height, width)
+    else:
+        rle = segmentation
+    return coco.decode(rle).astype(bool)
+
+
+def _image_mpps(
+    document: dict[str, Any], areas: dict[int, list[float]], given: float | None
+) -> dict[int, float]:
+    """µm per pixel of each image: given, stated by the set, or estimated from nucleus size."""
+    stated = {
+        i["id"]: i.get("mpp", document.get("info", {}).get("mpp")) for i in document["images"]
+    }
+    if given is not None:
+        return dict.fromkeys(stated, given)
+    everything = [a for per_image in areas.values() for a in per_image]
+    if not everything:
+        return {k: v or 0.0 for k, v in stated.items()}
+    overall = float((NUCLEUS_UM2 / np.median(everything)) ** 0.5)
+    medians = {k: float(np.median(v)) for k, v in areas.items() if len(v) >= 3}
+    spread = np.quantile(list(medians.values()), [0.1, 0.9]) if medians else np.ones(2)
+    # A set gathered from many microscopes has no pixel size of its own; each image has.
+    mixed = spread[1] > 4 * spread[0]
+    each = {k: (NUCLEUS_UM2 / m) ** 0.5 if mixed else overall for k, m in medians.items()}
+    return {k: v or each.get(k, overall) for k, v in stated.items()}
+
+
+def load_set(
+    spec: str,
+    *,
+    mpp: float,
+    split: Split,
+    categories: Sequence[str] = (),
+    unsure: Sequence[str] = UNSURE,
+) -> tuple[list[Sample], list[Sample]]:
+    """Training and held-out samples of one set, at `mpp` µm per pixel.
+
+    Parameters
+    ----------
+    spec
+        ``DIR`` or ``DIR@MPP``, the latter stating the pixel size of its images
+    categories
+        names of the COCO categories that become classes 1, 2, …; empty: all that mean nucleus are 1
+
+    Raises
+    ------
+    ValueError
+        no annotation file with images, or none of the categories in it
+    """
+    where, _, stated = spec.partition("@")
+    folder = Path(where)
+    files = sorted(folder.glob("annotations*.json")) if folder.is_dir() else [folder]
+    train: list[Sample] = []
+    held: list[Sample] = []
+    for file in files:
+        document = json.loads(file.read_text())
+        images = [i for i in document["images"] if (file.parent / i["file_name"]).is_file()]
+        class_of, unknown = _classes(document["categories"], categories, unsure)
+        by_image: dict[int, list[dict[str, Any]]] = {i["id"]: [] for i in images}
+        for annotation in document["annotations"]:
+            wanted = annotation["category_id"] in class_of or annotation["category_id"] in unknown
+            if wanted and annotation["image_id"] in by_image:
+                by_image[annotation["image_id"]].append(annotation)
+        areas = {
+            k: [a["area"] for a in v if a["category_id"] in class_of] for k, v in by_image.items()
+        }
+        mpps = _image_mpps(document, areas, float(stated) if stated else None)
+        for position, entry in enumerate(sorted(images, key=lambda i: i["file_name"])):
+            sample = _sample(
+                file.parent / entry["file_name"],
+                by_image[entry["id"]],
+                class_of,
+                scale=mpps[entry["id"]] / mpp,
+                group=folder.name if folder.is_dir() else folder.parent.name,
+                mpp=mpp,
+            )
+            (held if split.holds_out(position, len(images)) else train).append(sample)
+    if not train and not held:
+        raise ValueError(f"{spec}: no annotations*.json with images beside it; see the README")
+    return train, held
+
+
+def _classes(
+    table: Sequence[dict[str, Any]], categories: Sequence[str], unsure: Sequence[str]
+) -> tuple[dict[int, int], set[int]]:
+    """COCO category id → class number; ids whose pixels are unknown."""
+    names = {c["id"]: c["name"].lower() for c in table}
+    if categories:
+        order = [c.lower() for c in categories]
+        class_of = {k: order.index(n) + 1 for k, n in names.items() if n in order}
+    else:
+        class_of = {k: 1 for k, n in names.items() if n in NUCLEUS}
+    if not class_of:
+        raise ValueError(
+            f"categories {sorted(names.values())} hold none of {categories or NUCLEUS}"
+        )
+    return class_of, {k for k, n in names.items() if n in unsure}
+
+
+def _sample(
+    path: Path,
+    annotations: Sequence[dict[str, Any]],
+    class_of: dict[int, int],
+    *,
+    scale: float,
+    group: str,
+    mpp: float,
+) -> Sample:
+    """Read an image and its truth and bring both to the model's mpp."""
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
+    if image is None:
+        raise ValueError(f"{path}: not an image that OpenCV reads")
+    height, width = image.shape[:2]
+    labels = np.zeros((height, width), np.int32)
+    classes = [0]
+    for annotation in annotations:
+        inside = _mask(annotation["segmentation"], height, width)
+        if annotation["category_id"] in class_of:
+            classes.append(class_of[annotation["category_id"]])
+            labels[inside] = len(classes) - 1
+        else:
+            labels[inside & (labels == 0)] = -1
+    if abs(scale - 1) > 0.02:
+        size = max(8, round(width * scale)), max(8, round(height * scale))
+        way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+        image = cv2.resize(image, size, interpolation=way)
+        labels = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST_EXACT)
+    return Sample(
+        image.astype(np.uint8), labels, np.array(classes, np.uint8), group, path.name, mpp
+    )
+
+
+def edge_target(labels: NDArray[np.int32]) -> NDArray[np.float32]:
+    """Contour of every nucleus at 1/2 scale (paper, section 2.4): float32 (h/2, w/2), 0 or 1."""
+    shown = np.maximum(labels, 0).astype(np.float32)
+    kernel = np.ones((3, 3), np.uint8)
+    contour = (cv2.dilate(shown, kernel) != cv2.erode(shown, kernel)) & (shown > 0)
+    h, w = contour.shape
+    return contour.reshape(h // 2, 2, w // 2, 2).any((1, 3)).astype(np.float32)
+
+
+def contacts(labels: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """Pixels (h, w) of nuclei that touch another; taught as background, they part the two."""
+    shown = np.maximum(labels, 0).astype(np.float32)
+    kernel = np.ones((3, 3), np.uint8)
+    highest = cv2.dilate(shown, kernel)
+    lowest = cv2.erode(np.where(shown > 0, shown, np.float32(2**24)), kernel)
+    return np.asarray((shown > 0) & (lowest != highest))
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random change of geometry, stain, light and focus; strong, since every lab differs."""
+
+    scale: float = 1.3
+    stain: float = 1.0
+    grey: float = 0.15
+    blur: float = 0.3
+
+    def crop(
+        self, sample: Sample, size: int, rng: np.random.Generator
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+        """A turned, scaled, mirrored crop (size, size) of image and labels."""
+        h, w = sample.labels.shape
+        zoom = self.scale ** rng.uniform(-1, 1)
+        angle = rng.uniform(0, 2 * np.pi)
+        flip = 1 if rng.random() < 0.5 else -1
+        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) / zoom
+        turn[:, 0] *= flip
+        centre = np.array([rng.uniform(0, w), rng.uniform(0, h)])
+        inside = np.argwhere(sample.labels > 0) if rng.random() < 0.5 else np.zeros((0, 2))
+        if len(inside):
+            centre = inside[rng.integers(len(inside)), ::-1] + rng.uniform(-0.35, 0.35, 2) * size
+        if size / zoom < min(h, w):  # keep the crop on the image where it fits
+            reach = size / zoom / 2
+            centre = np.clip(centre, reach, np.array([w, h]) - reach)
+        matrix = np.hstack([turn, (centre - turn @ np.full(2, size / 2)).reshape(2, 1)])
+        way = cv2.WARP_INVERSE_MAP
+        image = cv2.warpAffine(
+            sample.image, matrix, (size, size), flags=cv2.INTER_LINEAR | way,
+            borderMode=cv2.BORDER_REFLECT_101,
+        )  # fmt: skip
+        labels = cv2.warpAffine(
+            sample.labels, matrix, (size, size), flags=cv2.INTER_NEAREST | way,
+            borderMode=cv2.BORDER_REFLECT_101,
+        )  # fmt: skip
+        return image.astype(np.uint8), labels.astype(np.int32)
+
+    def colour(self, image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+        """Another lab's stain and camera: densities mixed and scaled, light, focus, noise."""
+        density = -np.log((image.astype(np.float32) + 1) / 256)
+        if rng.random() < self.grey:
+            density[:] = density @ rng.dirichlet(np.ones(3)).astype(np.float32)[:, None]
+        else:
+            mix = np.eye(3) + self.stain * rng.normal(0, 0.12, (3, 3))
+            if rng.random() < 0.15:  # another dye altogether
+                mix = mix[rng.permutation(3)]
+            density = np.maximum(density @ mix.astype(np.float32), 0)
+        density *= np.float32(np.exp(self.stain * rng.normal(0, 0.25)))
+        density += rng.uniform(-0.05, 0.25, 3).astype(np.float32) * (rng.random() < 0.5)
+        out = 256 * np.exp(-np.maximum(density, 0)) - 1
+        out = 255 * (np.clip(out, 0, 255) / 255) ** np.exp(rng.normal(0, 0.15))
+        if rng.random() < self.blur:
+            out = cv2.GaussianBlur(out, (0, 0), rng.uniform(0.4, 1.3))
+        out = out + rng.normal(0, rng.uniform(0, 6), out.shape)
+        out8 = np.clip(out, 0, 255).astype(np.uint8)
+        if rng.random() < 0.3:
+            _, data = cv2.imencode(
+                ".jpg", out8, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(40, 95))]
+            )
+            out8 = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)
+        return out8
+
+
+def batches(
+    samples: Sequence[Sample],
+    weights: NDArray[np.float64],
+    *,
+    size: int,
+    batch: int,
+    seed: int,
+    start: int,
+    steps: int,
+    augmentation: Augmentation,
+) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.float32]]]:
+    """Images (n, size, size, 3), targets (n, size, size) and edges (n, 1, size/2, size/2).
+
+    Step s draws from its own generator, so a resumed run sees what an uninterrupted one would.
+    """
+    for step in range(start, steps):
+        rng = np.random.default_rng((seed, step))
+        images = np.empty((batch, size, size, 3), np.uint8)
+        targets = np.empty((batch, size, size), np.int64)
+        edges = np.empty((batch, 1, size // 2, size // 2), np.float32)
+        for i, k in enumerate(rng.choice(len(samples), batch, p=weights)):
+            sample = samples[k]
+            image, labels = augmentation.crop(sample, size, rng)
+            images[i] = augmentation.colour(image, rng)
+            known = sample.classes[np.maximum(labels, 0)].astype(np.int64)
+            targets[i] = np.where(labels < 0, IGNORE, np.where(contacts(labels), 0, known))
+            edges[i, 0] = edge_target(labels)
+        yield images, targets, edges

@@ -1,0 +1,418 @@
+"""Training: resumable, deterministic, with validation on images that are held out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from . import registry
+from .checkpoint import Card, save_checkpoint
+from .datasets import Augmentation, Sample, Split, batches, load_set
+from .dssnet import DSSLoss
+
+__all__ = ["TrainConfig", "predict_image", "train", "validate"]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides a training run.
+
+    Attributes
+    ----------
+    data
+        sets, ``DIR`` or ``DIR@MPP``, each with an optional weight: ``DIR=2`` is drawn twice as
+        often
+    options
+        keywords of the network's builder
+    mpp
+        µm per pixel that the network will expect
+    crop_px, batch, steps, lr, optimizer, weight_decay
+        of the optimisation; ``adam`` is the authors' code, ``sgd`` (momentum 0.9) the paper
+    ema
+        decay of the running mean of the weights, which is what is saved and validated; 0 is off
+    """
+
+    model: str
+    data: tuple[str, ...]
+    out: Path
+    classes: tuple[str, ...] = ("nucleus",)
+    categories: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    mpp: float = 0.5
+    split: str = "fold:0/5"
+    crop_px: int = 256
+    batch: int = 8
+    steps: int = 4000
+    lr: float = 1e-3
+    optimizer: str = "adam"
+    weight_decay: float = 5e-4
+    ema: float = 0.998
+    seed: int = 0
+    device: str = "cpu"
+    amp: bool = True
+    save_every: int = 250
+    max_minutes: float = math.inf
+    initial: Path | None = None
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    licence: str = ""
+
+    def __post_init__(self) -> None:
+        if self.crop_px % 8 or self.crop_px <= 0:
+            raise ValueError(f"crop_px {self.crop_px} is not a multiple of 8")
+        if self.optimizer not in ("adam", "sgd"):
+            raise ValueError(f"unknown optimizer {self.optimizer!r}; use adam or sgd")
+        if self.batch < 1 or self.steps < 1:
+            raise ValueError("batch and steps are at least 1")
+
+
+def _weighted(spec: str) -> tuple[str, float]:
+    """``DIR@MPP=2`` → set and weight."""
+    where, _, weight = spec.rpartition("=")
+    return (where, float(weight)) if where else (spec, 1.0)
+
+
+def _load(config: TrainConfig) -> tuple[list[Sample], NDArray[np.float64], list[Sample]]:
+    """Training samples, the chance of each to be drawn, and held-out samples."""
+    samples: list[Sample] = []
+    chances: list[float] = []
+    held: list[Sample] = []
+    split = Split(config.split)
+    for spec in config.data:
+        where, weight = _weighted(spec)
+        mine, theirs = load_set(where, mpp=config.mpp, split=split, categories=config.categories)
+        area = np.array([s.labels.size for s in mine], float)
+        chances += list(weight * area / area.sum()) if mine else []
+        samples += mine
+        held += theirs
+    if not samples:
+        raise ValueError(f"no image is left to train on with split {config.split!r}")
+    return samples, np.array(chances) / sum(chances), held
+
+
+def _ahead(items: Iterator[Any], depth: int = 4) -> Iterator[Any]:
+    """The same items, made by a thread up to `depth` ahead; its errors come out here."""
+    line: queue.Queue[Any] = queue.Queue(depth)
+    end, stop = object(), threading.Event()
+
+    def produce() -> None:
+        try:
+            for item in items:
+                if stop.is_set():
+                    return
+                line.put(item)
+            line.put(end)
+        except BaseException as error:
+            line.put(error)
+
+    threading.Thread(target=produce, daemon=True).start()
+    try:
+        while (item := line.get()) is not end:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stop.set()
+        while not line.empty():
+            line.get_nowait()
+
+
+@torch.no_grad()
+def predict_image(
+    network: nn.Module, decode: Callable[[Tensor], Tensor], image: NDArray[np.uint8], device: str
+) -> NDArray[np.uint8]:
+    """Class probabilities (k, h, w), 0 to 255, of one image (h, w, 3) of any size."""
+    h, w = image.shape[:2]
+    padded = np.pad(image, ((0, -h % 8), (0, -w % 8), (0, 0)), mode="reflect")
+    x = torch.from_numpy(padded).to(device).permute(2, 0, 1)[None].float()
+    x = ((x - 128) / 128).contiguous(memory_format=torch.channels_last)
+    return decode(network(x))[0, :, :h, :w].cpu().numpy()
+
+
+def validate(
+    network: nn.Module,
+    decode: Callable[[Tensor], Tensor],
+    samples: Sequence[Sample],
+    classes: int,
+    device: str,
+) -> dict[str, dict[str, float]]:
+    """IoU per class and mean IoU over background and classes, per set; unknown pixels left out."""
+    counts: dict[str, NDArray[np.int64]] = {}
+    network.eval()
+    for sample in samples:
+        scores = predict_image(network, decode, sample.image, device)
+        predicted = np.where(scores.max(0) >= 128, scores.argmax(0) + 1, 0)
+        truth = sample.classes[np.maximum(sample.labels, 0)].astype(np.int64)
+        known = sample.labels >= 0
+        pairs = truth[known] * (classes + 1) + predicted[known]
+        table = np.bincount(pairs, minlength=(classes + 1) ** 2).reshape(classes + 1, -1)
+        counts[sample.group] = counts.get(sample.group, 0) + table
+    out = {}
+    for group, table in counts.items():
+        union = table.sum(0) + table.sum(1) - table.diagonal()
+        iou = table.diagonal() / np.maximum(union, 1)
+        out[group] = {f"IoU {i}": float(v) for i, v in enumerate(iou)} | {"mIoU": float(iou.mean())}
+    return out
+
+
+class _Ema:
+    """Running mean of a network's weights, as float32."""
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.state = {k: v.detach().clone().float() for k, v in network.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, network: nn.Module, step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for k, v in network.state_dict().items():
+            self.state[k].lerp_(v.float(), 1 - decay)
+
+
+def _optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.Optimizer:
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(
+            network.parameters(), config.lr, momentum=0.9, weight_decay=config.weight_decay
+        )
+    return torch.optim.AdamW(network.parameters(), config.lr, weight_decay=config.weight_decay)
+
+
+def _rate(step: int, steps: int) -> float:
+    """Warm-up over 100 steps, then cosine to zero."""
+    return min(1, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * min(1, step / steps)))
+
+
+def train(
+    config: TrainConfig,
+    *,
+    quiet: bool = False,
+    score: Callable[[nn.Module, Callable[[Tensor], Tensor], Sequence[Sample]], dict[str, Any]]
+    | None = None,
+) -> Path:
+    """Train, or continue where `config.out` stopped, and write ``<model>.safetensors`` there.
+
+    Parameters
+    ----------
+    score
+        further metrics of the finished network on the held-out samples, for the card
+
+    Returns
+    -------
+    Path
+        the checkpoint; beside it ``log.jsonl`` and ``state.pt``, from which training resumes
+
+    Raises
+    ------
+    ValueError
+        data, options or device cannot be used, or `config.out` holds another run
+    """
+    torch.manual_seed(config.seed)
+    samples, chances, held = _load(config)
+    network = registry.build(config.model, classes=len(config.classes) + 1, **config.options)
+    entry = registry.MODELS[config.model]
+    network = network.to(config.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if config.initial is not None:
+        _start_from(network, config.initial)
+    optimizer = _optimizer(config, network)
+    ema = _Ema(network, config.ema)
+    config.out.mkdir(parents=True, exist_ok=True)
+    start, spent = _resume(config, network, optimizer, ema)
+    loss = DSSLoss().to(config.device)
+    clock = time.monotonic()
+    done = start
+    bar = tqdm(total=config.steps, initial=start, unit="step", disable=quiet, file=sys.stderr)
+    stream = batches(
+        samples, chances, size=config.crop_px, batch=config.batch, seed=config.seed,
+        start=start, steps=config.steps, augmentation=config.augmentation,
+    )  # fmt: skip
+    running: dict[str, float] = {}
+    for step, batch in enumerate(_ahead(stream), start):
+        for group in optimizer.param_groups:
+            group["lr"] = config.lr * _rate(step, config.steps)
+        terms = _step(config, network, optimizer, loss, batch)
+        ema.update(network, step)
+        for name, value in terms.items():
+            running[name] = 0.98 * running.get(name, value) + 0.02 * value
+        done = step + 1
+        bar.update()
+        late = time.monotonic() - clock > 60 * config.max_minutes
+        if done % config.save_every == 0 or done == config.steps or late:
+            minutes = spent + (time.monotonic() - clock) / 60
+            _save_state(config, network, optimizer, ema, done, minutes)
+            measured = _log(config, entry, ema, held, done, minutes, running)
+            bar.set_postfix(running | {g: m["mIoU"] for g, m in measured.items()})
+            network.train()
+        if late:
+            break
+    bar.close()
+    spent += (time.monotonic() - clock) / 60
+    return _finish(config, entry, ema, samples, held, done, spent, score)
+
+
+def _step(
+    config: TrainConfig,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss: nn.Module,
+    batch: tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.float32]],
+) -> dict[str, float]:
+    """One optimisation step; the loss terms."""
+    images, targets, edges = (torch.from_numpy(a).to(config.device) for a in batch)
+    x = ((images.permute(0, 3, 1, 2).float() - 128) / 128).contiguous(
+        memory_format=torch.channels_last
+    )
+    network.train()
+    kind = torch.device(config.device).type
+    with torch.autocast(kind, torch.bfloat16, enabled=config.amp):
+        output = network(x)
+    terms = loss(output, x, targets, edges)
+    total = sum(terms.values())
+    assert isinstance(total, Tensor)
+    optimizer.zero_grad(set_to_none=True)
+    total.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+    optimizer.step()
+    return {k: float(v.detach()) for k, v in terms.items()}
+
+
+def _start_from(network: nn.Module, path: Path) -> None:
+    """Copy what fits from a state file of another training run."""
+    stored = torch.load(path, map_location="cpu", weights_only=True)["ema"]
+    mine = network.state_dict()
+    network.load_state_dict(
+        {k: stored[k] if k in stored and stored[k].shape == v.shape else v for k, v in mine.items()}
+    )
+
+
+def _fingerprint(config: TrainConfig) -> dict[str, Any]:
+    """What must agree for a run to be continued."""
+    kept = ("model", "data", "classes", "categories", "options", "mpp", "split", "crop_px",
+            "batch", "steps", "lr", "optimizer", "weight_decay", "ema", "seed")  # fmt: skip
+    return json.loads(json.dumps({k: getattr(config, k) for k in kept}, default=dict))
+
+
+def _save_state(
+    config: TrainConfig,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    ema: _Ema,
+    step: int,
+    minutes: float,
+) -> None:
+    aside = config.out / "state.pt.part"
+    torch.save(
+        {
+            "network": network.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "ema": ema.state,
+            "step": step,
+            "minutes": minutes,
+            "config": json.dumps(_fingerprint(config)),
+        },
+        aside,
+    )
+    aside.replace(config.out / "state.pt")
+
+
+def _resume(
+    config: TrainConfig, network: nn.Module, optimizer: torch.optim.Optimizer, ema: _Ema
+) -> tuple[int, float]:
+    """Steps and minutes done by an earlier run in the same folder."""
+    path = config.out / "state.pt"
+    if not path.is_file():
+        return 0, 0.0
+    state = torch.load(path, map_location=config.device, weights_only=True)
+    before, now = json.loads(state["config"]), _fingerprint(config)
+    changed = sorted(k for k in now if before.get(k) != now[k])
+    if changed:
+        raise ValueError(
+            f"{config.out} holds a run with another {', '.join(changed)}; give another --out"
+        )
+    network.load_state_dict(state["network"])
+    optimizer.load_state_dict(state["optimizer"])
+    ema.state = state["ema"]
+    return int(state["step"]), float(state["minutes"])
+
+
+def _evaluated(config: TrainConfig, entry: registry.Entry, ema: _Ema) -> nn.Module:
+    """The averaged network, ready for inference."""
+    network = entry.builder(classes=len(config.classes) + 1, **config.options)
+    network.load_state_dict(ema.state)
+    ready = entry.for_inference(network).to(config.device)
+    return ready.to(memory_format=torch.channels_last)
+
+
+def _log(
+    config: TrainConfig,
+    entry: registry.Entry,
+    ema: _Ema,
+    held: Sequence[Sample],
+    step: int,
+    minutes: float,
+    losses: Mapping[str, float],
+) -> dict[str, dict[str, float]]:
+    """Validate the averaged network and append a line to the log."""
+    network = _evaluated(config, entry, ema)
+    measured = validate(network, entry.decode, held, len(config.classes), config.device)
+    line = {"step": step, "minutes": round(minutes, 2), "loss": losses, "held out": measured}
+    with (config.out / "log.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    return measured
+
+
+def _finish(
+    config: TrainConfig,
+    entry: registry.Entry,
+    ema: _Ema,
+    samples: Sequence[Sample],
+    held: Sequence[Sample],
+    step: int,
+    minutes: float,
+    score: Callable[..., dict[str, Any]] | None,
+) -> Path:
+    """Write the averaged weights with their card."""
+    network = _evaluated(config, entry, ema)
+    metrics: dict[str, Any] = validate(
+        network, entry.decode, held, len(config.classes), config.device
+    )
+    if score is not None and held:
+        for group, more in score(network, entry.decode, held).items():
+            metrics.setdefault(group, {}).update(more)
+    card = Card(
+        name=config.model,
+        task="nuclei",
+        classes=config.classes,
+        mpp=config.mpp,
+        halo_px=96,
+        options={"classes": len(config.classes) + 1, **config.options},
+        data=tuple(sorted({s.group for s in samples})),
+        licence=config.licence,
+        training={
+            **_fingerprint(config),
+            "data": [Path(d).name for d in config.data],
+            "steps done": step,
+            "minutes": round(minutes, 1),
+            "device": config.device,
+            "images": len(samples),
+        },
+        metrics=metrics,
+        parameters=sum(p.numel() for p in network.parameters()),
+    )
+    path = config.out / f"{config.model}.safetensors"
+    save_checkpoint(path, network.state_dict(), card)
+    (config.out / "card.json").write_text(json.dumps(dataclasses.asdict(card), indent=1))
+    return path
