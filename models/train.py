@@ -284,7 +284,7 @@ def _step(
     assert isinstance(total, Tensor)
     optimizer.zero_grad(set_to_none=True)
     total.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+    nn.utils.clip_grad_norm_(network.parameters(), 1.0)
     optimizer.step()
     return {k: float(v.detach()) for k, v in terms.items()}
 

@@ -80,8 +80,8 @@ def test_loss_weighs_its_terms_as_published():
 
 
 def card(**changes):
-    fields = dict(name="dssnet", task="nuclei", classes=("nucleus",), mpp=0.5, halo_px=96)
-    return Card(**{**fields, "options": {"width": 12, "depth": 1}, **changes})
+    fields = {"name": "dssnet", "task": "nuclei", "classes": ("nucleus",), "mpp": 0.5}
+    return Card(**{**fields, "halo_px": 96, "options": {"width": 12, "depth": 1}, **changes})
 
 
 def test_a_loaded_checkpoint_gives_the_output_it_was_saved_with(tmp_path):
@@ -200,8 +200,8 @@ def test_resumed_training_equals_uninterrupted(data, tmp_path):
     torch.set_num_threads(1)
     options = {"width": 9, "depth": 1}
     config = TrainConfig(
-        model="dssnet", data=(str(data),), out=tmp_path / "whole", options=options, split="fold:0/4",
-        crop_px=32, batch=2, steps=4, save_every=2, amp=False,
+        model="dssnet", data=(str(data),), out=tmp_path / "whole", options=options,
+        split="fold:0/4", crop_px=32, batch=2, steps=4, save_every=2, amp=False,
     )  # fmt: skip
     whole, _ = load_checkpoint(train(config, quiet=True))
     halves = dataclasses.replace(config, out=tmp_path / "halves")

@@ -1,0 +1,48 @@
+# The environment is made on the first call and renewed when pyproject.toml changes.
+#
+#   make demo                    a synthetic slide, segmented and compared with its truth
+#   make demo SLIDE=a.ndpi       a slide of your own; MPP=0.25 if it has no pixel size
+#   make test | lint | clean
+
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+PYTHON = $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+OUT := demo/out
+SLIDE ?=
+MPP ?=
+RUN_FOLDER = $(OUT)/$(patsubst %.ome,%,$(basename $(notdir $(or $(SLIDE),slide.svs))))
+
+.PHONY: help demo test lint clean
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+$(INSTALLED): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "no Python 3.11 or later found; install one" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+demo/slide.svs: | $(INSTALLED)
+	$(BIN)/wsiseg synth $@ --size 4096 --seed 7
+
+demo: $(INSTALLED) $(if $(SLIDE),,demo/slide.svs)
+	$(BIN)/wsiseg run "$(or $(SLIDE),demo/slide.svs)" $(if $(MPP),--mpp $(MPP)) --out $(OUT) --overwrite
+	@echo
+	@echo "for QuPath (drag it onto the slide): $(RUN_FOLDER)/objects.geojson.gz"
+	@echo "picture of the result:               $(RUN_FOLDER)/overlay.png"
+	$(if $(SLIDE),,@echo "compared with the truth:" && $(BIN)/wsiseg score $(RUN_FOLDER) demo/slide.truth.geojson.gz)
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf demo build dist wsiseg.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +

@@ -1,0 +1,121 @@
+"""What the choices around DSSNet's checkpoint rest on, measured on held-out images.
+
+    python benchmarks/dssnet.py halo|mpp|parting CHECKPOINT --data DIR … [--split fold:0/5]
+
+Prints Markdown and appends it to benchmarks/results/dssnet.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from wsiseg_models import registry
+from wsiseg_models.datasets import Sample, Split, load_set
+from wsiseg_models.train import predict_image
+
+from wsi_pipeline.evaluate import nucleus_f1
+from wsi_pipeline.synth import plan_slide, render
+from wsi_pipeline.tiling import Box
+
+RESULTS = Path(__file__).parent / "results" / "dssnet.md"
+Predict = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+
+
+def say(text: str) -> None:
+    """Print and keep."""
+    print(text, flush=True)
+    with RESULTS.open("a") as file:
+        file.write(text + "\n")
+
+
+def held_out(data: list[str], mpp: float, split: str) -> list[Sample]:
+    """Held-out samples of all sets at `mpp`."""
+    return [s for spec in data for s in load_set(spec, mpp=mpp, split=Split(split))[1]]
+
+
+def halo(predict: Predict, mpp: float) -> None:
+    """How far a pixel's probability reaches: cores predicted alone against the whole field."""
+    side, core = 1024, 256
+    fields = [
+        render(plan_slide(side, side, mpp=mpp, seed=seed, tissue=0.95), Box(0, 0, side, side))
+        for seed in (1, 2, 3)
+    ]
+    say("\n## Halo\n\n| halo px | largest difference, of 255 | bytes that differ | sides of 0.5 |")
+    say("|---|---|---|---|")
+    lo, hi = (side - core) // 2, (side + core) // 2
+    whole = [predict(f)[0, lo:hi, lo:hi].astype(int) for f in fields]
+    for margin in (16, 32, 48, 64, 80, 96, 128, 160, 192, 288):
+        a, b = lo - margin, hi + margin
+        inner = np.s_[0, margin : margin + core, margin : margin + core]
+        mine = [predict(f[a:b, a:b])[inner].astype(int) for f in fields]
+        off = np.abs(np.array(mine) - np.array(whole))
+        flips = (np.array(mine) >= 128) != (np.array(whole) >= 128)
+        say(f"| {margin} | {off.max()} | {(off > 0).mean():.2e} | {flips.sum()} |")
+
+
+def sweep(predict: Predict, data: list[str], split: str) -> None:
+    """F1 per set over the pixel size at which the same network sees the images."""
+    table: dict[float, dict[str, dict[str, float]]] = {}
+    for mpp in (0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7):
+        table[mpp] = nucleus_f1(predict, held_out(data, mpp, split))
+    groups = list(next(iter(table.values())))
+    say("\n## Pixel size: nucleus F1 at IoU 0.5 (mean IoU of matches)\n")
+    say("| µm per px | " + " | ".join(groups) + " | mean |\n" + "|---" * (len(groups) + 2) + "|")
+    for mpp, row in table.items():
+        cells = [f"{row[g]['nucleus F1']:.3f} ({row[g]['nucleus mean IoU']:.3f})" for g in groups]
+        mean = np.mean([row[g]["nucleus F1"] for g in groups])
+        say(f"| {mpp} | " + " | ".join(cells) + f" | {mean:.3f} |")
+
+
+def parting(predict: Predict, data: list[str], mpp: float, split: str) -> None:
+    """F1 without parting of touching nuclei, and over the neck that parts them."""
+    samples = held_out(data, mpp, split)
+    cache = {id(s.image): predict(s.image) for s in samples}
+
+    def again(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return cache[id(image)]
+
+    say("\n## Parting and threshold: nucleus F1 at IoU 0.5\n")
+    rows = {}
+    for neck in (0.0, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9):
+        for threshold in (0.4, 0.5, 0.6) if neck in (0.0, 0.75, 0.8) else (0.5,):
+            rows[neck, threshold] = nucleus_f1(
+                again, samples, split=neck > 0, neck=neck, threshold=threshold
+            )
+    groups = list(next(iter(rows.values())))
+    say("| neck | threshold | " + " | ".join(groups) + " | mean |")
+    say("|---" * (len(groups) + 3) + "|")
+    for (neck, threshold), row in rows.items():
+        values = [row[g]["nucleus F1"] for g in groups]
+        cells = " | ".join(f"{v:.3f}" for v in [*values, float(np.mean(values))])
+        say(f"| {neck or 'none'} | {threshold} | {cells} |")
+
+
+def main() -> None:
+    """Run one measurement."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("halo", "mpp", "parting"))
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--data", nargs="*", default=[])
+    parser.add_argument("--split", default="fold:0/5")
+    arguments = parser.parse_args()
+    network, decode, card = registry.load(arguments.checkpoint)
+
+    def predict(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return predict_image(network, decode, image, "cpu")
+
+    RESULTS.parent.mkdir(exist_ok=True)
+    if arguments.what == "halo":
+        halo(predict, card.mpp)
+    elif arguments.what == "mpp":
+        sweep(predict, arguments.data, arguments.split)
+    else:
+        parting(predict, arguments.data, card.mpp, arguments.split)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,271 @@
+"""Laws of a run: how the work is cut up, interrupted or resumed never shows in the result."""
+
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import cv2
+import numpy as np
+import pytest
+import shapely
+
+from wsi_pipeline import inference, pipeline, store
+from wsi_pipeline.config import RunConfig
+from wsi_pipeline.errors import ConfigError, OutputError, SlideReadError
+from wsi_pipeline.export.geojson import read_geojson
+from wsi_pipeline.export.parquet import read_parquet
+from wsi_pipeline.pipeline import run_slide
+from wsi_pipeline.registry import model_from_function
+from wsi_pipeline.slide import Slide
+
+
+def run(path, out, model, **changes):
+    config = RunConfig(
+        **{"out": out, "foreground": "all", "quiet": True, "tile_px": 512, **changes}
+    )
+    return run_slide(path, config, model=model)
+
+
+def objects_of(result):
+    return read_parquet(result.folder / "objects.parquet")
+
+
+def same(a, b):
+    """Objects equal to the last bit, in whatever order."""
+    a, b = (o.take(np.lexsort(o.ids.T)) for o in (a, b))
+    arrays = ("ids", "class_index", "score", "coords", "ring_offsets", "object_offsets")
+    equal = all(np.array_equal(getattr(a, k), getattr(b, k)) for k in arrays)
+    return equal and all(
+        np.array_equal(a.features[k], b.features[k], equal_nan=True) for k in a.features
+    )
+
+
+@pytest.fixture(scope="module")
+def reference(slide_path, darkness, tmp_path_factory):
+    """The run that all others must equal: one region, one worker."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "REGION_PX", 4096)
+        result = run(slide_path, tmp_path_factory.mktemp("whole"), darkness, workers=1)
+    assert result.summary["regions"] == 1 and result.objects > 300
+    return objects_of(result)
+
+
+@pytest.mark.parametrize(
+    ("region", "changes"),
+    [
+        (1920, {}),
+        (128, {"tile_px": 128, "workers": 3}),
+        (264, {"tile_px": 256, "batch": 5}),
+        (640, {"tile_px": 1024, "workers": 1, "batch": 2}),
+    ],
+)
+def test_how_the_work_is_cut_up_does_not_show(
+    slide_path, darkness, reference, tmp_path, monkeypatch, region, changes
+):
+    monkeypatch.setattr(pipeline, "REGION_PX", region)
+    assert same(objects_of(run(slide_path, tmp_path, darkness, **changes)), reference)
+
+
+def test_every_file_holds_the_same_valid_objects(slide_path, darkness, reference, tmp_path):
+    result = run(slide_path, tmp_path, darkness)
+    geojson = read_geojson(result.folder / "objects.geojson.gz")
+    assert same(geojson, reference) and same(objects_of(result), reference)
+    polygons = geojson.polygons()
+    assert shapely.is_valid(polygons).all()
+    assert shapely.is_valid(shapely.set_precision(polygons, 0.01, mode="pointwise")).all()
+    assert {p.name for p in result.folder.iterdir()} == set(store.FILES)
+    stored = json.loads((result.folder / "run.json").read_text())
+    assert stored["objects"] == len(reference) and stored["slide"]["mpp"]["source"] == "metadata"
+    for name in ("overlay.png", "thumbnail.png"):
+        assert cv2.imread(str(result.folder / name)) is not None
+
+
+def test_foreground_costs_no_nucleus(slide_path, darkness, reference, tmp_path):
+    assert same(objects_of(run(slide_path, tmp_path, darkness, foreground="auto")), reference)
+
+
+def test_a_finished_run_does_nothing_and_other_settings_are_refused(
+    slide_path, darkness, tmp_path, monkeypatch
+):
+    first = run(slide_path, tmp_path, darkness)
+    before = {p: p.stat().st_mtime_ns for p in first.folder.iterdir()}
+    mine = first.folder / "notes.txt"
+    mine.write_text("keep me")
+    monkeypatch.setattr(inference.Engine, "predict", None)
+    again = run(slide_path, tmp_path, darkness, tile_px=1024, batch=3)
+    assert again.summary == json.loads(json.dumps(first.summary))
+    assert all(p.stat().st_mtime_ns == t for p, t in before.items())
+    with pytest.raises(OutputError, match="another threshold; use --overwrite"):
+        run(slide_path, tmp_path, darkness, threshold=0.7)
+    monkeypatch.undo()
+    stricter = run(slide_path, tmp_path, darkness, threshold=0.7, overwrite=True)
+    assert mine.read_text() == "keep me" and stricter.objects != first.objects
+
+
+class Stop(Exception):
+    """Stands for whatever ends a run."""
+
+
+def test_a_run_that_stopped_continues_where_it_was(
+    slide_path, darkness, reference, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(pipeline, "REGION_PX", 264)
+    write, seen = store.RunFolder.write_part, []
+
+    def write_some(self, region, objects, extra):
+        if len(seen) == 5:
+            raise Stop
+        write(self, region, objects, extra)
+        seen.append(region)
+
+    monkeypatch.setattr(store.RunFolder, "write_part", write_some)
+    with pytest.raises(Stop):
+        run(slide_path, tmp_path, darkness)
+    left = tmp_path / "crowded" / "parts" / "000999.npz.part"
+    left.write_bytes(b"half a part")
+    resumed = []
+
+    def write_rest(self, region, objects, extra):
+        resumed.append(region)
+        write(self, region, objects, extra)
+
+    monkeypatch.setattr(store.RunFolder, "write_part", write_rest)
+    result = run(slide_path, tmp_path, darkness)
+    assert same(objects_of(result), reference)
+    assert sorted(seen + resumed) == list(range(result.summary["regions"])) and not left.exists()
+
+
+def test_a_full_disk_keeps_what_was_done(slide_path, darkness, reference, tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.np, "savez", full)
+        with pytest.raises(OutputError, match=r"No space left.*the same command continues"):
+            run(slide_path, tmp_path, darkness)
+    assert same(objects_of(run(slide_path, tmp_path, darkness)), reference)
+    usage = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr(store.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(OutputError, match="MB are needed"):
+        run(slide_path, tmp_path / "new", darkness)
+
+
+def test_a_region_that_cannot_be_read_is_recorded_and_tried_again(
+    slide_path, darkness, reference, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(pipeline, "REGION_PX", 264)
+    read = Slide.read_scaled
+
+    def corrupt(self, box, scale):
+        if box.x0 <= 700 < box.x1 and box.y0 <= 600 < box.y1:
+            raise SlideReadError(f"{self.path.name}: cannot read {box}: broken tile")
+        return read(self, box, scale)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Slide, "read_scaled", corrupt)
+        patch.setattr(pipeline, "draw_overlay", lambda *a, **k: np.zeros((8, 8, 3), np.uint8))
+        broken = run(slide_path, tmp_path, darkness)
+    assert 0 < len(broken.failed) < broken.summary["regions"] / 2
+    assert all("broken tile" in f["cause"] and len(f["level0_box"]) == 4 for f in broken.failed)
+    assert 0 < broken.objects < len(reference)
+    whole = run(slide_path, tmp_path, darkness)
+    assert not whole.failed and same(objects_of(whole), reference)
+
+
+KILLED = """
+    import sys
+    from pathlib import Path
+    sys.path.insert(0, {tests!r})
+    from conftest import make_darkness
+    from wsi_pipeline import pipeline
+    pipeline.REGION_PX = 256
+    config = pipeline.RunConfig(out=Path({out!r}), foreground="all", quiet=True, tile_px=512)
+    model = make_darkness()
+    print("started", flush=True)
+    pipeline.run_slide({slide!r}, config, model=model)
+"""
+
+
+def test_killed_at_random_moments_and_rerun(slide_path, reference, tmp_path, request):
+    rng = np.random.default_rng(2)
+    script = textwrap.dedent(KILLED).format(
+        tests=str(request.path.parent), out=str(tmp_path), slide=str(slide_path)
+    )
+    killed = 0
+    for delay in [*rng.uniform(0.1, 1.5, 3), None]:
+        process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+        assert process.stdout is not None and process.stdout.readline() == b"started\n"
+        if delay is not None:
+            time.sleep(delay)
+            process.send_signal(signal.SIGKILL)
+        process.communicate()
+        killed += process.returncode == -signal.SIGKILL
+    assert process.returncode == 0 and killed > 0
+    assert same(read_parquet(tmp_path / "crowded" / "objects.parquet"), reference)
+
+
+def test_an_object_far_larger_than_the_halo_is_kept_whole(darkness, tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "REGION_PX", 128)
+    image = np.full((700, 900, 3), 240, np.uint8)
+    cv2.ellipse(image, (450, 350), (300, 20), 30, 0, 360, (60, 30, 90), -1)
+    cv2.circle(image, (100, 600), 9, (60, 30, 90), -1)
+    path = tmp_path / "field.png"
+    cv2.imwrite(str(path), image)
+    result = run(path, tmp_path / "out", darkness, mpp=0.5, split=False)
+    assert result.objects == 2 and result.summary["objects_larger_than_seen"] == 0
+    areas = sorted(shapely.area(objects_of(result).polygons()))
+    assert areas[1] == pytest.approx(np.pi * 300 * 20, rel=0.05)
+
+
+def test_regions_of_interest_keep_what_is_centred_in_them(
+    slide_path, darkness, reference, tmp_path
+):
+    ring = [[200, 200], [1100, 300], [700, 1000], [200, 200]]
+    roi = tmp_path / "roi.geojson"
+    feature = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}}
+    roi.write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
+    found = objects_of(run(slide_path, tmp_path, darkness, roi=roi))
+    box = reference.bounds()
+    inside = shapely.contains_xy(shapely.Polygon(ring), *((box[:, :2] + box[:, 2:]) / 2).T)
+    assert inside.any() and same(found, reference.take(inside))
+
+
+def label_dark(image):
+    """A model as a plain function: components of dark pixels."""
+    dark = cv2.GaussianBlur(image, (5, 5), 0).mean(2) < 128
+    return cv2.connectedComponents(dark.astype(np.uint8), connectivity=4)[1]
+
+
+def test_a_plain_function_is_a_model(slide_path, tmp_path, monkeypatch):
+    model = model_from_function(label_dark, name="dark", mpp=0.5)
+    monkeypatch.setattr(pipeline, "REGION_PX", 4096)
+    whole = objects_of(run(slide_path, tmp_path / "a", model, min_area_um2=20))
+    monkeypatch.setattr(pipeline, "REGION_PX", 300)
+    parts = objects_of(run(slide_path, tmp_path / "b", model, min_area_um2=20))
+    assert len(whole) > 200 and same(whole, parts)
+    bad = model_from_function(lambda image: image, name="bad", mpp=0.5)
+    with pytest.raises(TypeError, match="label image of the same size"):
+        run(slide_path, tmp_path / "c", bad)
+
+
+def test_an_empty_field_gives_empty_files(darkness, tmp_path):
+    path = tmp_path / "empty.png"
+    cv2.imwrite(str(path), np.full((300, 200, 3), 250, np.uint8))
+    result = run(path, tmp_path / "out", darkness, mpp=0.5)
+    assert result.objects == 0 and len(objects_of(result)) == 0
+    assert len(read_geojson(result.folder / "objects.geojson.gz")) == 0
+
+
+def test_settings_are_checked_where_they_come_in():
+    assert RunConfig.from_mapping({"mpp": 0.3, "out": "x"}).mpp == 0.3
+    for wrong in ({"mpp": 99}, {"tile_px": 100}, {"foreground": "some"}, {"workers": 0}):
+        with pytest.raises(ConfigError):
+            RunConfig(**wrong)
+    with pytest.raises(ConfigError, match="unknown settings"):
+        RunConfig.from_mapping({"tile": 512})
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        RunConfig().mpp = 1  # type: ignore[misc]

@@ -1,0 +1,307 @@
+"""The command line: options and text; what is heavy is imported when a command runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from wsi_pipeline.config import RunConfig
+from wsi_pipeline.errors import OutputError, SlideError, UsageError, WsisegError
+from wsi_pipeline.export import FORMATS
+
+if TYPE_CHECKING:
+    from wsi_pipeline.slides import Outcome
+
+__all__ = ["cli", "main"]
+
+FAILED, USAGE, STOPPED = 1, 2, 130
+_RUN = {field.name: field.default for field in fields(RunConfig)}
+
+
+class _Group(click.Group):
+    """Turns every error that is meant for people into one line and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            where = error.ctx.command_path if error.ctx else "wsiseg"
+            _complain(f"{error.format_message()} See `{where} --help`.")
+            ctx.exit(USAGE)
+        except WsisegError as error:
+            _complain(str(error))
+            ctx.exit(FAILED if isinstance(error, SlideError | OutputError) else USAGE)
+        except KeyboardInterrupt:
+            _complain("stopped; the same command continues")
+            ctx.exit(STOPPED)
+
+
+def _complain(text: str) -> None:
+    click.echo(f"wsiseg: {' '.join(text.split())}", err=True)
+
+
+def main() -> None:
+    """The console script."""
+    try:
+        cli(prog_name="wsiseg")
+    except SystemExit as end:
+        if end.code == STOPPED:
+            # Threads may still wait for a network that has gone; all files are whole at any time.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(STOPPED)
+        raise
+
+
+@click.group("wsiseg", cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="wsiseg", message="wsiseg %(version)s")
+def cli() -> None:
+    """Every nucleus of whole-slide cervical cytology, as objects that open in QuPath.
+
+    Exit codes: 0 all done, 1 something failed, 2 wrong usage, 130 stopped.
+    """
+
+
+_FILE = click.Path(path_type=Path)
+_mpp = click.option("--mpp", type=float, help="µm per pixel, instead of what the file says.")
+_crop = click.option(
+    "--crop/--no-crop", default=True, show_default=True,
+    help="Take only the scanned area that the file declares, as QuPath does.",
+)  # fmt: skip
+_quiet = click.option("--quiet", is_flag=True, help="Show nothing but errors.")
+_json = click.option("--json", "as_json", is_flag=True, help="As JSON.")
+_device = click.option(
+    "--device", default="auto", show_default=True, metavar="auto|cpu|cuda|cuda:N",
+    help="Where the network runs.",
+)  # fmt: skip
+
+
+def _run_option(*names: str, **options: Any) -> Callable[[Any], Any]:
+    """An option of `RunConfig`, with its default."""
+    default = _RUN[names[0].removeprefix("--").split("/")[0].replace("-", "_")]
+    return click.option(*names, default=default, show_default=default is not None, **options)
+
+
+@cli.command()
+@click.argument("slides", nargs=-1, required=True)
+@_run_option("--model", metavar="NAME", help="See `wsiseg models`.")
+@_run_option("--checkpoint", type=_FILE, help="Weights of your own; they decide the model.")
+@_run_option("--out", type=_FILE, help="Gets one folder per slide.")
+@_device
+@_mpp
+@_run_option("--foreground", type=click.Choice(("auto", "all")), help="Where to look.")
+@_run_option("--roi", type=_FILE, help="GeoJSON annotations; only what lies in them is kept.")
+@_run_option("--tile-px", type=int, help="Tile of the network.  [default: the model's]")
+@_run_option("--batch", type=int, help="Tiles per call of the network.")
+@_run_option("--workers", type=int, help="Regions worked on at a time.")
+@_run_option("--threshold", type=float, help="Probability from which a pixel is a nucleus's.")
+@_run_option("--min-area-um2", type=float, help="Smaller objects are debris, µm².")
+@_run_option("--split/--no-split", help="Part touching nuclei.")
+@_crop
+@click.option("--overwrite", is_flag=True, help="Start again where results lie.")
+@click.option("--recursive", is_flag=True, help="Look into folders of folders.")
+@_quiet
+def run(slides: tuple[str, ...], recursive: bool, **settings: Any) -> None:
+    """Segment SLIDES: files, folders, globs, or a CSV with columns slide and mpp.
+
+    Each slide gets a folder with objects.geojson.gz for QuPath, objects.parquet, pictures and
+    run.json. The same command continues what was stopped.
+    """
+    from wsi_pipeline.slides import find_slides, run_slides
+
+    config = RunConfig(**settings)
+    outcomes = run_slides(find_slides(slides, recursive=recursive), config)
+    if not config.quiet:
+        _summarise(outcomes)
+    if any(outcome.failed for outcome in outcomes):
+        click.get_current_context().exit(FAILED)
+
+
+def _summarise(outcomes: Sequence[Outcome]) -> None:
+    """One line per slide; a single failed slide has already been told of."""
+    from wsi_pipeline.describe import table
+
+    rows = []
+    for one in outcomes:
+        if one.result is not None:
+            count = f"{one.result.objects} objects"
+            rows.append([one.name, count, f"{one.seconds:.1f} s", str(one.result.folder)])
+    if rows:
+        click.echo(table(rows))
+    if len(outcomes) > 1:
+        for one in outcomes:
+            if one.failed:
+                click.echo(f"{one.name}  failed: {one.cause}")
+
+
+@cli.command()
+@click.argument("slide", type=_FILE)
+@_mpp
+@_crop
+@_run_option("--model", metavar="NAME", help="Model to plan a run for.")
+@_json
+def info(slide: Path, mpp: float | None, crop: bool, model: str, as_json: bool) -> None:
+    """What is known about SLIDE, and how a run would cut it up."""
+    from wsi_pipeline import describe
+
+    about = describe.describe_slide(slide, mpp=mpp, crop=crop, model=model)
+    click.echo(describe.as_json(about) if as_json else describe.table(describe.slide_rows(about)))
+
+
+@cli.command()
+@click.argument("name", required=False)
+@_json
+def models(name: str | None, as_json: bool) -> None:
+    """List the models, or show the whole card of NAME."""
+    from wsi_pipeline import describe
+
+    if name is not None:
+        click.echo(describe.as_json(describe.describe_model(name)))
+        return
+    rows = describe.model_rows()
+    click.echo(describe.as_json(rows) if as_json else describe.table(describe.card_rows(rows)))
+
+
+@cli.command()
+@click.argument("model")
+@click.option("--data", multiple=True, required=True, metavar="DIR[@MPP][=WEIGHT]",
+              help="COCO folder, its µm per pixel, how often it is drawn.")  # fmt: skip
+@click.option("--out", type=_FILE, required=True, help="Folder of the run; it resumes there.")
+@click.option("--mpp", type=float, default=0.5, show_default=True, help="µm per pixel to learn.")
+@click.option("--split", default="fold:0/5", show_default=True, help="fold:K/N, time:SHARE, none.")
+@click.option("--crop-px", type=int, default=256, show_default=True)
+@click.option("--batch", type=int, default=8, show_default=True)
+@click.option("--steps", type=int, default=4000, show_default=True)
+@click.option("--lr", type=float, default=1e-3, show_default=True)
+@click.option("--optimizer", type=click.Choice(("adam", "sgd")), default="adam", show_default=True)
+@click.option("--weight-decay", type=float, default=5e-4, show_default=True)
+@click.option(
+    "--ema", type=float, default=0.998, show_default=True, help="Mean of weights; 0: off."
+)
+@click.option("--seed", type=int, default=0, show_default=True)
+@_device
+@click.option("--amp/--no-amp", default=True, show_default=True, help="Compute in bfloat16.")
+@click.option("--save-every", type=int, default=250, show_default=True, help="Steps.")
+@click.option("--max-minutes", type=float, default=float("inf"), help="Stop after so long.")
+@click.option("--class", "--classes", "classes", multiple=True, help="Object class. Repeatable.")
+@click.option("--category", "categories", multiple=True,
+              help="COCO category of each class, in their order. Repeatable.")  # fmt: skip
+@click.option("--width", type=int, help="Of the network.")
+@click.option("--depth", type=int, help="Of the network.")
+@click.option("--block", help="Of the network.")
+@click.option("--sr-head/--no-sr-head", default=None, help="Train with super-resolution.")
+@click.option("--edge-head/--no-edge-head", default=None, help="Train with edges.")
+@click.option("--licence", default="", help="Of the weights.")
+@click.option("--initial", type=_FILE, help="state.pt of another run, to start from.")
+@_quiet
+def train(device: str, quiet: bool, **settings: Any) -> None:
+    """Train MODEL; the same command continues what was stopped."""
+    from wsi_pipeline.commands import train_model
+
+    names = ("width", "depth", "block", "sr_head", "edge_head")
+    given = {name: settings.pop(name) for name in names}
+    settings["options"] = {k: v for k, v in given.items() if v is not None}
+    settings["classes"] = settings["classes"] or ("nucleus",)
+    path = train_model(settings, device=device, quiet=quiet)
+    if not quiet:
+        click.echo(f"{path}  (log: {path.with_name('log.jsonl')})")
+
+
+@cli.command()
+@click.argument("source", type=_FILE)
+@click.argument("destination", type=_FILE)
+@click.option(
+    "--format", type=click.Choice(tuple(FORMATS)), help="[default: from DESTINATION's name]"
+)
+@click.option("--object-type", type=click.Choice(("detection", "annotation", "cell", "tile")),
+              default="detection", show_default=True, help="QuPath's, for GeoJSON.")  # fmt: skip
+@click.option("--scale", type=float, default=1.0, show_default=True,
+              help="Level-0 pixels per pixel of a label image.")  # fmt: skip
+def export(source: Path, destination: Path, format: str | None, **options: Any) -> None:
+    """Write the objects of SOURCE, a run folder or a file of objects, as DESTINATION."""
+    from wsi_pipeline.commands import export_objects
+
+    taken = export_objects(source, destination, format, **options)
+    click.echo(f"{destination} ({taken})")
+
+
+def _mpp_range(ctx: Any, param: Any, text: str) -> float | tuple[float, float]:
+    """A pixel size, or two with a hyphen between them."""
+    try:
+        low, *rest = (float(part) for part in text.split("-"))
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no pixel size; try 0.25, or 0.2-0.5") from None
+    return (low, rest[-1]) if rest else low
+
+
+@cli.command()
+@click.argument("destination", type=_FILE)
+@click.option("--size", type=int, help="Pixels a side.  [default: 4096; of fields 512]")
+@click.option("--width", type=int, help="Pixels, instead of --size.")
+@click.option("--height", type=int, help="Pixels, instead of --size.")
+@click.option("--mpp", callback=_mpp_range, default="0.25", show_default=True,
+              help="µm per pixel; LOW-HIGH with --fields.")  # fmt: skip
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="The same seed, the same slide."
+)
+@click.option("--tissue", type=float, default=0.35, show_default=True, help="Share under cells.")
+@click.option("--fields", type=int, help="Write so many training fields into DESTINATION instead.")
+@_quiet
+def synth(
+    destination: Path, size: int | None, width: int | None, height: int | None,
+    mpp: float | tuple[float, float], seed: int, tissue: float, fields: int | None, quiet: bool,
+) -> None:  # fmt: skip
+    """Make a synthetic slide NAME.svs with its exact truth, or fields to train on."""
+    from wsi_pipeline import commands
+
+    if fields is not None:
+        if width or height:
+            raise UsageError("fields are square; give --size instead of --width and --height")
+        commands.synth_fields(destination, count=fields, size_px=size or 512, mpp=mpp, seed=seed)
+        files = [destination]
+    elif isinstance(mpp, tuple):
+        raise UsageError(f"a slide has one pixel size, not {mpp[0]:g} to {mpp[1]:g}; give one")
+    else:
+        side = size or 4096
+        files = commands.synth_slide(
+            destination, width=width or side, height=height or side, mpp=mpp, seed=seed,
+            tissue=tissue, quiet=quiet,
+        )  # fmt: skip
+    if not quiet:
+        click.echo("\n".join(str(file) for file in files))
+
+
+@cli.command()
+@click.argument("source", type=_FILE)
+@click.argument("truth", type=_FILE)
+@click.option("--iou", type=float, default=0.5, show_default=True, help="From which two match.")
+@click.option("--class", "class_name", help="Compare objects of this class only.")
+@_json
+def score(source: Path, truth: Path, iou: float, class_name: str | None, as_json: bool) -> None:
+    """Compare the objects of SOURCE, a run folder or a file of objects, with TRUTH."""
+    from wsi_pipeline import describe
+    from wsi_pipeline.commands import score_run
+
+    result = score_run(source, truth, iou=iou, class_name=class_name)
+    rows = [[name, "–" if value is None else str(value)] for name, value in result.items()]
+    click.echo(describe.as_json(result) if as_json else describe.table(rows))
+
+
+@cli.command()
+def doctor() -> None:
+    """Look at what this machine has and lacks."""
+    from wsi_pipeline.doctor import examine
+
+    broken = False
+    for finding in examine():
+        remedy = f"; {finding.remedy}" if finding.remedy else ""
+        click.echo(f"{finding.status:<6}  {finding.name:<11}  {finding.value}{remedy}")
+        broken |= finding.status == "broken"
+    if broken:
+        click.get_current_context().exit(FAILED)

@@ -1,0 +1,102 @@
+"""How well a network finds nuclei in images with truth, with the pipeline's own decoding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_pipeline.instances import NECK, find_clumps, pieces_of
+from wsi_pipeline.metrics import Match, match_labels
+
+if TYPE_CHECKING:
+    from wsiseg_models.datasets import Sample
+
+__all__ = ["instances_of", "nucleus_f1", "nucleus_match"]
+
+Images = NDArray[np.uint8]
+
+
+def nucleus_f1(
+    predict: Callable[[Images], NDArray[np.uint8]],
+    samples: Sequence[Sample],
+    *,
+    threshold: float = 0.5,
+    min_area_um2: float = 8.0,
+    split: bool = True,
+    neck: float = NECK,
+    iou: float = 0.5,
+) -> dict[str, dict[str, float]]:
+    """F1, precision, recall and mean IoU of nuclei per set of samples, over all their nuclei.
+
+    Classes are not looked at. NaN where a set has no nucleus and none was predicted.
+
+    Parameters
+    ----------
+    predict
+        image uint8 (h, w, 3) → class probabilities uint8 (classes, h, w), 255 = certain
+    threshold, min_area_um2, split
+        as in `RunConfig`
+    neck
+        as in `pieces_of`
+    iou
+        from which a predicted and a true nucleus are the same
+    """
+    groups: dict[str, list[Match]] = {}
+    for sample in samples:
+        found = instances_of(
+            predict(sample.image),
+            threshold=threshold,
+            min_px=min_area_um2 / sample.mpp**2,
+            split=split,
+            neck=neck,
+        )
+        match = nucleus_match(found, sample.labels, min_px=min_area_um2 / sample.mpp**2, iou=iou)
+        groups.setdefault(sample.group, []).append(match)
+    out = {}
+    for group, parts in groups.items():
+        match = Match.pool(parts)
+        out[group] = {
+            "nucleus F1": match.f1,
+            "nucleus precision": match.precision,
+            "nucleus recall": match.recall,
+            "nucleus mean IoU": match.sq,
+            "nuclei": float(match.true),
+        }
+    return out
+
+
+def instances_of(
+    probability: NDArray[np.uint8],
+    *,
+    threshold: float,
+    min_px: float,
+    split: bool,
+    neck: float = NECK,
+) -> NDArray[np.int32]:
+    """Label image (h, w) of the nuclei in class probabilities (classes, h, w)."""
+    clumps = find_clumps(probability.max(0), threshold)
+    wanted = np.ones(len(clumps) + 1, np.bool_)
+    wanted[0] = False
+    return pieces_of(clumps, wanted, min_px=min_px, split=split, neck=neck).labels
+
+
+def nucleus_match(
+    found: NDArray[np.integer], truth: NDArray[np.integer], *, min_px: float, iou: float = 0.5
+) -> Match:
+    """Match label images (h, w) of found and true nuclei; −1 in the truth is unknown.
+
+    What lies with more than half of its pixels in unknown ones counts neither for nor against,
+    and neither do true nuclei of less than `min_px`, such as those that the image's border cuts.
+    """
+    numbers, position, area = np.unique(truth, return_inverse=True, return_counts=True)
+    small = (numbers > 0) & (area < min_px)
+    unknown = ((numbers < 0) | small)[position].reshape(truth.shape)
+    known = np.where(unknown, 0, truth)
+    size = np.bincount(found.ravel())
+    share = np.bincount(found.ravel(), unknown.ravel()) / np.maximum(size, 1)
+    counted = share <= 0.5
+    counted[0] = False
+    return match_labels(np.where(counted[found], found, 0), known, iou)

@@ -1,0 +1,160 @@
+"""The parts of a GeoJSON feature, as QuPath accepts them.
+
+What one of its versions from 0.4 on throws at raises `Refused` here.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+__all__ = [
+    "NAMESPACE",
+    "SCORE_NAME",
+    "SUFFIXES",
+    "UNCLASSIFIED",
+    "Refused",
+    "check_apart",
+    "check_display",
+    "class_name",
+    "identity",
+    "measurements",
+    "polygons",
+]
+
+SCORE_NAME = "Detection probability"  # what QuPath's StarDist extension calls it
+UNCLASSIFIED = "Unclassified"
+SUFFIXES = (".geojson", ".json", ".geojson.gz", ".json.gz")
+NAMESPACE = uuid.UUID("6f3c1a52-0f5e-5d0b-9a57-5b1d3c0c7e11")  # for ids that a file lacks
+
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+_MAX_COORDINATE = 1e9
+_TEXT_NUMBERS = MappingProxyType(
+    {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
+)
+
+
+class Refused(Exception):
+    """The cause why one feature cannot be read; the file's name and the index are added later."""
+
+
+def identity(feature: Mapping[str, Any], index: int, part: int, shell: NDArray[np.float64]) -> str:
+    """The feature's UUID, or one derived from it where there is none or it is taken."""
+    given = feature.get("id", "")
+    if given is None:
+        raise Refused("id is null; leave it out instead")
+    if isinstance(given, str) and part == 0 and _UUID.fullmatch(given):
+        return given
+    return str(uuid.uuid5(NAMESPACE, f"{given}/{index}/{part}/{shell.tolist()}"))
+
+
+def check_display(properties: Mapping[str, Any]) -> None:
+    """Name and colour of an object, which are not kept."""
+    if not isinstance(properties.get("name", ""), str | int | float):
+        raise Refused("name is neither text nor a number; leave it out instead")
+    _check_color(properties.get("color"))
+
+
+def _check_color(color: Any) -> None:
+    listed = isinstance(color, list) and len(color) in (3, 4)
+    if color is None or isinstance(color, int):
+        return
+    if not listed or not all(isinstance(c, int) and 0 <= c <= 255 for c in color):
+        raise Refused(f"color {color!r} is not [red, green, blue]")
+
+
+def class_name(classification: Any) -> str:
+    """The class, a derived one joined by ": " as QuPath shows it."""
+    if classification is None:
+        return UNCLASSIFIED
+    if isinstance(classification, dict):
+        if "color" in classification:
+            _check_color(classification["color"])
+        elif not isinstance(classification.get("colorRGB"), int):
+            raise Refused('classification has no "color"; add "color":[red,green,blue]')
+        names = classification.get("names", [classification.get("name")])
+    else:
+        names = [classification]
+    if not isinstance(names, list) or not names:
+        raise Refused(f"classification names {names!r} are not a list of texts")
+    for name in names:
+        if not isinstance(name, str) or not name.strip() or "\n" in name:
+            raise Refused(f"class name {name!r} is not a line of text")
+    return ": ".join(name.strip() for name in names)
+
+
+def measurements(given: Any) -> dict[str, float]:
+    """Name → number, from QuPath's map or from its older list; what is no number is left out."""
+    if isinstance(given, list):
+        if not all(isinstance(m, dict) and isinstance(m.get("name"), str) for m in given):
+            raise Refused('measurements are not all {"name": text, "value": number}')
+        given = {m["name"]: m.get("value") for m in given}
+    if not isinstance(given, dict):
+        raise Refused("measurements are neither an object nor a list")
+    return {
+        name: float(value) if type(value) is float else _number(name, value)
+        for name, value in given.items()
+        if type(value) in (float, int, str)
+    }
+
+
+def _number(name: str, value: int | str) -> float:
+    try:
+        return _TEXT_NUMBERS[value] if isinstance(value, str) else float(value)
+    except (KeyError, OverflowError):
+        raise Refused(f"measurement {name!r} is {value!r}, not a number") from None
+
+
+def polygons(geometry: Any) -> list[list[NDArray[np.float64]]]:
+    """Rings, float64 (vertices, 2), of each polygon of a geometry."""
+    if not isinstance(geometry, dict) or "type" not in geometry:
+        raise Refused("it has no geometry")
+    kind, coordinates = geometry["type"], geometry.get("coordinates")
+    if kind not in ("Polygon", "MultiPolygon"):
+        raise Refused(f"a {kind} has no area; only Polygon and MultiPolygon are objects")
+    plane = geometry.get("plane", {})
+    if not isinstance(plane, dict) or not all(
+        key in ("c", "z", "t") and isinstance(plane[key], int) for key in plane
+    ):
+        raise Refused(f"plane {plane!r} is not made of whole numbers c, z and t")
+    if not isinstance(coordinates, list) or not coordinates:
+        raise Refused("the geometry has no coordinates")
+    parts = [coordinates] if kind == "Polygon" else coordinates
+    if not all(isinstance(part, list) and part for part in parts):
+        raise Refused("a polygon has no coordinates")
+    return [[_ring(ring) for ring in part] for part in parts]
+
+
+def _ring(ring: Any) -> NDArray[np.float64]:
+    try:
+        try:
+            points = np.asarray(ring)
+        except ValueError:  # positions of two and of three numbers
+            points = np.asarray([position[:2] for position in ring])
+    except (ValueError, TypeError, LookupError):
+        points = np.zeros(0)
+    if points.ndim != 2 or points.shape[1] not in (2, 3) or points.dtype.kind not in "if":
+        raise Refused("coordinates are not [x, y] pairs of numbers")
+    points = points[:, :2].astype(np.float64)
+    if len(points) < 4:
+        raise Refused(f"a ring has {len(points)} points; it takes at least 4")
+    if not (np.abs(points) < _MAX_COORDINATE).all():
+        raise Refused("a coordinate is not finite or beyond any slide")
+    if (points[0] != points[-1]).any():
+        raise Refused("a ring is not closed; repeat its first point at its end")
+    return np.round(points, 2)
+
+
+def check_apart(parts: list[list[NDArray[np.float64]]]) -> None:
+    """Parts may adjoin, but where they overlap QuPath refuses the file."""
+    shapes = shapely.make_valid([shapely.Polygon(rings[0], rings[1:]) for rings in parts])
+    total = float(shapely.area(shapes).sum())
+    if float(shapely.union_all(shapes).area) < total - 1e-6 * max(1.0, total):
+        raise Refused("parts of the MultiPolygon overlap")

@@ -1,0 +1,158 @@
+"""GeoParquet 1.1: the same objects for geopandas, DuckDB and R, and the exact way back.
+
+Columns: id (UUID), class, score, one per measurement, geometry (WKB, level-0 pixels, hence no
+coordinate reference system) and its bbox. The metadata key ``wsiseg`` holds the order of classes
+and measurements and the provenance.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import shapely
+
+from wsi_pipeline.errors import DataError
+from wsi_pipeline.export._format import uuid_text
+from wsi_pipeline.export._part import part_path
+from wsi_pipeline.export._read import ids_from_text
+from wsi_pipeline.export._writer import ObjectWriter
+from wsi_pipeline.objects import Objects
+
+__all__ = ["ParquetWriter", "read_metadata", "read_parquet"]
+
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_OWN = ("id", "class", "score", "geometry", "bbox")
+_GEO = {
+    "version": "1.1.0",
+    "primary_column": "geometry",
+    "columns": {
+        "geometry": {
+            "encoding": "WKB",
+            "geometry_types": ["Polygon"],
+            "crs": None,
+            "covering": {"bbox": {corner: ["bbox", corner] for corner in _CORNERS}},
+        }
+    },
+}
+
+
+class ParquetWriter(ObjectWriter):
+    """Objects of one slide as GeoParquet, a context manager; row groups follow the writes.
+
+    The file gets its name when the `with` block ends well; with an exception nothing is left.
+
+    Parameters
+    ----------
+    path
+        the file to make
+    provenance
+        JSON values for the metadata key ``wsiseg``
+    """
+
+    def __init__(self, path: Path | str, *, provenance: Mapping[str, Any] | None = None) -> None:
+        super().__init__(path, provenance)
+        self._writer: pq.ParquetWriter
+
+    def _begin(self, header: Mapping[str, Any]) -> None:
+        schema = _schema(header["measurements"]).with_metadata(
+            {"geo": json.dumps(_GEO), "wsiseg": json.dumps(header, ensure_ascii=False)}
+        )
+        part = self._stack.enter_context(part_path(self.path))
+        self._writer = self._stack.enter_context(pq.ParquetWriter(part, schema, compression="zstd"))
+
+    def _append(self, objects: Objects) -> None:
+        self._writer.write_table(_table(objects, self._writer.schema))
+
+    def _end(self) -> None:
+        """Nothing: the writer adds its footer on closing."""
+
+
+def read_parquet(path: Path | str) -> Objects:
+    """Objects as `ParquetWriter` wrote them, to the last bit.
+
+    Raises
+    ------
+    DataError
+        when the file is not one of wsiseg's GeoParquet files
+    """
+    try:
+        header = read_metadata(path)
+        table = pq.read_table(path)
+        classes = tuple(header["classes"])
+        shapes = shapely.from_wkb(table["geometry"].to_numpy())
+        kinds = pc.index_in(table["class"].cast(pa.string()), pa.array(classes, pa.string()))
+        return Objects.from_polygons(
+            shapes,
+            classes=classes,
+            ids=ids_from_text(table["id"].to_numpy().astype("S36")),
+            class_index=kinds.to_numpy().astype(np.uint8),
+            score=table["score"].to_numpy(),
+            features={name: table[name].to_numpy() for name in header["measurements"]},
+        )
+    except (
+        OSError,
+        KeyError,
+        ValueError,
+        pa.ArrowException,
+        shapely.errors.GEOSException,
+    ) as error:
+        raise DataError(
+            f"{path} is not a GeoParquet file of wsiseg: {' '.join(str(error).split())}"
+        ) from error
+
+
+def read_metadata(path: Path | str) -> dict[str, Any]:
+    """What the exporter noted about the file: classes, measurements, provenance.
+
+    Raises
+    ------
+    OSError, KeyError, pyarrow.ArrowException
+        when the file is not one of wsiseg's
+    """
+    header = json.loads((pq.read_schema(path).metadata or {})[b"wsiseg"])
+    return dict(header)
+
+
+def _schema(measurements: tuple[str, ...]) -> pa.Schema:
+    taken = [name for name in measurements if name in _OWN]
+    if taken:
+        raise DataError(f"measurement {taken[0]!r} is a column of its own; rename the measurement")
+    return pa.schema(
+        [
+            pa.field("id", pa.string(), nullable=False),
+            pa.field("class", pa.dictionary(pa.int32(), pa.string()), nullable=False),
+            pa.field("score", pa.float32()),
+            *(pa.field(name, pa.float32()) for name in measurements),
+            pa.field("geometry", pa.binary(), nullable=False),
+            pa.field("bbox", pa.struct([(corner, pa.float64()) for corner in _CORNERS])),
+        ]
+    )
+
+
+def _table(objects: Objects, schema: pa.Schema) -> pa.Table:
+    n = len(objects)
+    ids = pa.StringArray.from_buffers(
+        n,
+        pa.py_buffer(np.arange(0, 36 * n + 1, 36, dtype=np.int32)),
+        pa.py_buffer(uuid_text(objects.ids)),
+    )
+    kinds = pa.DictionaryArray.from_arrays(
+        objects.class_index.astype(np.int32), pa.array(objects.classes, pa.string())
+    )
+    bounds = [pa.array(np.ascontiguousarray(side)) for side in objects.bounds().T]
+    columns = [
+        ids,
+        kinds,
+        pa.array(objects.score),
+        *(pa.array(column) for column in objects.features.values()),
+        pa.array(shapely.to_wkb(objects.polygons()), pa.binary()),
+        pa.StructArray.from_arrays(bounds, fields=list(schema.field("bbox").type)),
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)

@@ -1,0 +1,152 @@
+"""Inference: windows of a slide through a model, one network per device.
+
+Many threads read and decode; one thread runs the network. Between them lies a bounded queue, so
+that readers wait for the network and memory stays bounded.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_pipeline.foreground import Foreground
+from wsi_pipeline.registry import Model
+from wsi_pipeline.slide import Slide
+from wsi_pipeline.tiling import Box, Tile, plan_tiles
+
+__all__ = ["Engine", "Stopwatch"]
+
+Images = NDArray[np.uint8]
+Job = tuple[Images, "Future[Images]"]
+
+
+class Stopwatch:
+    """Seconds spent per stage, summed over threads."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    def add(self, stage: str, since: float) -> float:
+        """Book the time since `since` on `stage`; the time now."""
+        now = time.perf_counter()
+        with self._lock:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + now - since
+        return now
+
+
+class Engine:
+    """Reads windows of one slide on the model's grid and runs the model on them.
+
+    Thread-safe; a context manager, since it owns the thread that runs the network.
+
+    Parameters
+    ----------
+    visible
+        where the model looks; elsewhere every probability is 0
+    tile_px, batch
+        how the network gets its input; without influence on the result
+    """
+
+    def __init__(
+        self,
+        slide: Slide,
+        model: Model,
+        visible: Foreground,
+        *,
+        scale: float,
+        tile_px: int,
+        batch: int,
+    ) -> None:
+        self.slide, self.model, self.visible, self.scale = slide, model, visible, scale
+        self.tile_px, self.batch = tile_px, batch
+        self.watch = Stopwatch()
+        # Two waiting batches are enough to keep the network busy.
+        self._line: queue.Queue[Job | None] = queue.Queue(2)
+        self._thread = threading.Thread(target=self._serve, name="network", daemon=True)
+
+    def __enter__(self) -> Engine:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._line.put(None)
+        self._thread.join()
+
+    def _serve(self) -> None:
+        assert self.model.predict is not None
+        while (job := self._line.get()) is not None:
+            images, answer = job
+            began = time.perf_counter()
+            try:
+                answer.set_result(self.model.predict(images))
+            except BaseException as error:
+                answer.set_exception(error)
+            self.watch.add("network", began)
+
+    def label(self, window: Box) -> tuple[Images, NDArray[np.integer]]:
+        """Image (h, w, 3) and label image (h, w) of a window, from a model that is a function.
+
+        Objects that do not reach into the visible area are left out.
+        """
+        assert self.model.label is not None
+        began = time.perf_counter()
+        image = self.slide.read_scaled(window, self.scale)
+        began = self.watch.add("read", began)
+        labels = np.asarray(self.model.label(image))
+        if labels.shape != image.shape[:2] or not np.issubdtype(labels.dtype, np.integer):
+            raise TypeError(
+                f"{self.model.name} returned {labels.dtype} {labels.shape} for an image of "
+                f"{image.shape[:2]}; it must return an integer label image of the same size"
+            )
+        self.watch.add("network", began)
+        seen = np.unique(labels[self.visible.window(window, self.scale)])
+        return image, np.where(np.isin(labels, seen), labels, 0)
+
+    def predict(self, window: Box) -> tuple[Images, Images]:
+        """Image (h, w, 3) and class probabilities (classes, h, w) of a window of model pixels.
+
+        The window's corners are multiples of the model's stride.
+        """
+        halo = self.model.halo_px
+        tiles = list(plan_tiles(window, self.tile_px, halo))
+        first, last = tiles[0].window, tiles[-1].window
+        reach = Box(first.x0, first.y0, last.x1, last.y1)
+        began = time.perf_counter()
+        shown = self.visible.window(window, self.scale)
+        image = self.slide.read_scaled(reach, self.scale)
+        self.watch.add("read", began)
+        out = np.zeros((len(self.model.classes), window.height, window.width), np.uint8)
+        wanted = [t for t in tiles if _cut(shown, t.core.clip(window), window).any()]
+        waiting: list[tuple[list[Tile], Future[Images]]] = []
+        for i in range(0, len(wanted), self.batch):
+            some = wanted[i : i + self.batch]
+            images = np.stack([_cut(image, t.window, reach) for t in some])
+            answer: Future[Images] = Future()
+            self._line.put((images, answer))
+            waiting.append((some, answer))
+        for some, answer in waiting:
+            for tile, scores in zip(some, answer.result(), strict=True):
+                kept = tile.core.clip(window)
+                core = scores[:, halo : halo + kept.height, halo : halo + kept.width]
+                _cut(out.transpose(1, 2, 0), kept, window)[:] = core.transpose(1, 2, 0)
+        out *= shown
+        return _cut(image, window, reach), out
+
+
+def _cut(array: NDArray[Any], box: Box, window: Box) -> NDArray[Any]:
+    """The part of an array (h, w, …) over `window` that lies over `box`, as a view."""
+    x, y = box.x0 - window.x0, box.y0 - window.y0
+    return array[y : y + box.height, x : x + box.width]

@@ -1,0 +1,423 @@
+"""From class probabilities to objects: clumps, ownership, splitting, contours.
+
+All of it is decided per clump, from the clump's own pixels, so that it does not matter through
+which window the clump was seen. A clump is a 4-connected set of pixels over the threshold.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Clumps", "Pieces", "find_clumps", "from_label_image", "pieces_of", "simplify", "trace"]
+
+Bytes = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
+class Clumps:
+    """Connected objects of a window (h, w), numbered from 1; row 0 of each table is unused.
+
+    Attributes
+    ----------
+    labels
+        int32 (h, w)
+    boxes
+        int32 (n + 1, 4): x0, y0, x1, y1, half open
+    area_px
+        int32 (n + 1,)
+    first_x
+        int32 (n + 1,): column of the first pixel in reading order, which lies in row y0
+    """
+
+    labels: NDArray[np.int32]
+    boxes: NDArray[np.int32]
+    area_px: NDArray[np.int32]
+    first_x: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.area_px) - 1
+
+    def touches_edge(self) -> NDArray[np.bool_]:
+        """Which clumps (n + 1,) reach the window's edge and so may be incomplete."""
+        h, w = self.labels.shape
+        x0, y0, x1, y1 = self.boxes.T
+        return (x0 == 0) | (y0 == 0) | (x1 == w) | (y1 == h)
+
+
+def find_clumps(probability: Bytes, threshold: float) -> Clumps:
+    """Clumps of pixels of `probability` uint8 (h, w) at or over `threshold` (0 to 1)."""
+    mask = (probability >= _byte(threshold)).view(np.uint8)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(
+        mask, connectivity=4, ltype=cv2.CV_32S
+    )
+    x, y, w, h, area = stats[:count].T
+    boxes = np.stack([x, y, x + w, y + h], 1).astype(np.int32)
+    return Clumps(labels, boxes, area.astype(np.int32), _first_columns(labels, boxes))
+
+
+def from_label_image(labels: NDArray[np.integer]) -> Clumps:
+    """The numbered objects of a label image; a number that lies in pieces counts as one each."""
+    whole = np.ascontiguousarray(labels, np.int64)
+    out = np.zeros(whole.shape, np.int32)
+    count = 0
+    for number in np.unique(whole[whole > 0]):  # label images are for one's own functions
+        rows, cols = np.nonzero(whole == number)
+        box = np.s_[rows.min() : rows.max() + 1, cols.min() : cols.max() + 1]
+        pieces, mine = cv2.connectedComponents(
+            (whole[box] == number).view(np.uint8), connectivity=4, ltype=cv2.CV_32S
+        )
+        out[box] += np.where(mine > 0, mine + count, 0).astype(np.int32)
+        count += pieces - 1
+    boxes, area = _extents(out, count)
+    return Clumps(out, boxes, area, _first_columns(out, boxes))
+
+
+def _byte(threshold: float) -> int:
+    """The smallest probability byte that counts as at or over `threshold`."""
+    return int(np.ceil(threshold * 255))
+
+
+@numba.njit(nogil=True, cache=True)
+def _extents(labels: NDArray[np.int32], count: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    h, w = labels.shape
+    boxes = np.zeros((count + 1, 4), np.int32)
+    boxes[:, 0], boxes[:, 1] = w, h
+    area = np.zeros(count + 1, np.int32)
+    for r in range(h):
+        for c in range(w):
+            k = labels[r, c]
+            area[k] += 1
+            boxes[k, 0] = min(boxes[k, 0], c)
+            boxes[k, 1] = min(boxes[k, 1], r)
+            boxes[k, 2] = max(boxes[k, 2], c + 1)
+            boxes[k, 3] = max(boxes[k, 3], r + 1)
+    return boxes, area
+
+
+@numba.njit(nogil=True, cache=True)
+def _first_columns(labels: NDArray[np.int32], boxes: NDArray[np.int32]) -> NDArray[np.int32]:
+    first = np.zeros(len(boxes), np.int32)
+    for k in range(1, len(boxes)):
+        for c in range(boxes[k, 0], boxes[k, 2]):
+            if labels[boxes[k, 1], c] == k:
+                first[k] = c
+                break
+    return first
+
+
+@dataclass(frozen=True, eq=False)
+class Pieces:
+    """Objects of a window: a label image and, per object 1…n, what pixels say about it.
+
+    Attributes
+    ----------
+    labels
+        int32 (h, w), 0 where no object of this list is
+    first
+        int32 (n, 2): x, y of each object's first pixel in reading order
+    area_px
+        int32 (n,)
+    """
+
+    labels: NDArray[np.int32]
+    first: NDArray[np.int32]
+    area_px: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.area_px)
+
+
+NECK = 0.75
+"""A neck narrower than this share of the thinner part's own width parts two nuclei."""
+
+
+def pieces_of(
+    clumps: Clumps, wanted: NDArray[np.bool_], *, min_px: float, split: bool, neck: float = NECK
+) -> Pieces:
+    """The objects of the `wanted` clumps (n + 1,), touching ones parted, debris left out.
+
+    Parameters
+    ----------
+    min_px
+        smallest area of an object, in pixels
+    split
+        part clumps at their necks
+    neck
+        how narrow a neck is, as a share of the thinner part's width
+    """
+    labels, first, area = _pieces(
+        clumps.labels, clumps.boxes, clumps.area_px, wanted, float(min_px), neck if split else 0.0
+    )
+    return Pieces(labels, first, area)
+
+
+@numba.njit(nogil=True, cache=True)
+def _pieces(
+    labels: NDArray[np.int32],
+    boxes: NDArray[np.int32],
+    areas: NDArray[np.int32],
+    wanted: NDArray[np.bool_],
+    min_px: float,
+    neck: float,
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
+    out = np.zeros(labels.shape, np.int32)
+    capacity = 64
+    first = np.zeros((capacity, 2), np.int32)
+    area = np.zeros(capacity, np.int32)
+    count = 0
+    for k in range(1, len(boxes)):
+        if not wanted[k] or areas[k] < min_px:
+            continue
+        x0, y0, x1, y1 = boxes[k]
+        mask = labels[y0:y1, x0:x1] == k
+        if neck > 0 and areas[k] >= 2 * min_px:
+            parts, found = _part(mask, min_px, neck)
+        else:
+            parts, found = mask.astype(np.int32), 1
+        for p in range(1, found + 1):
+            size, fr, fc = 0, -1, -1
+            for r in range(parts.shape[0]):
+                for c in range(parts.shape[1]):
+                    if parts[r, c] == p:
+                        size += 1
+                        if fr < 0:
+                            fr, fc = r, c
+            if size < min_px:
+                continue
+            if count == capacity:
+                capacity *= 2
+                wider = np.zeros((capacity, 2), np.int32)
+                wider[:count] = first
+                first = wider
+                longer = np.zeros(capacity, np.int32)
+                longer[:count] = area
+                area = longer
+            first[count, 0], first[count, 1] = x0 + fc, y0 + fr
+            area[count] = size
+            count += 1
+            for r in range(parts.shape[0]):
+                for c in range(parts.shape[1]):
+                    if parts[r, c] == p:
+                        out[y0 + r, x0 + c] = count
+    return out, first[:count], area[:count]
+
+
+@numba.njit(nogil=True, cache=True)
+def _distance(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Exact Euclidean distance of each pixel to the nearest one outside `mask` (h, w)."""
+    h, w = mask.shape
+    column = np.zeros((h, w), np.int64)  # distance within the column, beyond the frame is outside
+    for c in range(w):
+        run = 0
+        for r in range(h):
+            run = run + 1 if mask[r, c] else 0
+            column[r, c] = run
+        run = 0
+        for r in range(h - 1, -1, -1):
+            run = run + 1 if mask[r, c] else 0
+            column[r, c] = min(column[r, c], run)
+    out = np.zeros((h, w), np.float32)
+    for r in range(h):
+        for c in range(w):
+            best = column[r, c] ** 2
+            gap = 1
+            while gap * gap < best:
+                left = column[r, c - gap] if c >= gap else 0
+                right = column[r, c + gap] if c + gap < w else 0
+                best = min(best, gap * gap + min(left, right) ** 2)
+                gap += 1
+            out[r, c] = np.sqrt(best)
+    return out
+
+
+@numba.njit(nogil=True, cache=True)
+def _root(parent: NDArray[np.int32], i: int) -> int:
+    while parent[i] != i:
+        parent[i] = parent[parent[i]]
+        i = parent[i]
+    return i
+
+
+@numba.njit(nogil=True, cache=True)
+def _part(mask: NDArray[np.bool_], min_px: float, neck: float) -> tuple[NDArray[np.int32], int]:
+    """Part a clump at its necks: a watershed of the distance to the outside.
+
+    Pixels are flooded from the widest place down. Where two basins meet, they stay apart if the
+    neck is narrow against both and each is large enough to be an object; otherwise they join.
+    """
+    h, w = mask.shape
+    distance = _distance(mask)
+    flat = distance.ravel()
+    inside = np.flatnonzero(flat > 0)
+    order = inside[np.argsort(-flat[inside], kind="mergesort")]
+    basin = np.zeros(h * w, np.int32)  # 0: not flooded yet
+    parent = np.zeros(len(inside) + 1, np.int32)
+    peak = np.zeros(len(inside) + 1, np.float32)
+    size = np.zeros(len(inside) + 1, np.int32)
+    made = 0
+    steps = ((-1, 0), (0, -1), (0, 1), (1, 0))
+    for i in order:
+        r, c = i // w, i % w
+        mine = 0
+        for dr, dc in steps:
+            rr, cc = r + dr, c + dc
+            if rr < 0 or cc < 0 or rr >= h or cc >= w:
+                continue
+            other = basin[rr * w + cc]
+            if other == 0:
+                continue
+            other = _root(parent, other)
+            if mine == 0:
+                mine = other
+            elif other != mine:
+                thin = min(peak[mine], peak[other])
+                if flat[i] < neck * thin and min(size[mine], size[other]) >= min_px:
+                    continue
+                if peak[other] > peak[mine]:
+                    mine, other = other, mine
+                parent[other] = mine
+                size[mine] += size[other]
+        if mine == 0:
+            made += 1
+            parent[made], peak[made] = made, flat[i]
+            mine = made
+        basin[i] = mine
+        size[mine] += 1
+    number = np.zeros(made + 1, np.int32)
+    out = np.zeros((h, w), np.int32)
+    found = 0
+    for i in inside:  # numbered in reading order
+        root = _root(parent, basin[i])
+        if number[root] == 0:
+            found += 1
+            number[root] = found
+        out[i // w, i % w] = number[root]
+    return out, found
+
+
+@numba.njit(nogil=True, cache=True)
+def trace(
+    labels: NDArray[np.int32], probability: Bytes, first: NDArray[np.int32], level: float
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Outer contours of objects 1…n of a label image, in pixel edges of the window.
+
+    Follows the cracks between inside and outside pixels. On each crack lies one vertex: where
+    `probability`, interpolated between the two pixel centres, crosses `level`; half-way between
+    two objects. A contour therefore never meets itself, and holes are filled.
+
+    Returns
+    -------
+    vertices float64 (v, 2) as x, y, each ring closed; offsets int64 (n + 1,)
+    """
+    h, w = labels.shape
+    vertices = np.empty((max(64, 64 * len(first)), 2), np.float64)
+    offsets = np.zeros(len(first) + 1, np.int64)
+    dx, dy = (1, 0, -1, 0), (0, 1, 0, -1)  # east, south, west, north
+    # Pixel on the right and on the left of an edge that leaves corner (x, y) in each direction.
+    rx, ry = (0, -1, -1, 0), (0, 0, -1, -1)
+    lx, ly = (0, 0, -1, -1), (-1, 0, 0, -1)
+    v = 0
+    for k in range(len(first)):
+        x, y = first[k]
+        start_x, start_y, way, begin = x, y, 0, v
+        while True:
+            ic, ir = x + rx[way], y + ry[way]
+            oc, orow = x + lx[way], y + ly[way]
+            share = 0.5
+            inside = float(probability[ir, ic])
+            if 0 <= oc < w and 0 <= orow < h and labels[orow, oc] == 0:
+                outside = float(probability[orow, oc])
+                if outside < level <= inside:
+                    share = min(0.95, max(0.05, (inside - level) / (inside - outside)))
+                    # Whole 1/256 px are exact wherever the window lies; so is the sum with it.
+                    share = np.floor(share * 256 + 0.5) / 256
+            if v == len(vertices):
+                wider = np.empty((2 * v, 2), np.float64)
+                wider[:v] = vertices
+                vertices = wider
+            vertices[v, 0] = ic + 0.5 + share * (oc - ic)
+            vertices[v, 1] = ir + 0.5 + share * (orow - ir)
+            v += 1
+            x, y = x + dx[way], y + dy[way]
+            ac, ar = x + rx[way], y + ry[way]
+            ahead = 0 <= ac < w and 0 <= ar < h and labels[ar, ac] == k + 1
+            bc, br = x + lx[way], y + ly[way]
+            beside = 0 <= bc < w and 0 <= br < h and labels[br, bc] == k + 1
+            if not ahead:
+                way = (way + 1) % 4
+            elif beside:
+                way = (way + 3) % 4
+            if x == start_x and y == start_y and way == 0:
+                break
+        if v == len(vertices):
+            wider = np.empty((2 * v, 2), np.float64)
+            wider[:v] = vertices
+            vertices = wider
+        vertices[v] = vertices[begin]
+        v += 1
+        offsets[k + 1] = v
+    return vertices[:v].copy(), offsets
+
+
+@numba.njit(nogil=True, cache=True)
+def simplify(
+    vertices: NDArray[np.float64], offsets: NDArray[np.int64], tolerance: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Closed rings with fewer vertices, off by their `tolerance` (n,) at most (Douglas–Peucker)."""
+    kept = np.zeros(len(vertices), np.bool_)
+    out_offsets = np.zeros_like(offsets)
+    stack = np.empty((64, 2), np.int64)
+    count = 0
+    for k in range(len(offsets) - 1):
+        begin, end = offsets[k], offsets[k + 1] - 1
+        # Cut the ring at its first vertex and at the one farthest from it.
+        split, best = begin, -1.0
+        for i in range(begin, end):
+            d = (vertices[i, 0] - vertices[begin, 0]) ** 2 + (
+                vertices[i, 1] - vertices[begin, 1]
+            ) ** 2
+            if d > best:
+                split, best = i, d
+        kept[begin] = kept[split] = kept[end] = True
+        top = 2
+        stack[0, 0], stack[0, 1] = begin, split
+        stack[1, 0], stack[1, 1] = split, end
+        while top > 0:
+            top -= 1
+            a, b = stack[top]
+            far, at = tolerance[k], -1
+            ax, ay = vertices[a]
+            bx, by = vertices[b]
+            length = np.hypot(bx - ax, by - ay)
+            for i in range(a + 1, b):
+                px, py = vertices[i]
+                if length > 0:
+                    d = abs((bx - ax) * (py - ay) - (by - ay) * (px - ax)) / length
+                else:
+                    d = np.hypot(px - ax, py - ay)
+                if d > far:
+                    far, at = d, i
+            if at >= 0:
+                kept[at] = True
+                if top + 2 > len(stack):
+                    wider = np.empty((2 * len(stack), 2), np.int64)
+                    wider[:top] = stack[:top]
+                    stack = wider
+                stack[top, 0], stack[top, 1] = a, at
+                stack[top + 1, 0], stack[top + 1, 1] = at, b
+                top += 2
+        for i in range(begin, end + 1):
+            count += kept[i]
+        out_offsets[k + 1] = count
+    out = np.empty((count, 2), np.float64)
+    j = 0
+    for i in range(len(vertices)):
+        if kept[i]:
+            out[j] = vertices[i]
+            j += 1
+    return out, out_offsets

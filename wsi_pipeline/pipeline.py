@@ -1,0 +1,302 @@
+"""run_slide: the whole story, from a slide file to a finished run folder."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import cv2
+import dask
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from wsi_pipeline.config import RunConfig
+from wsi_pipeline.errors import DataError, SlideError
+from wsi_pipeline.export.geojson import GeoJsonWriter, read_regions
+from wsi_pipeline.export.parquet import ParquetWriter
+from wsi_pipeline.foreground import find_foreground, intersect, roi_foreground
+from wsi_pipeline.inference import Engine
+from wsi_pipeline.objects import Objects
+from wsi_pipeline.picture import Density, draw_overlay, to_png
+from wsi_pipeline.progress import progress
+from wsi_pipeline.registry import Model, open_model
+from wsi_pipeline.segment import OBJECT_HALO_PX, REGION_PX, Keep, empty, segment_region
+from wsi_pipeline.slide import Slide, open_slide
+from wsi_pipeline.stitch import duplicates
+from wsi_pipeline.store import RunFolder, check_output
+from wsi_pipeline.tiling import Region, plan_regions
+
+__all__ = ["RunResult", "run_slide"]
+
+RESULT_VERSION = 1
+"""Raised when the same settings give other objects than before."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What became of one slide.
+
+    Attributes
+    ----------
+    folder
+        the run folder
+    objects
+        how many there are
+    failed
+        regions that could not be read, each with box and cause; empty when all went well
+    summary
+        the content of run.json
+    """
+
+    folder: Path
+    objects: int
+    failed: tuple[dict[str, Any], ...]
+    summary: dict[str, Any]
+
+
+def run_slide(
+    path: Path | str,
+    config: RunConfig | None = None,
+    *,
+    model: Model | None = None,
+    mpp_source: str = "--mpp",
+) -> RunResult:
+    """Segment one slide and write its run folder; the same call again continues.
+
+    Parameters
+    ----------
+    model
+        a model of one's own, from `model_from_module` or `model_from_function`; by default the
+        one that `config` names
+    mpp_source
+        where `config.mpp` comes from: "--mpp" or "slide sheet"
+
+    Raises
+    ------
+    SlideError, UsageError, CheckpointError, OutputError, DataError
+        nothing can be done for this slide; the message says why and what to do. Regions that
+        cannot be read are no exception: they are in the result.
+    """
+    config = config or RunConfig()
+    model = model or open_model(config.model, checkpoint=config.checkpoint, device=config.device)
+    with open_slide(path, mpp=config.mpp, mpp_source=mpp_source, crop=config.crop) as slide:
+        job = _Job(slide, model, config)
+        if job.folder.finished is not None:
+            return _result(job.folder, job.folder.finished)
+        job.segment()
+        return job.finish()
+
+
+class _Job:
+    """One slide on its way through the stages."""
+
+    def __init__(self, slide: Slide, model: Model, config: RunConfig) -> None:
+        self.slide, self.model, self.config = slide, model, config
+        self.began = time.perf_counter()
+        self.mpp = slide.require_mpp()
+        self.scale = model.mpp / self.mpp.value
+        # About 600 bytes per nucleus of 50 pixels' neighbourhood, and the parts beside the results.
+        check_output(config.out, 20_000_000 + slide.width * slide.height // 100)
+        roi = _roi(config.roi) if config.roi else None
+        self.folder = RunFolder(
+            config.out, slide.slide_id, self._plan(), overwrite=config.overwrite
+        )
+        self.thumbnail, self.downsample = slide.thumbnail()
+        kept = find_foreground(
+            self.thumbnail, self.downsample, slide.width, slide.height, mode=config.foreground
+        )
+        if roi is not None:
+            kept = intersect(kept, roi_foreground([roi], slide.width, slide.height))
+        self.foreground, self.keep = kept, Keep(kept, roi)
+        # Objects at the foreground's edge are seen whole; those whose centre is outside are left.
+        self.visible = self.foreground.dilate(OBJECT_HALO_PX * self.scale)
+        width, height = (-int(-n // self.scale) for n in (slide.width, slide.height))
+        self.regions = [
+            r for r in plan_regions(width, height, REGION_PX) if self.visible.covers(*self._box(r))
+        ]
+
+    def _box(self, region: Region) -> tuple[float, float, float, float]:
+        """Core of a region in level-0 pixels."""
+        core = region.core
+        return tuple(v * self.scale for v in (core.x0, core.y0, core.x1, core.y1))  # type: ignore[return-value]
+
+    def _plan(self) -> dict[str, Any]:
+        """What decides the result; how the work is cut up is not in it."""
+        config, stat = self.config, self.slide.path.stat()
+        return {
+            "result version": RESULT_VERSION,
+            "slide": {"name": self.slide.path.name, "bytes": stat.st_size},
+            "mpp": [self.mpp.x, self.mpp.y],
+            "model": {"name": self.model.name, "identity": self.model.identity},
+            "foreground": config.foreground,
+            "roi": config.roi.read_text() if config.roi else None,
+            "threshold": config.threshold,
+            "min_area_um2": config.min_area_um2,
+            "split": config.split,
+            "crop": config.crop,
+        }
+
+    def segment(self) -> None:
+        """Bring every region that is not finished from pixels to a part on disk."""
+        cv2.setNumThreads(1)  # regions run side by side; OpenCV must not multiply them
+        todo = [r for r in self.regions if not self.folder.has(r.index)]
+        bar = progress(
+            len(self.regions), initial=len(self.regions) - len(todo), unit="region",
+            desc=self.slide.slide_id, quiet=self.config.quiet,
+        )  # fmt: skip
+        lock = threading.Lock()
+        fatal: list[BaseException] = []
+        engine = Engine(
+            self.slide, self.model, self.visible, scale=self.scale,
+            tile_px=self.config.tile_px or self.model.tile_px, batch=self.config.batch,
+        )  # fmt: skip
+
+        def task(region: Region) -> None:
+            if fatal:
+                return
+            try:
+                objects, oversized = segment_region(engine, region, self.config, self.keep)
+                self.folder.write_part(region.index, objects, {"oversized": oversized})
+            except SlideError as error:
+                self.folder.write_failure(region.index, self._failure(region, error))
+            except Exception as error:
+                # Raised below: an engine that closes under running tasks would never answer them.
+                fatal.append(error)
+            with lock:
+                bar.update()
+
+        with ExitStack() as stack:
+            stack.callback(bar.close)
+            stack.enter_context(engine)
+            tasks = [dask.delayed(task, pure=False)(r) for r in todo]
+            dask.compute(*tasks, scheduler="threads", num_workers=self.config.workers)
+        if fatal:
+            raise fatal[0]
+        self.watch = engine.watch.seconds
+
+    def _failure(self, region: Region, error: SlideError) -> dict[str, Any]:
+        return {
+            "region": region.index,
+            "level0_box": [round(v) for v in self._box(region)],
+            "cause": str(error),
+        }
+
+    def finish(self) -> RunResult:
+        """Stitch the parts into the final files and close the run."""
+        began = time.perf_counter()
+        provenance = self._provenance()
+        density = Density(self.slide.width, self.slide.height)
+        drop = self._duplicates()
+        count = 0
+        with (
+            GeoJsonWriter(
+                self.folder.path / "objects.geojson.gz", provenance=provenance
+            ) as geojson,
+            ParquetWriter(self.folder.path / "objects.parquet", provenance=provenance) as parquet,
+        ):
+            geojson.write(empty(self.model.classes))
+            parquet.write(empty(self.model.classes))
+            for objects in self._stitched(drop):
+                geojson.write(objects)
+                parquet.write(objects)
+                density.add(objects)
+                count += len(objects)
+        self.folder.write_bytes("thumbnail.png", to_png(self.thumbnail))
+        overlay = draw_overlay(
+            self.slide, self.thumbnail, self.downsample, self.foreground, density,
+            self._stitched(drop), scale=self.scale,
+        )  # fmt: skip
+        self.folder.write_bytes("overlay.png", to_png(overlay))
+        self.watch["write"] = time.perf_counter() - began
+        failed = self.folder.failures()
+        extra = [self.folder.read_part(n)[1] for n in self.folder.regions()]
+        summary = provenance | {
+            "objects": count,
+            "objects_larger_than_seen": sum(e["oversized"] for e in extra),
+            "regions": len(self.regions),
+            "failed_regions": failed,
+            "seconds": round(time.perf_counter() - self.began, 2),
+            "stage_seconds": {k: round(v, 2) for k, v in self.watch.items()},
+            "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        }
+        self.folder.write_json("run.json", summary)
+        if not failed:
+            self.folder.discard_parts()
+        return _result(self.folder, summary)
+
+    def _duplicates(self) -> dict[int, NDArray[np.bool_]]:
+        """Copies to leave out; a network's regions have none."""
+        if self.model.label is None:
+            return {}
+        parts = ((n, self.folder.read_part(n)[0]) for n in self.folder.regions())
+        cores = {r.index: r.core for r in self.regions}
+        return duplicates(parts, cores, scale=self.scale, reach_px=OBJECT_HALO_PX)
+
+    def _stitched(self, drop: Mapping[int, NDArray[np.bool_]]) -> Iterator[Objects]:
+        """The objects of all finished regions, in their order, without copies."""
+        for number in self.folder.regions():
+            objects, _ = self.folder.read_part(number)
+            yield objects.take(~drop[number]) if number in drop else objects
+
+    def _provenance(self) -> dict[str, Any]:
+        """Where the result comes from, for every file that leaves the run folder."""
+        slide, model = self.slide, self.model
+        return {
+            "wsiseg": version("wsiseg"),
+            "slide": {
+                "id": slide.slide_id,
+                "file": slide.path.name,
+                "reader": slide.reader,
+                "vendor": slide.vendor,
+                "width": slide.width,
+                "height": slide.height,
+                "bounds": list(asdict(slide.bounds).values()),
+                "mpp": {"x": self.mpp.x, "y": self.mpp.y, "source": self.mpp.source},
+                "notes": list(slide.notes),
+            },
+            "model": {
+                "name": model.name,
+                "classes": list(model.classes),
+                "mpp": model.mpp,
+                "halo_px": model.halo_px,
+                "identity": model.identity,
+                **{k: v for k, v in model.card.items() if k in ("licence", "data")},
+            },
+            "foreground": {
+                "rule": self.foreground.rule,
+                "share": round(self.foreground.share, 4),
+            },
+            "settings": {
+                k: str(v) if isinstance(v, Path) else v
+                for k, v in asdict(self.config).items()
+                if k not in ("out", "quiet", "overwrite")
+            },
+            "versions": {
+                name: version(name)
+                for name in ("torch", "numpy", "openslide-python", "opencv-python-headless", "dask")
+            },
+            "device": model.device,
+            "python": platform.python_version(),
+        }
+
+
+def _roi(path: Path) -> shapely.Geometry:
+    """Regions of interest as one geometry in level-0 pixels."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such ROI file; export annotations from QuPath as GeoJSON")
+    return shapely.union_all(read_regions(path))
+
+
+def _result(folder: RunFolder, summary: Mapping[str, Any]) -> RunResult:
+    return RunResult(
+        folder.path, summary["objects"], tuple(summary["failed_regions"]), dict(summary)
+    )

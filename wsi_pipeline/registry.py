@@ -1,0 +1,191 @@
+"""Models ready to run; the only module of this package that imports the networks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from wsiseg_models import registry as networks
+from wsiseg_models.checkpoint import Card, read_card
+
+from wsi_pipeline.errors import CheckpointError, DeviceError, UnknownModelError
+
+__all__ = [
+    "Card",
+    "Model",
+    "device_named",
+    "list_models",
+    "model_from_function",
+    "model_from_module",
+    "open_model",
+]
+
+Images = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Model:
+    """What the pipeline needs of a model; exactly one of `predict` and `label` is set.
+
+    Attributes
+    ----------
+    predict
+        images uint8 (n, h, w, 3) → class probabilities uint8 (n, classes, h, w), 255 = certain
+    label
+        image uint8 (h, w, 3) → label image (h, w), 0 background and one number per object
+    mpp
+        µm per pixel of the images
+    halo_px, stride, tile_px
+        context that decides a pixel; multiple that windows start on; default tile
+    identity
+        tells weights apart: SHA-256 of the checkpoint, or a name
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    mpp: float
+    halo_px: int
+    stride: int
+    tile_px: int
+    identity: str
+    predict: Callable[[Images], NDArray[np.uint8]] | None = None
+    label: Callable[[Images], NDArray[np.integer]] | None = None
+    device: str = "cpu"
+    card: Mapping[str, Any] = field(default_factory=dict)
+
+
+def device_named(name: str) -> str:
+    """``auto`` resolved, anything else checked.
+
+    Raises
+    ------
+    DeviceError
+        the device is not there, or its name means nothing
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise DeviceError(f"unknown device {name!r}; use auto, cpu, cuda or cuda:0") from None
+    if device.type == "cuda":
+        there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= there:
+            raise DeviceError(
+                f"no device {name!r}: this machine has {there} usable GPUs; use --device cpu"
+            )
+    elif device.type != "cpu":
+        raise DeviceError(f"device {name!r} is not supported; use auto, cpu, cuda or cuda:0")
+    return name
+
+
+def open_model(name: str, *, checkpoint: Path | None = None, device: str = "auto") -> Model:
+    """The model of that name with the weights that ship, or the one in `checkpoint`.
+
+    Raises
+    ------
+    UnknownModelError, CheckpointError, DeviceError
+        with the known names, what is wrong with the file, or the devices there are
+    """
+    if checkpoint is None and name not in networks.MODELS:
+        known = ", ".join(sorted(networks.MODELS))
+        raise UnknownModelError(f"unknown model {name!r}; known: {known}, or give --checkpoint")
+    where = device_named(device)
+    path = checkpoint or networks.weights_path(name)
+    try:
+        network, decode, card = networks.load(path)
+    except (FileNotFoundError, ValueError) as error:
+        raise CheckpointError(str(error)) from error
+    return _model(network, decode, card, where)
+
+
+def model_from_module(
+    module: torch.nn.Module,
+    card: Card,
+    *,
+    decode: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    device: str = "auto",
+) -> Model:
+    """A model from any torch module: normalised images (n, 3, h, w) → logits (n, 1 + k, h, w).
+
+    Parameters
+    ----------
+    card
+        classes, mpp, halo and normalisation; its `name` appears in results
+    decode
+        output → uint8 (n, k, h, w), by default softmax without the background
+    """
+    default = networks.MODELS["dssnet"].decode
+    return _model(module.eval(), decode or default, card, device_named(device))
+
+
+def model_from_function(
+    function: Callable[[Images], NDArray[np.integer]],
+    *,
+    name: str,
+    mpp: float,
+    classes: Sequence[str] = ("nucleus",),
+    halo_px: int = 64,
+    tile_px: int = 1024,
+) -> Model:
+    """A model from a plain function image (h, w, 3) → label image (h, w).
+
+    All objects get the first class. `halo_px` is the context that the function needs, in pixels of
+    `mpp`.
+    """
+    return Model(
+        name=name,
+        classes=tuple(classes),
+        mpp=mpp,
+        halo_px=halo_px,
+        stride=1,
+        tile_px=tile_px,
+        identity=name,
+        label=function,
+    )
+
+
+def list_models() -> list[dict[str, Any]]:
+    """One row per registered model, with the card of its checkpoint where one ships."""
+    rows = []
+    for name, entry in networks.MODELS.items():
+        path = networks.weights_path(name)
+        card = read_card(path) if path.is_file() else None
+        rows.append({"name": name, "summary": entry.summary, "card": card, "path": path})
+    return rows
+
+
+def _model(
+    network: torch.nn.Module,
+    decode: Callable[[torch.Tensor], torch.Tensor],
+    card: Card,
+    device: str,
+) -> Model:
+    network = network.to(device).to(memory_format=torch.channels_last)
+    if device == "cpu":
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
+
+    @torch.inference_mode()
+    def predict(images: Images) -> NDArray[np.uint8]:
+        x = torch.from_numpy(images).to(device, non_blocking=True).permute(0, 3, 1, 2).float()
+        x = ((x - card.mean) / card.std).contiguous(memory_format=torch.channels_last)
+        return decode(network(x)).cpu().numpy()
+
+    return Model(
+        name=card.name,
+        classes=card.classes,
+        mpp=card.mpp,
+        halo_px=card.halo_px,
+        stride=card.stride,
+        tile_px=card.tile_px,
+        identity=card.sha256 or card.name,
+        predict=predict,
+        device=device,
+        card={k: getattr(card, k) for k in ("task", "licence", "data", "parameters", "sha256")},
+    )

@@ -1,0 +1,230 @@
+"""The run folder: parts written atomically, a run that continues where it stopped.
+
+::
+
+    out/<slide_id>/
+      plan.json                what decides the result; written first
+      parts/000123.npz         objects of one region, as it was finished
+      parts/000123.failed.json a region that could not be read, and why
+      thumbnail.png  overlay.png  objects.parquet  objects.geojson.gz
+      run.json                 written last: a folder with it is finished
+
+Everything is written aside and renamed: a file that exists is finished.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wsi_pipeline.errors import OutputError
+from wsi_pipeline.objects import Objects
+
+__all__ = ["FILES", "RunFolder", "check_output"]
+
+FILES = (
+    "objects.geojson.gz",
+    "objects.parquet",
+    "overlay.png",
+    "thumbnail.png",
+    "plan.json",
+    "run.json",
+)
+"""All that a run leaves; nothing else in the folder is ever touched."""
+
+
+def check_output(out: Path, needed_bytes: int) -> None:
+    """Make sure that results can be written to `out` before work is done for them.
+
+    Raises
+    ------
+    OutputError
+        not a folder, not writable, or not enough space
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / f".write-test-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OutputError(
+            f"cannot write to {out} ({error.strerror}); give another --out"
+        ) from error
+    free = shutil.disk_usage(out).free
+    if free < needed_bytes:
+        raise OutputError(
+            f"{out} has {free / 1e6:.0f} MB free, about {needed_bytes / 1e6:.0f} MB are needed; "
+            "free some space or give another --out"
+        )
+
+
+class RunFolder:
+    """One slide's results under `out`, new or continued.
+
+    Parameters
+    ----------
+    plan
+        what decides the result, JSON-able; a folder with another plan is refused
+    overwrite
+        start again instead: remove what an earlier run made, and only that
+
+    Raises
+    ------
+    OutputError
+        the folder holds a run with other settings, or cannot be written
+    """
+
+    def __init__(
+        self, out: Path, slide_id: str, plan: Mapping[str, Any], *, overwrite: bool = False
+    ) -> None:
+        self.path = out / slide_id
+        self.parts = self.path / "parts"
+        if overwrite:
+            self._clear()
+        before = self._read("plan.json")
+        now = json.loads(json.dumps(plan))
+        if before is not None and before != now:
+            changed = sorted(k for k in {*before, *now} if before.get(k) != now.get(k))
+            raise OutputError(
+                f"{self.path} holds a run with another {', '.join(changed)}; "
+                "use --overwrite or give another --out"
+            )
+        with _explained(self.path):
+            self.parts.mkdir(parents=True, exist_ok=True)
+            for left in self.parts.glob("*.part"):  # of a run that was killed while writing
+                left.unlink()
+            if before is None:
+                self.write_json("plan.json", now)
+
+    def _clear(self) -> None:
+        with _explained(self.path):
+            for name in FILES:
+                (self.path / name).unlink(missing_ok=True)
+            self.discard_parts()
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        try:
+            stored: dict[str, Any] = json.loads((self.path / name).read_text())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise OutputError(
+                f"{self.path / name} cannot be read ({error}); use --overwrite"
+            ) from error
+        return stored
+
+    @property
+    def finished(self) -> dict[str, Any] | None:
+        """The run.json of a finished run without failures, else None."""
+        run = self._read("run.json")
+        return run if run is not None and not run["failed_regions"] else None
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write a JSON file of the folder atomically."""
+        self.write_bytes(name, json.dumps(content, indent=1).encode())
+
+    def write_bytes(self, name: str, content: bytes) -> None:
+        """Write a file of the folder atomically, and to the disk before it gets its name."""
+        path = self.path / name
+        aside = path.with_name(path.name + ".part")
+        with _explained(path):
+            with aside.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(path)
+
+    def _part(self, region: int) -> Path:
+        return self.parts / f"{region:06d}.npz"
+
+    def has(self, region: int) -> bool:
+        """Whether a region is finished."""
+        return self._part(region).is_file()
+
+    def write_part(self, region: int, objects: Objects, extra: Mapping[str, int]) -> None:
+        """Keep the objects of a finished region, with counts that belong to it."""
+        path = self._part(region)
+        aside = path.with_name(path.name + ".part")
+        columns: dict[str, Any] = {f"feature {k}": v for k, v in objects.features.items()}
+        with _explained(path):
+            with aside.open("wb") as file:
+                np.savez(
+                    file,
+                    ids=objects.ids,
+                    class_index=objects.class_index,
+                    score=objects.score,
+                    coords=objects.coords,
+                    ring_offsets=objects.ring_offsets,
+                    object_offsets=objects.object_offsets,
+                    classes=np.array(objects.classes),
+                    extra=np.array(json.dumps(dict(extra))),
+                    **columns,
+                )
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(path)
+            self._failure(region).unlink(missing_ok=True)
+
+    def read_part(self, region: int) -> tuple[Objects, dict[str, int]]:
+        """Objects and counts of a finished region."""
+        with np.load(self._part(region), allow_pickle=False) as stored:
+            prefix = "feature "
+            features = {k.removeprefix(prefix): stored[k] for k in stored if k.startswith(prefix)}
+            objects = Objects(
+                classes=tuple(str(c) for c in stored["classes"]),
+                ids=stored["ids"],
+                class_index=stored["class_index"],
+                score=stored["score"],
+                coords=stored["coords"],
+                ring_offsets=stored["ring_offsets"],
+                object_offsets=stored["object_offsets"],
+                features=features,
+            )
+            return objects, json.loads(str(stored["extra"]))
+
+    def _failure(self, region: int) -> Path:
+        return self.parts / f"{region:06d}.failed.json"
+
+    def write_failure(self, region: int, cause: Mapping[str, Any]) -> None:
+        """Record why a region could not be done; the next run tries it again."""
+        self.write_json(f"parts/{region:06d}.failed.json", cause)
+
+    def failures(self) -> list[dict[str, Any]]:
+        """Recorded failures, by region."""
+        return [json.loads(p.read_text()) for p in sorted(self.parts.glob("*.failed.json"))]
+
+    def regions(self) -> Iterator[int]:
+        """Numbers of the finished regions, in order."""
+        for path in sorted(self.parts.glob("*.npz")):
+            yield int(path.stem)
+
+    def discard_parts(self) -> None:
+        """Remove the parts, which the finished files have made superfluous."""
+        for pattern in ("*.npz", "*.failed.json", "*.part"):
+            for path in self.parts.glob(pattern):
+                path.unlink()
+        if self.parts.is_dir() and not any(self.parts.iterdir()):
+            self.parts.rmdir()
+
+
+class _explained:
+    """Turns an OSError while writing `path` into an OutputError that says what to do."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError) and not isinstance(error, OutputError):
+            raise OutputError(
+                f"cannot write {self.path} ({error.strerror or error}); what was finished is kept, "
+                "the same command continues"
+            ) from error
