@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from wsi_pipeline.instances import find_clumps, from_label_image, pieces_of, simplify, trace
+from wsi_pipeline.contours import simplify, trace
+from wsi_pipeline.instances import find_clumps, from_label_image, pieces_of
 
 
 def polygons(vertices, offsets):

@@ -24,13 +24,13 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # before they are made (segment), so that an outline is cleaned once.
 ORDER = """
 errors config progress tiling objects resample readers tiff slide foreground registry inference
-instances features metrics
+instances contours features metrics
 export._grammar export._format export._part export._geometry export._read export._writer
 export.geojson export.parquet export.labels export.coco export
 segment stitch store picture pipeline
 synth_cells synth_bank synth_plan synth_render synth_fields synth
 evaluate describe commands slides doctor cli
-""".split()  # noqa: SIM905  (a list of forty lines shows no order)
+""".split()  # noqa: SIM905
 
 CONDA_NAMES = {"dask-core": "dask", "python-isal": "isal", "pytorch": "torch"}
 ONLY_PIP = {"geojson", "opencv-python-headless", "openslide-bin", "openslide-python"}

@@ -11,11 +11,12 @@ import shapely
 from numpy.typing import NDArray
 
 from wsi_pipeline.config import RunConfig
+from wsi_pipeline.contours import simplify, trace
 from wsi_pipeline.export.geojson import clean_objects
 from wsi_pipeline.features import OD_MEAN, mean_od, morphometry
 from wsi_pipeline.foreground import Foreground
 from wsi_pipeline.inference import Engine
-from wsi_pipeline.instances import Clumps, find_clumps, from_label_image, pieces_of, simplify, trace
+from wsi_pipeline.instances import Clumps, find_clumps, from_label_image, pieces_of
 from wsi_pipeline.objects import Objects
 from wsi_pipeline.tiling import Box, Region
 
