@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from wsiseg_models import registry
 from wsiseg_models.datasets import Sample, Split, load_set
+from wsiseg_models.halo import CORE_PX, EXACT_PX, HALOS, crop_error
 from wsiseg_models.train import predict_image
 
 from wsi_pipeline.evaluate import nucleus_f1
@@ -39,22 +40,20 @@ def held_out(data: list[str], mpp: float, split: str) -> list[Sample]:
 
 def halo(predict: Predict, mpp: float) -> None:
     """How far a pixel's probability reaches: cores predicted alone against the whole field."""
-    side, core = 1024, 256
+    side = CORE_PX + 2 * EXACT_PX
+    halos = (16, *HALOS, EXACT_PX)
     fields = [
         render(plan_slide(side, side, mpp=mpp, seed=seed, tissue=0.95), Box(0, 0, side, side))
-        for seed in (1, 2, 3)
+        for seed in (1, 2, 3, 4)
     ]
+    errors = [crop_error(predict, field, halos) for field in fields]
     say("\n## Halo\n\n| halo px | largest difference, of 255 | bytes that differ | sides of 0.5 |")
     say("|---|---|---|---|")
-    lo, hi = (side - core) // 2, (side + core) // 2
-    whole = [predict(f)[0, lo:hi, lo:hi].astype(int) for f in fields]
-    for margin in (16, 32, 48, 64, 80, 96, 128, 160, 192, 288):
-        a, b = lo - margin, hi + margin
-        inner = np.s_[0, margin : margin + core, margin : margin + core]
-        mine = [predict(f[a:b, a:b])[inner].astype(int) for f in fields]
-        off = np.abs(np.array(mine) - np.array(whole))
-        flips = (np.array(mine) >= 128) != (np.array(whole) >= 128)
-        say(f"| {margin} | {off.max()} | {(off > 0).mean():.2e} | {flips.sum()} |")
+    for i, margin in enumerate(halos):
+        mine, whole = np.stack([e[i] for e in errors], 1)
+        off = np.abs(mine - whole)
+        flips = ((mine >= 128) != (whole >= 128)).sum()
+        say(f"| {margin} | {off.max()} | {(off > 0).mean():.1e} | {flips} |")
 
 
 def sweep(predict: Predict, data: list[str], split: str) -> None:

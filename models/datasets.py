@@ -23,6 +23,14 @@ NUCLEUS_UM2 = 42.0
 IGNORE = -100
 """Target value of pixels whose truth is unknown."""
 
+GAP_PX = 2
+"""How deep a nucleus that touches another is taught as background, model pixels."""
+GAP_WEIGHT = 5.0
+"""How much more the pixels around such a gap count."""
+
+Batch = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]
+"""Images (n, h, w, 3), targets (n, h, w), edges (n, 1, h/2, w/2), pixel weights (n, h, w)."""
+
 # Categories that are one nucleus each; those of `UNSURE` are neither nucleus nor background.
 NUCLEUS = ("nucleus", "nucleus_out_of_focus", "overlapped_nuclei", "non-viable_nucleus")
 UNSURE = ("leukocyte_nucleus",)
@@ -42,6 +50,8 @@ class Sample:
         uint8 (nuclei + 1,): class of each number, 0 for background
     group
         name of the set
+    origin
+        set, licence and where its pixel size comes from, for the card
     """
 
     image: NDArray[np.uint8]
@@ -50,6 +60,7 @@ class Sample:
     group: str
     name: str
     mpp: float
+    origin: str = ""
 
 
 @dataclass(frozen=True)
@@ -134,30 +145,41 @@ def load_set(
     held: list[Sample] = []
     for file in files:
         document = json.loads(file.read_text())
-        images = [i for i in document["images"] if (file.parent / i["file_name"]).is_file()]
         class_of, unknown = _classes(document["categories"], categories, unsure)
-        by_image: dict[int, list[dict[str, Any]]] = {i["id"]: [] for i in images}
+        images = [i for i in document["images"] if (file.parent / i["file_name"]).is_file()]
+        mine: dict[int, list[dict[str, Any]]] = {i["id"]: [] for i in images}
         for annotation in document["annotations"]:
-            wanted = annotation["category_id"] in class_of or annotation["category_id"] in unknown
-            if wanted and annotation["image_id"] in by_image:
-                by_image[annotation["image_id"]].append(annotation)
-        areas = {
-            k: [a["area"] for a in v if a["category_id"] in class_of] for k, v in by_image.items()
+            if annotation["image_id"] in mine and annotation["category_id"] in {
+                *class_of,
+                *unknown,
+            }:
+                mine[annotation["image_id"]].append(annotation)
+        nuclei = {
+            k: [a["area"] for a in v if a["category_id"] in class_of] for k, v in mine.items()
         }
-        mpps = _image_mpps(document, areas, float(stated) if stated else None)
+        mpps = _image_mpps(document, nuclei, float(stated) if stated else None)
+        origin = _origin(file.parent.name, document, list(mpps.values()), bool(stated))
         for position, entry in enumerate(sorted(images, key=lambda i: i["file_name"])):
-            sample = _sample(
+            pixels = _pixels(
                 file.parent / entry["file_name"],
-                by_image[entry["id"]],
+                mine[entry["id"]],
                 class_of,
-                scale=mpps[entry["id"]] / mpp,
-                group=folder.name if folder.is_dir() else folder.parent.name,
-                mpp=mpp,
+                mpps[entry["id"]] / mpp,
             )
+            sample = Sample(*pixels, file.parent.name, entry["file_name"], mpp, origin)
             (held if split.holds_out(position, len(images)) else train).append(sample)
     if not train and not held:
-        raise ValueError(f"{spec}: no annotations*.json with images beside it; see the README")
+        raise ValueError(f"{spec}: no annotations*.json with images beside it; see docs/models.md")
     return train, held
+
+
+def _origin(group: str, document: dict[str, Any], mpps: list[float], stated: bool) -> str:
+    """One line on a set for the card of what is trained on it."""
+    info = document.get("info") or {}
+    known = stated or "mpp" in info or any("mpp" in i for i in document["images"])
+    size = "–".join(f"{v:.3g}" for v in sorted({min(mpps, default=0), max(mpps, default=0)}))
+    how = "stated" if known else f"estimated from nuclei of {NUCLEUS_UM2:g} µm²"
+    return f"{group} (licence: {info.get('licence', 'not stated')}; {size} µm per px, {how})"
 
 
 def _classes(
@@ -177,16 +199,10 @@ def _classes(
     return class_of, {k for k, n in names.items() if n in unsure}
 
 
-def _sample(
-    path: Path,
-    annotations: Sequence[dict[str, Any]],
-    class_of: dict[int, int],
-    *,
-    scale: float,
-    group: str,
-    mpp: float,
-) -> Sample:
-    """Read an image and its truth and bring both to the model's mpp."""
+def _pixels(
+    path: Path, annotations: Sequence[dict[str, Any]], class_of: dict[int, int], scale: float
+) -> tuple[NDArray[np.uint8], NDArray[np.int32], NDArray[np.uint8]]:
+    """Image, labels and classes of `Sample`, brought to the model's mpp."""
     image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
     if image is None:
         raise ValueError(f"{path}: not an image that OpenCV reads")
@@ -205,9 +221,7 @@ def _sample(
         way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
         image = cv2.resize(image, size, interpolation=way)
         labels = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST_EXACT)
-    return Sample(
-        image.astype(np.uint8), labels, np.array(classes, np.uint8), group, path.name, mpp
-    )
+    return image.astype(np.uint8), labels, np.array(classes, np.uint8)
 
 
 def edge_target(labels: NDArray[np.int32]) -> NDArray[np.float32]:
@@ -219,13 +233,13 @@ def edge_target(labels: NDArray[np.int32]) -> NDArray[np.float32]:
     return contour.reshape(h // 2, 2, w // 2, 2).any((1, 3)).astype(np.float32)
 
 
-def contacts(labels: NDArray[np.int32]) -> NDArray[np.bool_]:
-    """Pixels (h, w) of nuclei that touch another; taught as background, they part the two."""
+def contacts(labels: NDArray[np.int32], reach: int) -> NDArray[np.bool_]:
+    """Pixels (h, w) within `reach` of two different nuclei, diagonals included."""
     shown = np.maximum(labels, 0).astype(np.float32)
-    kernel = np.ones((3, 3), np.uint8)
+    kernel = np.ones((2 * reach + 1,) * 2, np.uint8)
     highest = cv2.dilate(shown, kernel)
     lowest = cv2.erode(np.where(shown > 0, shown, np.float32(2**24)), kernel)
-    return np.asarray((shown > 0) & (lowest != highest))
+    return np.asarray((highest > 0) & (lowest != highest))
 
 
 @dataclass(frozen=True)
@@ -302,9 +316,11 @@ def batches(
     start: int,
     steps: int,
     augmentation: Augmentation,
-) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.float32]]]:
-    """Images (n, size, size, 3), targets (n, size, size) and edges (n, 1, size/2, size/2).
+) -> Iterator[Batch]:
+    """Batches of augmented crops.
 
+    Pixels of nuclei that touch are taught as background `GAP_PX` deep, and whatever lies around
+    such a gap counts `GAP_WEIGHT` times, so that the network parts what is in contact.
     Step s draws from its own generator, so a resumed run sees what an uninterrupted one would.
     """
     for step in range(start, steps):
@@ -312,11 +328,14 @@ def batches(
         images = np.empty((batch, size, size, 3), np.uint8)
         targets = np.empty((batch, size, size), np.int64)
         edges = np.empty((batch, 1, size // 2, size // 2), np.float32)
+        weights_px = np.empty((batch, size, size), np.float32)
         for i, k in enumerate(rng.choice(len(samples), batch, p=weights)):
             sample = samples[k]
             image, labels = augmentation.crop(sample, size, rng)
             images[i] = augmentation.colour(image, rng)
             known = sample.classes[np.maximum(labels, 0)].astype(np.int64)
-            targets[i] = np.where(labels < 0, IGNORE, np.where(contacts(labels), 0, known))
+            gap = contacts(labels, GAP_PX)
+            targets[i] = np.where(labels < 0, IGNORE, np.where(gap, 0, known))
+            weights_px[i] = np.where(contacts(labels, GAP_PX + 1), GAP_WEIGHT, 1)
             edges[i, 0] = edge_target(labels)
-        yield images, targets, edges
+        yield images, targets, edges, weights_px

@@ -278,14 +278,19 @@ class DSSLoss(nn.Module):
         image: Tensor,
         target: Tensor,
         edge_target: Tensor,
+        pixel_weight: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Terms by name; their sum is what is minimised.
 
         `image` (n, 3, h, w) is the normalised input, `target` int64 (n, h, w) with −100 where the
-        truth is unknown, `edge_target` float (n, 1, h/2, w/2).
+        truth is unknown, `edge_target` float (n, 1, h/2, w/2), `pixel_weight` (n, h, w) how much
+        each pixel of the segmentation counts, all the same by default.
         """
         logits, edge, reconstruction = output
-        terms = {"segmentation": F.cross_entropy(logits.float(), target, weight=self.class_weight)}
+        loss = F.cross_entropy(logits.float(), target, weight=self.class_weight, reduction="none")
+        if pixel_weight is not None:
+            loss = loss * pixel_weight
+        terms = {"segmentation": loss.sum() / (target >= 0).sum().clamp(min=1)}
         if edge is not None:
             terms["edge"] = self.edge_weight * F.l1_loss(edge.float(), edge_target)
         if reconstruction is not None:

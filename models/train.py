@@ -22,8 +22,9 @@ from tqdm import tqdm
 
 from . import registry
 from .checkpoint import Card, save_checkpoint
-from .datasets import Augmentation, Sample, Split, batches, load_set
+from .datasets import Augmentation, Batch, Sample, Split, batches, load_set
 from .dssnet import DSSLoss
+from .halo import measure_halo
 
 __all__ = ["TrainConfig", "predict_image", "train", "validate"]
 
@@ -268,10 +269,10 @@ def _step(
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
     loss: nn.Module,
-    batch: tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.float32]],
+    batch: Batch,
 ) -> dict[str, float]:
     """One optimisation step; the loss terms."""
-    images, targets, edges = (torch.from_numpy(a).to(config.device) for a in batch)
+    images, targets, edges, weights = (torch.from_numpy(a).to(config.device) for a in batch)
     x = ((images.permute(0, 3, 1, 2).float() - 128) / 128).contiguous(
         memory_format=torch.channels_last
     )
@@ -279,7 +280,7 @@ def _step(
     kind = torch.device(config.device).type
     with torch.autocast(kind, torch.bfloat16, enabled=config.amp):
         output = network(x)
-    terms = loss(output, x, targets, edges)
+    terms = loss(output, x, targets, edges, weights)
     total = sum(terms.values())
     assert isinstance(total, Tensor)
     optimizer.zero_grad(set_to_none=True)
@@ -392,18 +393,25 @@ def _finish(
     if score is not None and held:
         for group, more in score(network, entry.decode, held).items():
             metrics.setdefault(group, {}).update(more)
+    by_size = sorted([*held, *samples], key=lambda s: -min(s.labels.shape))
+
+    def predict(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return predict_image(network, entry.decode, image, config.device)
+
     card = Card(
         name=config.model,
         task="nuclei",
         classes=config.classes,
         mpp=config.mpp,
-        halo_px=96,
+        halo_px=measure_halo(predict, [s.image for s in by_size[:4]]),
+        tile_px=1024,
         options={"classes": len(config.classes) + 1, **config.options},
-        data=tuple(sorted({s.group for s in samples})),
+        data=tuple(sorted({s.origin for s in samples})),
         licence=config.licence,
         training={
             **_fingerprint(config),
             "data": [Path(d).name for d in config.data],
+            "started from": config.initial.parent.name if config.initial else "nothing",
             "steps done": step,
             "minutes": round(minutes, 1),
             "device": config.device,

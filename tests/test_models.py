@@ -12,6 +12,7 @@ from wsiseg_models import registry
 from wsiseg_models.checkpoint import Card, load_checkpoint, read_card, save_checkpoint
 from wsiseg_models.datasets import IGNORE, Split, contacts, edge_target, load_set
 from wsiseg_models.dssnet import BLOCKS, DSSLoss, dssnet, for_inference, ssim
+from wsiseg_models.halo import CORE_PX, EXACT_PX, measure_halo
 from wsiseg_models.train import TrainConfig, train
 
 
@@ -167,11 +168,12 @@ def data(tmp_path):
 
 def test_a_set_without_pixel_size_gets_it_from_its_nuclei(data):
     train_, held = load_set(str(data), mpp=0.5, split=Split("fold:1/4"))
-    assert [s.name for s in held] == ["1.png"] and len(train_) == 3
+    assert [s.name for s in held] == ["images/1.png"] and len(train_) == 3
     expected = 96 * (42 / 196) ** 0.5 / 0.5
     assert train_[0].image.shape[0] == pytest.approx(expected, abs=1)
     assert set(np.unique(train_[0].labels)) <= {-1, 0, 1, 2, 3, 4}
     assert (train_[0].labels == -1).any()
+    assert "licence: not stated" in train_[0].origin and "estimated" in train_[0].origin
     stated, _ = load_set(f"{data}@0.5", mpp=0.5, split=Split("none"))
     assert stated[0].image.shape == (96, 96, 3) and len(stated) == 4
 
@@ -188,12 +190,23 @@ def test_bad_sets_say_what_is_wrong(data, spec, split, match):
 def test_targets_part_touching_nuclei_and_draw_their_edges():
     labels = np.zeros((8, 8), np.int32)
     labels[2:6, 1:4], labels[2:6, 4:7] = 1, 2
-    touching = contacts(labels)
-    assert touching[2:6, 3:5].all() and touching.sum() == 8
+    touching = contacts(labels, 1)
+    assert touching[1:7, 3:5].all() and touching.sum() == 12
     edge = edge_target(labels)
     assert edge.shape == (4, 4) and edge[1, 0] == 1 and edge[0].sum() == 0
-    assert not contacts(np.where(labels == 2, -1, labels)).any()
+    assert not contacts(np.where(labels == 2, -1, labels), 1).any()
     assert IGNORE == -100
+
+
+def test_the_measured_halo_is_the_context_that_counts():
+    def predict(image):
+        """Looks 40 px to the right."""
+        return np.roll(image[None, :, :, 0], -40, axis=2)
+
+    side = CORE_PX + 2 * EXACT_PX
+    image = np.random.default_rng(0).integers(0, 255, (side, side + 9, 3)).astype(np.uint8)
+    assert measure_halo(predict, [image]) == 48
+    assert measure_halo(predict, [image[:400]]) == EXACT_PX
 
 
 def test_resumed_training_equals_uninterrupted(data, tmp_path):

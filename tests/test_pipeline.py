@@ -127,6 +127,8 @@ def test_a_run_that_stopped_continues_where_it_was(
         run(slide_path, tmp_path, darkness)
     left = tmp_path / "crowded" / "parts" / "000999.npz.part"
     left.write_bytes(b"half a part")
+    half = tmp_path / "crowded" / "objects.geojson.gz.0a1b2c3d.part"
+    half.write_bytes(b"half a file")
     resumed = []
 
     def write_rest(self, region, objects, extra):
@@ -136,7 +138,8 @@ def test_a_run_that_stopped_continues_where_it_was(
     monkeypatch.setattr(store.RunFolder, "write_part", write_rest)
     result = run(slide_path, tmp_path, darkness)
     assert same(objects_of(result), reference)
-    assert sorted(seen + resumed) == list(range(result.summary["regions"])) and not left.exists()
+    assert sorted(seen + resumed) == list(range(result.summary["regions"]))
+    assert not left.exists() and not half.exists()
 
 
 def test_a_full_disk_keeps_what_was_done(slide_path, darkness, reference, tmp_path, monkeypatch):

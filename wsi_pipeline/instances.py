@@ -132,7 +132,7 @@ class Pieces:
         return len(self.area_px)
 
 
-NECK = 0.75
+NECK = 0.8
 """A neck narrower than this share of the thinner part's own width parts two nuclei."""
 
 

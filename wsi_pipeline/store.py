@@ -97,8 +97,9 @@ class RunFolder:
             )
         with _explained(self.path):
             self.parts.mkdir(parents=True, exist_ok=True)
-            for left in self.parts.glob("*.part"):  # of a run that was killed while writing
-                left.unlink()
+            for pattern in ("parts/*.part", *(f"{name}.*part" for name in FILES)):
+                for left in self.path.glob(pattern):  # of a run that was killed while writing
+                    left.unlink()
             if before is None:
                 self.write_json("plan.json", now)
 

@@ -90,7 +90,8 @@ def write_fields(
                     key = {"id": len(annotations) + 1, "image_id": i + 1, "cell_id": int(cell) + 1}
                     annotations.append({**key, "category_id": category, **_shape(polygon)})
     names = [{"id": 1, "name": "nucleus"}, {"id": 2, "name": "cytoplasm"}]
-    document = {"categories": names, "images": images, "annotations": annotations}
+    info = {"description": "synthetic cytology fields", "licence": "generated, free to use"}
+    document = {"info": info, "categories": names, "images": images, "annotations": annotations}
     part = folder / "annotations.json.part"
     part.write_text(json.dumps(document, separators=(",", ":")))
     part.replace(folder / "annotations.json")

@@ -1,0 +1,57 @@
+"""How much context decides a pixel, measured with trained weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["CORE_PX", "EXACT_PX", "HALOS", "crop_error", "measure_halo"]
+
+EXACT_PX = 288
+"""DSSNet's receptive field ends here: no pixel farther away can count."""
+HALOS = (32, 48, 64, 80, 96, 112, 128, 160, 192, 224)
+CORE_PX = 256
+
+Predict = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+
+
+def crop_error(
+    predict: Predict, image: NDArray[np.uint8], halos: Sequence[int]
+) -> list[NDArray[np.int64]]:
+    """The middle of an image, seen with each halo and with all of it.
+
+    Parameters
+    ----------
+    predict
+        image uint8 (h, w, 3) → probabilities uint8 (k, h, w)
+    image
+        at least `CORE_PX` + 2 · `EXACT_PX` on each side
+
+    Returns
+    -------
+    for each halo int64 (2, k, `CORE_PX`, `CORE_PX`): what the crop gives, what the image gives
+    """
+    y, x = ((n - CORE_PX) // 2 // 8 * 8 for n in image.shape[:2])
+    whole = predict(image)[:, y : y + CORE_PX, x : x + CORE_PX]
+    out = []
+    for halo in halos:
+        crop = image[y - halo : y + CORE_PX + halo, x - halo : x + CORE_PX + halo]
+        mine = predict(crop)[:, halo : halo + CORE_PX, halo : halo + CORE_PX]
+        out.append(np.stack([mine, whole]).astype(np.int64))
+    return out
+
+
+def measure_halo(predict: Predict, images: Sequence[NDArray[np.uint8]]) -> int:
+    """The smallest halo at which a crop gives what the whole image gives, byte for byte.
+
+    Images that are too small are passed over; without any the exact halo is returned.
+    """
+    side = CORE_PX + 2 * EXACT_PX
+    large = [i for i in images if min(i.shape[:2]) >= side]
+    errors = [crop_error(predict, image, HALOS) for image in large]
+    for position, halo in enumerate(HALOS if large else ()):
+        if all((mine == whole).all() for mine, whole in (e[position] for e in errors)):
+            return halo
+    return EXACT_PX
