@@ -251,6 +251,13 @@ class Augmentation:
     grey: float = 0.15
     blur: float = 0.3
 
+    def __post_init__(self) -> None:
+        if self.scale < 1 or self.stain < 0 or not 0 <= self.grey <= 1:
+            raise ValueError(
+                f"augmentation by zoom {self.scale}, stain {self.stain} and grey {self.grey} makes "
+                "no sense; zoom is at least 1, stain at least 0, grey a share"
+            )
+
     def crop(
         self, sample: Sample, size: int, rng: np.random.Generator
     ) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:

@@ -303,7 +303,9 @@ def _fingerprint(config: TrainConfig) -> dict[str, Any]:
     """What must agree for a run to be continued."""
     kept = ("model", "data", "classes", "categories", "options", "mpp", "split", "crop_px",
             "batch", "steps", "lr", "optimizer", "weight_decay", "ema", "seed")  # fmt: skip
-    return json.loads(json.dumps({k: getattr(config, k) for k in kept}, default=dict))
+    settings = {k: getattr(config, k) for k in kept}
+    settings["augmentation"] = dataclasses.asdict(config.augmentation)
+    return json.loads(json.dumps(settings, default=dict))
 
 
 def _save_state(

@@ -12,15 +12,15 @@ import cv2
 import numpy as np
 import pytest
 import shapely
+import tifffile
 
 from wsi_pipeline import inference, pipeline, store
 from wsi_pipeline.config import RunConfig
-from wsi_pipeline.errors import ConfigError, OutputError, SlideReadError
+from wsi_pipeline.errors import ConfigError, OutputError
 from wsi_pipeline.export.geojson import read_geojson
 from wsi_pipeline.export.parquet import read_parquet
 from wsi_pipeline.pipeline import run_slide
 from wsi_pipeline.registry import model_from_function
-from wsi_pipeline.slide import Slide
 
 
 def run(path, out, model, **changes):
@@ -157,26 +157,27 @@ def test_a_full_disk_keeps_what_was_done(slide_path, darkness, reference, tmp_pa
         run(slide_path, tmp_path / "new", darkness)
 
 
-def test_a_region_that_cannot_be_read_is_recorded_and_tried_again(
+def test_a_damaged_tile_costs_its_region_and_is_tried_again(
     slide_path, darkness, reference, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(pipeline, "REGION_PX", 264)
-    read = Slide.read_scaled
-
-    def corrupt(self, box, scale):
-        if box.x0 <= 700 < box.x1 and box.y0 <= 600 < box.y1:
-            raise SlideReadError(f"{self.path.name}: cannot read {box}: broken tile")
-        return read(self, box, scale)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Slide, "read_scaled", corrupt)
-        patch.setattr(pipeline, "draw_overlay", lambda *a, **k: np.zeros((8, 8, 3), np.uint8))
-        broken = run(slide_path, tmp_path, darkness)
-    assert 0 < len(broken.failed) < broken.summary["regions"] / 2
-    assert all("broken tile" in f["cause"] and len(f["level0_box"]) == 4 for f in broken.failed)
-    assert 0 < broken.objects < len(reference)
-    whole = run(slide_path, tmp_path, darkness)
-    assert not whole.failed and same(objects_of(whole), reference)
+    path = tmp_path / slide_path.name
+    whole = slide_path.read_bytes()
+    with tifffile.TiffFile(slide_path) as tiff:
+        page = tiff.pages[0]
+        at, size = page.dataoffsets[8], page.databytecounts[8]
+    path.write_bytes(whole[:at] + b"\0" * size + whole[at + size :])
+    for foreground in ("auto", "all"):
+        out = tmp_path / foreground
+        broken = run(path, out, darkness, foreground=foreground)
+        assert 0 < len(broken.failed) < broken.summary["regions"] / 2
+        assert all("cannot be read" in f["cause"] for f in broken.failed)
+        assert all(len(f["level0_box"]) == 4 for f in broken.failed)
+        assert len(reference) / 2 < broken.objects < len(reference)
+        assert (broken.folder / "overlay.png").is_file()
+    path.write_bytes(whole)
+    repaired = run(path, tmp_path / "all", darkness)
+    assert not repaired.failed and same(objects_of(repaired), reference)
 
 
 KILLED = """

@@ -190,8 +190,8 @@ def synth_fields(
         raise OutputError(f"{folder} cannot be written ({error.strerror}); free space?") from error
 
 
-def train_model(settings: Mapping[str, Any], *, device: str, quiet: bool) -> Path:
-    """Train with the keywords of `TrainConfig`; the checkpoint.
+def train_model(settings: dict[str, Any], *, device: str, quiet: bool) -> Path:
+    """Train with the keywords of `TrainConfig`, and zoom, stain and grey; the checkpoint.
 
     Raises
     ------
@@ -205,6 +205,7 @@ def train_model(settings: Mapping[str, Any], *, device: str, quiet: bool) -> Pat
             "training reads its masks with pycocotools, which is not installed; "
             "pip install wsiseg[train]"
         ) from None
+    from wsiseg_models.datasets import Augmentation
     from wsiseg_models.registry import MODELS
     from wsiseg_models.train import TrainConfig, predict_image, train
 
@@ -218,8 +219,10 @@ def train_model(settings: Mapping[str, Any], *, device: str, quiet: bool) -> Pat
         if option not in known:
             raise UsageError(f"{settings['model']} has no {option}; it has {', '.join(known)}")
     where = device_named(device)
+    zoom, stain, grey = (settings.pop(k) for k in ("zoom", "stain", "grey"))
     try:
-        config = TrainConfig(**settings, device=where)
+        augmentation = Augmentation(scale=zoom, stain=stain, grey=grey)
+        config = TrainConfig(**settings, device=where, augmentation=augmentation)
     except ValueError as error:
         raise UsageError(_said(error)) from error
 

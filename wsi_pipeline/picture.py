@@ -100,7 +100,7 @@ def draw_overlay(
         x0 = int(np.clip(x - side / 2, 0, max(0, slide.width - side)) / zoom)
         y0 = int(np.clip(y - side / 2, 0, max(0, slide.height - side)) / zoom)
         box = Box(x0, y0, x0 + FIELD_PX, y0 + FIELD_PX)
-    field = slide.read_scaled(box, zoom)
+    field, _ = slide.read_what_is_there(box, zoom)
     corner = box.x0 * zoom, box.y0 * zoom
     seen = (*corner, box.x1 * zoom, box.y1 * zoom)
     for objects in objects_in(parts, seen):

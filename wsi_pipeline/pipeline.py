@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -110,10 +110,13 @@ class _Job:
         self.folder = RunFolder(
             config.out, slide.slide_id, self._plan(), overwrite=config.overwrite
         )
-        self.thumbnail, self.downsample = slide.thumbnail()
+        box, self.downsample = slide.thumbnail_box()
+        self.thumbnail, readable = slide.read_what_is_there(box, self.downsample)
         kept = find_foreground(
             self.thumbnail, self.downsample, slide.width, slide.height, mode=config.foreground
         )
+        # What cannot be read may hold cells: it is tried, and its failure recorded.
+        kept = replace(kept, mask=kept.mask | ~readable)
         if roi is not None:
             kept = intersect(kept, roi_foreground([roi], slide.width, slide.height))
         self.foreground, self.keep = kept, Keep(kept, roi)

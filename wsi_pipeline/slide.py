@@ -31,6 +31,7 @@ READERS: tuple[type[OpenSlideReader] | type[TiffReader] | type[ImageReader], ...
     ImageReader,
 )
 MAX_WINDOW_PX = 2**25  # source pixels held at once while resampling
+DAMAGED_PX = 16
 
 
 def open_slide(
@@ -185,22 +186,39 @@ class Slide:
 
     def _read_halves(self, box: Box, scale: float) -> NDArray[np.uint8]:
         """`read_scaled` of a box too large to hold its source: one half, then the other."""
-        if box.width >= box.height:
-            x = (box.x0 + box.x1) // 2
-            halves = Box(box.x0, box.y0, x, box.y1), Box(x, box.y0, box.x1, box.y1)
-        else:
-            y = (box.y0 + box.y1) // 2
-            halves = Box(box.x0, box.y0, box.x1, y), Box(box.x0, y, box.x1, box.y1)
-        parts = [self.read_scaled(half, scale) for half in halves]
-        return np.concatenate(parts, axis=1 if box.width >= box.height else 0)
+        parts = [self.read_scaled(half, scale) for half in box.halves()]
+        return np.concatenate(parts, axis=int(box.width >= box.height))
+
+    def read_what_is_there(
+        self, box: Box, scale: float
+    ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """`read_scaled` of a slide that may be damaged: pixels, and which of them could be read.
+
+        Around what cannot be read, blocks of up to `DAMAGED_PX` are left in the background colour.
+        """
+        try:
+            return self.read_scaled(box, scale), np.ones((box.height, box.width), np.bool_)
+        except SlideReadError:
+            if self._closed or max(box.width, box.height) <= DAMAGED_PX:
+                blank = np.full((box.height, box.width, 3), self.background, np.uint8)
+                return blank, np.zeros((box.height, box.width), np.bool_)
+        axis = int(box.width >= box.height)
+        parts = [self.read_what_is_there(half, scale) for half in box.halves()]
+        pixels, readable = zip(*parts, strict=True)
+        return np.concatenate(pixels, axis), np.concatenate(readable, axis)
 
     def thumbnail(self, max_px: int = 2048) -> tuple[NDArray[np.uint8], float]:
         """The whole slide, uint8 (h, w, 3) with no side above `max_px`, and its downsample."""
+        box, downsample = self.thumbnail_box(max_px)
+        return self.read_scaled(box, downsample), downsample
+
+    def thumbnail_box(self, max_px: int = 2048) -> tuple[Box, float]:
+        """All of the slide on the grid of its thumbnail, and its downsample."""
         downsample = max(1.0, max(self.width, self.height) / max_px)
         # Just above a whole number is rounding, not one more pixel.
         width = math.ceil(self.width / downsample - 1e-6)
         height = math.ceil(self.height / downsample - 1e-6)
-        return self.read_scaled(Box(0, 0, width, height), downsample), downsample
+        return Box(0, 0, width, height), downsample
 
     def to_dask(self, level: int = 0, chunk_px: int = 1024) -> dask.array.Array:
         """One level as a lazy uint8 array (h, w, 3), read chunk by chunk."""

@@ -54,6 +54,14 @@ class Box:
             -(-self.y1 // stride) * stride,
         )
 
+    def halves(self) -> tuple[Box, Box]:
+        """The box cut in two across its longer side: left and right, or top and bottom."""
+        if self.width >= self.height:
+            x = (self.x0 + self.x1) // 2
+            return Box(self.x0, self.y0, x, self.y1), Box(x, self.y0, self.x1, self.y1)
+        y = (self.y0 + self.y1) // 2
+        return Box(self.x0, self.y0, self.x1, y), Box(self.x0, y, self.x1, self.y1)
+
     def contains(self, x: int, y: int) -> bool:
         """Whether pixel (x, y) lies in the box."""
         return self.x0 <= x < self.x1 and self.y0 <= y < self.y1
