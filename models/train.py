@@ -44,6 +44,8 @@ class TrainConfig:
         µm per pixel that the network will expect
     crop_px, batch, steps, lr, optimizer, weight_decay
         of the optimisation; ``adam`` is the authors' code, ``sgd`` (momentum 0.9) the paper
+    hard_weight
+        how many times background that is taken for a nucleus counts, such as leukocytes
     ema
         decay of the running mean of the weights, which is what is saved and validated; 0 is off
     """
@@ -62,6 +64,7 @@ class TrainConfig:
     lr: float = 1e-3
     optimizer: str = "adam"
     weight_decay: float = 5e-4
+    hard_weight: float = 1.0
     ema: float = 0.998
     seed: int = 0
     device: str = "cpu"
@@ -280,6 +283,9 @@ def _step(
     kind = torch.device(config.device).type
     with torch.autocast(kind, torch.bfloat16, enabled=config.amp):
         output = network(x)
+    if config.hard_weight != 1:
+        mistaken = (output[0].detach().argmax(1) > 0) & (targets == 0)
+        weights = torch.where(mistaken, config.hard_weight * weights, weights)
     terms = loss(output, x, targets, edges, weights)
     total = sum(terms.values())
     assert isinstance(total, Tensor)
@@ -302,7 +308,8 @@ def _start_from(network: nn.Module, path: Path) -> None:
 def _fingerprint(config: TrainConfig) -> dict[str, Any]:
     """What must agree for a run to be continued."""
     kept = ("model", "data", "classes", "categories", "options", "mpp", "split", "crop_px",
-            "batch", "steps", "lr", "optimizer", "weight_decay", "ema", "seed")  # fmt: skip
+            "batch", "steps", "lr", "optimizer", "weight_decay", "ema", "hard_weight",
+            "seed")  # fmt: skip
     settings = {k: getattr(config, k) for k in kept}
     settings["augmentation"] = dataclasses.asdict(config.augmentation)
     return json.loads(json.dumps(settings, default=dict))

@@ -88,6 +88,13 @@ def test_foreground_costs_no_nucleus(slide_path, darkness, reference, tmp_path):
     assert same(objects_of(run(slide_path, tmp_path, darkness, foreground="auto")), reference)
 
 
+def test_least_score_leaves_out_what_is_below_it(slide_path, darkness, reference, tmp_path):
+    bound = float(np.median(reference.score))
+    certain = objects_of(run(slide_path, tmp_path, darkness, min_score=bound))
+    assert 0 < len(certain) < len(reference)
+    assert same(certain, reference.take(reference.score >= np.float32(bound)))
+
+
 def test_a_finished_run_does_nothing_and_other_settings_are_refused(
     slide_path, darkness, tmp_path, monkeypatch
 ):

@@ -25,6 +25,7 @@ def nucleus_f1(
     *,
     threshold: float = 0.5,
     min_area_um2: float = 8.0,
+    min_score: float = 0.7,
     split: bool = True,
     neck: float = NECK,
     iou: float = 0.5,
@@ -37,7 +38,7 @@ def nucleus_f1(
     ----------
     predict
         image uint8 (h, w, 3) → class probabilities uint8 (classes, h, w), 255 = certain
-    threshold, min_area_um2, split
+    threshold, min_area_um2, min_score, split
         as in `RunConfig`
     neck
         as in `pieces_of`
@@ -50,6 +51,7 @@ def nucleus_f1(
             predict(sample.image),
             threshold=threshold,
             min_px=min_area_um2 / sample.mpp**2,
+            min_score=min_score,
             split=split,
             neck=neck,
         )
@@ -73,14 +75,19 @@ def instances_of(
     *,
     threshold: float,
     min_px: float,
+    min_score: float,
     split: bool,
     neck: float = NECK,
 ) -> NDArray[np.int32]:
     """Label image (h, w) of the nuclei in class probabilities (classes, h, w)."""
-    clumps = find_clumps(probability.max(0), threshold)
+    strongest = probability.max(0)
+    clumps = find_clumps(strongest, threshold)
     wanted = np.ones(len(clumps) + 1, np.bool_)
     wanted[0] = False
-    return pieces_of(clumps, wanted, min_px=min_px, split=split, neck=neck).labels
+    labels = pieces_of(clumps, wanted, min_px=min_px, split=split, neck=neck).labels
+    size = np.maximum(np.bincount(labels.ravel()), 1)
+    certain = np.bincount(labels.ravel(), strongest.ravel()) / (255 * size) >= min_score
+    return np.where(certain[labels], labels, 0).astype(np.int32)
 
 
 def nucleus_match(

@@ -144,6 +144,7 @@ class _Job:
             "roi": config.roi.read_text() if config.roi else None,
             "threshold": config.threshold,
             "min_area_um2": config.min_area_um2,
+            "min_score": config.min_score,
             "split": config.split,
             "crop": config.crop,
         }

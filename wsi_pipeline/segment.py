@@ -172,7 +172,7 @@ def _objects(engine: Engine, view: _View, wanted: NDArray[np.bool_], config: Run
         object_offsets=np.arange(len(pieces) + 1, dtype=np.int64),
         features={OD_MEAN: od},
     )
-    objects = clean_objects(objects)
+    objects = clean_objects(objects.take(score >= np.float32(config.min_score)))
     measured = morphometry(objects, model.mpp / scale) | dict(objects.features)
     engine.watch.add("objects", began)
     return replace(objects, features=measured)
