@@ -78,24 +78,25 @@ def parting(predict: Predict, data: list[str], mpp: float, split: str) -> None:
     def again(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         return cache[id(image)]
 
-    usual = (0.8, 0.5, 0.7)
-    choices = [(neck, *usual[1:]) for neck in (0.0, 0.65, 0.75, 0.8, 0.85)]
-    choices += [(usual[0], t, usual[2]) for t in (0.4, 0.6)]
-    choices += [(*usual[:2], s) for s in (0.0, 0.6, 0.65, 0.75, 0.8, 0.85)]
-    rows = {
-        (neck, threshold, score): nucleus_f1(
-            again, samples, split=neck > 0, neck=neck, threshold=threshold, min_score=score
+    usual = {"neck": 0.8, "threshold": 0.5, "min_score": 0.55, "min_small_score": 0.6}
+    changes: list[dict[str, float]] = [{}, {"neck": 0.0}, {"neck": 0.7}]
+    changes += [{"threshold": t} for t in (0.4, 0.6)]
+    changes += [{"min_score": s, "min_small_score": s} for s in (0.0, 0.55, 0.6, 0.65)]
+    changes += [{"min_small_score": s} for s in (0.65, 0.68, 0.7)]
+    rows: dict[tuple[float, ...], dict[str, dict[str, float]]] = {}
+    for change in changes:
+        choice = usual | change
+        rows[tuple(choice.values())] = nucleus_f1(
+            again, samples, split=choice["neck"] > 0, min_area_um2=8.0, **choice
         )
-        for neck, threshold, score in choices
-    }
     groups = list(next(iter(rows.values())))
     say("\n## Parting, threshold and least score: nucleus F1 at IoU 0.5\n")
-    say("| neck | threshold | least score | " + " | ".join(groups) + " | mean |")
-    say("|---" * (len(groups) + 4) + "|")
-    for (neck, threshold, score), row in rows.items():
+    say("| neck | threshold | least score | under 30 µm² | " + " | ".join(groups) + " | mean |")
+    say("|---" * (len(groups) + 5) + "|")
+    for choice_, row in rows.items():
         values = [row[g]["nucleus F1"] for g in groups]
         cells = " | ".join(f"{v:.3f}" for v in [*values, float(np.mean(values))])
-        say(f"| {neck or 'none'} | {threshold} | {score} | {cells} |")
+        say(f"| {' | '.join(f'{v or 0:g}' for v in choice_)} | {cells} |")
 
 
 def main() -> None:

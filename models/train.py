@@ -45,7 +45,7 @@ class TrainConfig:
     crop_px, batch, steps, lr, optimizer, weight_decay
         of the optimisation; ``adam`` is the authors' code, ``sgd`` (momentum 0.9) the paper
     hard_weight
-        how many times background that is taken for a nucleus counts, such as leukocytes
+        how many times pixels count that the network still gets wrong
     ema
         decay of the running mean of the weights, which is what is saved and validated; 0 is off
     """
@@ -284,7 +284,7 @@ def _step(
     with torch.autocast(kind, torch.bfloat16, enabled=config.amp):
         output = network(x)
     if config.hard_weight != 1:
-        mistaken = (output[0].detach().argmax(1) > 0) & (targets == 0)
+        mistaken = output[0].detach().argmax(1) != targets
         weights = torch.where(mistaken, config.hard_weight * weights, weights)
     terms = loss(output, x, targets, edges, weights)
     total = sum(terms.values())

@@ -90,7 +90,8 @@ def test_foreground_costs_no_nucleus(slide_path, darkness, reference, tmp_path):
 
 def test_least_score_leaves_out_what_is_below_it(slide_path, darkness, reference, tmp_path):
     bound = float(np.median(reference.score))
-    certain = objects_of(run(slide_path, tmp_path, darkness, min_score=bound))
+    scores = {"min_score": bound, "min_small_score": bound}
+    certain = objects_of(run(slide_path, tmp_path, darkness, **scores))
     assert 0 < len(certain) < len(reference)
     assert same(certain, reference.take(reference.score >= np.float32(bound)))
 

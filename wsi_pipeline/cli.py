@@ -103,6 +103,7 @@ def _run_option(*names: str, **options: Any) -> Callable[[Any], Any]:
 @_run_option("--threshold", type=float, help="Probability from which a pixel is a nucleus's.")
 @_run_option("--min-area-um2", type=float, help="Smaller objects are debris, µm².")
 @_run_option("--min-score", type=float, help="Objects of a lower mean probability are left out.")
+@_run_option("--min-small-score", type=float, help="The same for objects under 30 µm².")
 @_run_option("--split/--no-split", help="Part touching nuclei.")
 @_crop
 @click.option("--overwrite", is_flag=True, help="Start again where results lie.")

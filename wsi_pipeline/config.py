@@ -37,8 +37,9 @@ class RunConfig:
         class probability from which a pixel belongs to an object
     min_area_um2
         smaller objects are debris
-    min_score
-        objects of a lower mean probability are left out
+    min_score, min_small_score
+        objects of a lower mean probability are left out; the latter holds below `SMALL_UM2`, where
+        leukocytes and debris are most of what looks like a nucleus
     split
         part touching nuclei
     crop
@@ -59,7 +60,8 @@ class RunConfig:
     workers: int = 2
     threshold: float = 0.5
     min_area_um2: float = 8.0
-    min_score: float = 0.7
+    min_score: float = 0.55
+    min_small_score: float = 0.6
     split: bool = True
     crop: bool = True
     overwrite: bool = False
@@ -71,6 +73,7 @@ class RunConfig:
         _within("threshold", self.threshold, 0.02, 0.98)
         _within("min_area_um2", self.min_area_um2, 0, 1e6)
         _within("min_score", self.min_score, 0, 1)
+        _within("min_small_score", self.min_small_score, 0, 1)
         _within("batch", self.batch, 1, 4096)
         _within("workers", self.workers, 1, 1024)
         if self.mpp is not None:

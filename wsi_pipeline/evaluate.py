@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_pipeline.instances import NECK, find_clumps, pieces_of
+from wsi_pipeline.config import RunConfig
+from wsi_pipeline.instances import NECK, find_clumps, is_certain, pieces_of
 from wsi_pipeline.metrics import Match, match_labels
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ def nucleus_f1(
     *,
     threshold: float = 0.5,
     min_area_um2: float = 8.0,
-    min_score: float = 0.7,
+    min_score: float = RunConfig.min_score,
+    min_small_score: float = RunConfig.min_small_score,
     split: bool = True,
     neck: float = NECK,
     iou: float = 0.5,
@@ -38,7 +40,7 @@ def nucleus_f1(
     ----------
     predict
         image uint8 (h, w, 3) → class probabilities uint8 (classes, h, w), 255 = certain
-    threshold, min_area_um2, min_score, split
+    threshold, min_area_um2, min_score, min_small_score, split
         as in `RunConfig`
     neck
         as in `pieces_of`
@@ -50,8 +52,10 @@ def nucleus_f1(
         found = instances_of(
             predict(sample.image),
             threshold=threshold,
-            min_px=min_area_um2 / sample.mpp**2,
+            mpp=sample.mpp,
+            min_area_um2=min_area_um2,
             min_score=min_score,
+            min_small_score=min_small_score,
             split=split,
             neck=neck,
         )
@@ -73,9 +77,11 @@ def nucleus_f1(
 def instances_of(
     probability: NDArray[np.uint8],
     *,
+    mpp: float,
     threshold: float,
-    min_px: float,
+    min_area_um2: float,
     min_score: float,
+    min_small_score: float,
     split: bool,
     neck: float = NECK,
 ) -> NDArray[np.int32]:
@@ -84,10 +90,14 @@ def instances_of(
     clumps = find_clumps(strongest, threshold)
     wanted = np.ones(len(clumps) + 1, np.bool_)
     wanted[0] = False
-    labels = pieces_of(clumps, wanted, min_px=min_px, split=split, neck=neck).labels
-    size = np.maximum(np.bincount(labels.ravel()), 1)
-    certain = np.bincount(labels.ravel(), strongest.ravel()) / (255 * size) >= min_score
-    return np.where(certain[labels], labels, 0).astype(np.int32)
+    pieces = pieces_of(clumps, wanted, min_px=min_area_um2 / mpp**2, split=split, neck=neck)
+    sums = np.bincount(pieces.labels.ravel(), strongest.ravel(), minlength=len(pieces) + 1)
+    wanted = np.ones(len(pieces) + 1, np.bool_)
+    wanted[1:] = is_certain(
+        sums[1:] / (255 * pieces.area_px), pieces.area_px * mpp**2,
+        min_score=min_score, min_small_score=min_small_score,
+    )  # fmt: skip
+    return np.where(wanted[pieces.labels], pieces.labels, 0).astype(np.int32)
 
 
 def nucleus_match(

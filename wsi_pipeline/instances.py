@@ -13,7 +13,16 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["NECK", "Clumps", "Pieces", "find_clumps", "from_label_image", "pieces_of"]
+__all__ = [
+    "NECK",
+    "SMALL_UM2",
+    "Clumps",
+    "Pieces",
+    "find_clumps",
+    "from_label_image",
+    "is_certain",
+    "pieces_of",
+]
 
 Bytes = NDArray[np.uint8]
 
@@ -130,6 +139,22 @@ class Pieces:
 
     def __len__(self) -> int:
         return len(self.area_px)
+
+
+SMALL_UM2 = 30.0
+"""Intermediate nuclei begin here; smaller ones are pyknotic, or the lobes of leukocytes."""
+
+
+def is_certain(
+    score: NDArray[np.floating],
+    area_um2: NDArray[np.floating],
+    *,
+    min_score: float,
+    min_small_score: float,
+) -> NDArray[np.bool_]:
+    """Which objects (n,) are probable enough, small ones under a bound of their own."""
+    bound = np.where(area_um2 < SMALL_UM2, min_small_score, min_score)
+    return np.asarray(score >= bound.astype(score.dtype))
 
 
 NECK = 0.8

@@ -145,6 +145,7 @@ class _Job:
             "threshold": config.threshold,
             "min_area_um2": config.min_area_um2,
             "min_score": config.min_score,
+            "min_small_score": config.min_small_score,
             "split": config.split,
             "crop": config.crop,
         }

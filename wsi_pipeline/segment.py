@@ -16,7 +16,7 @@ from wsi_pipeline.export.geojson import clean_objects
 from wsi_pipeline.features import OD_MEAN, mean_od, morphometry
 from wsi_pipeline.foreground import Foreground
 from wsi_pipeline.inference import Engine
-from wsi_pipeline.instances import Clumps, find_clumps, from_label_image, pieces_of
+from wsi_pipeline.instances import Clumps, find_clumps, from_label_image, is_certain, pieces_of
 from wsi_pipeline.objects import Objects
 from wsi_pipeline.tiling import Box, Region
 
@@ -172,7 +172,11 @@ def _objects(engine: Engine, view: _View, wanted: NDArray[np.bool_], config: Run
         object_offsets=np.arange(len(pieces) + 1, dtype=np.int64),
         features={OD_MEAN: od},
     )
-    objects = clean_objects(objects.take(score >= np.float32(config.min_score)))
+    certain = is_certain(
+        score, pieces.area_px * model.mpp**2,
+        min_score=config.min_score, min_small_score=config.min_small_score,
+    )  # fmt: skip
+    objects = clean_objects(objects.take(certain))
     measured = morphometry(objects, model.mpp / scale) | dict(objects.features)
     engine.watch.add("objects", began)
     return replace(objects, features=measured)
