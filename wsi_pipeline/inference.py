@@ -86,11 +86,11 @@ class Engine:
         self._thread.join()
 
     def _serve(self) -> None:
-        assert self.model.predict is not None
         while (job := self._line.get()) is not None:
             images, answer = job
             began = time.perf_counter()
             try:
+                assert self.model.predict is not None
                 answer.set_result(self.model.predict(images))
             except BaseException as error:
                 answer.set_exception(error)
