@@ -29,6 +29,7 @@ from wsi_pipeline.synth import plan_slide, truth_objects, write_slide
 
 RESULTS = Path(__file__).parent / "results" / "laws.md"
 SEED = 2026
+WSISEG = str(Path(sys.executable).with_name("wsiseg"))
 
 
 def say(text: str) -> None:
@@ -48,7 +49,7 @@ def slide(work: Path, size: int) -> Path:
 
 def run(path: Path, out: Path, *arguments: str) -> tuple[Objects, dict[str, Any]]:
     """`wsiseg run` in a process of its own: its objects and run.json."""
-    command = [sys.executable, "-m", "wsi_pipeline.cli", "run", str(path), "--out", str(out)]
+    command = [WSISEG, "run", str(path), "--out", str(out)]
     subprocess.run([*command, "--quiet", *arguments], check=True)
     folder = out / path.stem
     return read_parquet(folder / "objects.parquet"), json.loads((folder / "run.json").read_text())
@@ -114,7 +115,7 @@ def killed(work: Path, size: int, times: int = 10) -> None:
     reference, summary = run(path, work / "accuracy")
     out = work / "killed"
     shutil.rmtree(out, ignore_errors=True)
-    command = [sys.executable, "-m", "wsi_pipeline.cli", "run", str(path), "--out", str(out)]
+    command = [WSISEG, "run", str(path), "--out", str(out)]
     rng = random.Random(SEED)
     survived, parts = 0, []
     for _ in range(times):
