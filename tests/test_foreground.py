@@ -318,7 +318,9 @@ def test_regions_of_interest_keep_every_pixel_they_touch(width, height, max_px):
     areas = sum(shapely.area(shapely.intersection(pixels, shape)) for shape in (ring, bow))
     met = [shapely.intersects(pixels, shape) for shape in (ring, bow, line)]
     assert found.mask[met[2] | (areas > 1e-9)].all()
-    assert not (found.mask & ~np.any(met, axis=0)).any()
+    # An edge of a mask pixel may be rounded to either side of a shape's.
+    near = [shapely.distance(pixels, shape) < 1e-9 for shape in (ring, bow, line)]
+    assert not (found.mask & ~np.any(near, axis=0)).any()
 
 
 def test_region_of_interest_on_the_grid_takes_no_neighbours():
