@@ -123,7 +123,6 @@ class Slide:
         self.background = header.background
         self.bounds = header.bounds if crop else whole
         self.width, self.height = self.bounds.width, self.bounds.height
-        self._file_levels = header.levels
         self._areas = [_area(level, self.bounds, whole) for level in header.levels]
         self.levels = tuple(
             Level(area.width, area.height, level.downsample)
