@@ -8,7 +8,8 @@ cervical cytology, is 35–50 µm² (`NUCLEUS_UM2` is the middle).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from torch.utils.data import Dataset
 
-__all__ = ["IGNORE", "Augmentation", "Sample", "Split", "batches", "edge_target", "load_set"]
+__all__ = ["IGNORE", "Augmentation", "Crops", "Sample", "Split", "edge_target", "load_set"]
 
 NUCLEUS_UM2 = 42.0
 IGNORE = -100
@@ -28,6 +30,7 @@ GAP_PX = 2
 GAP_WEIGHT = 5.0
 """How much more the pixels around such a gap count."""
 
+Bools = NDArray[np.bool_]
 Batch = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]
 """Images (n, h, w, 3), targets (n, h, w), edges (n, 1, h/2, w/2), pixel weights (n, h, w)."""
 
@@ -82,17 +85,25 @@ class Split:
         raise ValueError(f"unknown split {self.text!r}; use fold:0/5, time:0.5 or none")
 
 
-def _mask(segmentation: Any, height: int, width: int) -> NDArray[np.bool_]:
-    """COCO polygons, compressed or uncompressed RLE → bool (h, w)."""
+def _mask(segmentation: Any, height: int, width: int) -> tuple[tuple[slice, slice], Bools]:
+    """COCO polygons, compressed or uncompressed RLE → a window of the image, its bool mask."""
     from pycocotools import mask as coco
 
     if isinstance(segmentation, list):
-        rle = coco.merge(coco.frPyObjects(segmentation, height, width))
-    elif isinstance(segmentation["counts"], list):
+        rings = [np.asarray(ring, float).reshape(-1, 2) for ring in segmentation]
+        points = np.concatenate(rings)
+        x0, y0 = np.maximum(np.floor(points.min(0)).astype(int) - 1, 0).tolist()
+        x1, y1 = np.minimum(np.ceil(points.max(0)).astype(int) + 1, (width, height)).tolist()
+        if x0 >= x1 or y0 >= y1:
+            return (slice(0), slice(0)), np.zeros((0, 0), bool)
+        near = [(ring - (x0, y0)).ravel().tolist() for ring in rings]
+        rle = coco.merge(coco.frPyObjects(near, y1 - y0, x1 - x0))
+        return (slice(y0, y1), slice(x0, x1)), coco.decode(rle).astype(bool)
+    if isinstance(segmentation["counts"], list):
         rle = coco.frPyObjects(segmentation, height, width)
     else:
         rle = segmentation
-    return coco.decode(rle).astype(bool)
+    return (slice(height), slice(width)), coco.decode(rle).astype(bool)
 
 
 def _image_mpps(
@@ -159,15 +170,18 @@ def load_set(
         }
         mpps = _image_mpps(document, nuclei, float(stated) if stated else None)
         origin = _origin(file.parent.name, document, list(mpps.values()), bool(stated))
-        for position, entry in enumerate(sorted(images, key=lambda i: i["file_name"])):
-            pixels = _pixels(
-                file.parent / entry["file_name"],
-                mine[entry["id"]],
-                class_of,
-                mpps[entry["id"]] / mpp,
+        images.sort(key=lambda i: i["file_name"])
+        with ThreadPoolExecutor() as pool:
+            pixels = pool.map(
+                _pixels,
+                [file.parent / i["file_name"] for i in images],
+                [mine[i["id"]] for i in images],
+                [class_of] * len(images),
+                [mpps[i["id"]] / mpp for i in images],
             )
-            sample = Sample(*pixels, file.parent.name, entry["file_name"], mpp, origin)
-            (held if split.holds_out(position, len(images)) else train).append(sample)
+            for position, (entry, found) in enumerate(zip(images, pixels, strict=True)):
+                sample = Sample(*found, file.parent.name, entry["file_name"], mpp, origin)
+                (held if split.holds_out(position, len(images)) else train).append(sample)
     if not train and not held:
         raise ValueError(f"{spec}: no annotations*.json with images beside it; see docs/models.md")
     return train, held
@@ -210,12 +224,13 @@ def _pixels(
     labels = np.zeros((height, width), np.int32)
     classes = [0]
     for annotation in annotations:
-        inside = _mask(annotation["segmentation"], height, width)
+        window, inside = _mask(annotation["segmentation"], height, width)
+        view = labels[window]
         if annotation["category_id"] in class_of:
             classes.append(class_of[annotation["category_id"]])
-            labels[inside] = len(classes) - 1
+            view[inside] = len(classes) - 1
         else:
-            labels[inside & (labels == 0)] = -1
+            view[inside & (view == 0)] = -1
     if abs(scale - 1) > 0.02:
         size = max(8, round(width * scale)), max(8, round(height * scale))
         way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
@@ -297,13 +312,13 @@ class Augmentation:
             if rng.random() < 0.15:  # another dye altogether
                 mix = mix[rng.permutation(3)]
             density = np.maximum(density @ mix.astype(np.float32), 0)
-        density *= np.float32(np.exp(self.stain * rng.normal(0, 0.25)))
+        density *= float(np.exp(self.stain * rng.normal(0, 0.25)))
         density += rng.uniform(-0.05, 0.25, 3).astype(np.float32) * (rng.random() < 0.5)
         out = 256 * np.exp(-np.maximum(density, 0)) - 1
-        out = 255 * (np.clip(out, 0, 255) / 255) ** np.exp(rng.normal(0, 0.15))
+        out = 255 * (np.clip(out, 0, 255) / 255) ** float(np.exp(rng.normal(0, 0.15)))
         if rng.random() < self.blur:
             out = cv2.GaussianBlur(out, (0, 0), rng.uniform(0.4, 1.3))
-        out = out + rng.normal(0, rng.uniform(0, 6), out.shape)
+        out += rng.uniform(0, 6) * rng.standard_normal(out.shape, np.float32)
         out8 = np.clip(out, 0, 255).astype(np.uint8)
         if rng.random() < 0.3:
             _, data = cv2.imencode(
@@ -313,36 +328,42 @@ class Augmentation:
         return out8
 
 
-def batches(
-    samples: Sequence[Sample],
-    weights: NDArray[np.float64],
-    *,
-    size: int,
-    batch: int,
-    seed: int,
-    start: int,
-    steps: int,
-    augmentation: Augmentation,
-) -> Iterator[Batch]:
-    """Batches of augmented crops.
+class Crops(Dataset[Batch]):
+    """Batches of augmented crops, one per step.
 
     Pixels of nuclei that touch are taught as background `GAP_PX` deep, and whatever lies around
     such a gap counts `GAP_WEIGHT` times, so that the network parts what is in contact.
     Step s draws from its own generator, so a resumed run sees what an uninterrupted one would.
     """
-    for step in range(start, steps):
-        rng = np.random.default_rng((seed, step))
-        images = np.empty((batch, size, size, 3), np.uint8)
-        targets = np.empty((batch, size, size), np.int64)
-        edges = np.empty((batch, 1, size // 2, size // 2), np.float32)
-        weights_px = np.empty((batch, size, size), np.float32)
-        for i, k in enumerate(rng.choice(len(samples), batch, p=weights)):
-            sample = samples[k]
-            image, labels = augmentation.crop(sample, size, rng)
-            images[i] = augmentation.colour(image, rng)
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        chances: NDArray[np.float64],
+        *,
+        size: int,
+        batch: int,
+        seed: int,
+        augmentation: Augmentation,
+    ) -> None:
+        self.samples, self.chances = samples, chances
+        self.size, self.batch, self.seed = size, batch, seed
+        self.augmentation = augmentation
+
+    def __getitem__(self, step: int) -> Batch:
+        rng = np.random.default_rng((self.seed, step))
+        n, size = self.batch, self.size
+        images = np.empty((n, size, size, 3), np.uint8)
+        targets = np.empty((n, size, size), np.int64)
+        edges = np.empty((n, 1, size // 2, size // 2), np.float32)
+        weights = np.empty((n, size, size), np.float32)
+        for i, k in enumerate(rng.choice(len(self.samples), n, p=self.chances)):
+            sample = self.samples[k]
+            image, labels = self.augmentation.crop(sample, size, rng)
+            images[i] = self.augmentation.colour(image, rng)
             known = sample.classes[np.maximum(labels, 0)].astype(np.int64)
             gap = contacts(labels, GAP_PX)
             targets[i] = np.where(labels < 0, IGNORE, np.where(gap, 0, known))
-            weights_px[i] = np.where(contacts(labels, GAP_PX + 1), GAP_WEIGHT, 1)
+            weights[i] = np.where(contacts(labels, GAP_PX + 1), GAP_WEIGHT, 1)
             edges[i, 0] = edge_target(labels)
-        yield images, targets, edges, weights_px
+        return images, targets, edges, weights

@@ -5,24 +5,24 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import queue
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from . import registry
 from .checkpoint import Card, save_checkpoint
-from .datasets import Augmentation, Batch, Sample, Split, batches, load_set
+from .datasets import Augmentation, Crops, Sample, Split, load_set
 from .dssnet import DSSLoss
 from .halo import measure_halo
 
@@ -46,6 +46,8 @@ class TrainConfig:
         of the optimisation; ``adam`` is the authors' code, ``sgd`` (momentum 0.9) the paper
     hard_weight
         how many times pixels count that the network still gets wrong
+    workers
+        processes that make batches; 0 makes them between the steps
     ema
         decay of the running mean of the weights, which is what is saved and validated; 0 is off
     """
@@ -67,6 +69,7 @@ class TrainConfig:
     hard_weight: float = 1.0
     ema: float = 0.998
     seed: int = 0
+    workers: int = 1
     device: str = "cpu"
     amp: bool = True
     save_every: int = 250
@@ -108,31 +111,22 @@ def _load(config: TrainConfig) -> tuple[list[Sample], NDArray[np.float64], list[
     return samples, np.array(chances) / sum(chances), held
 
 
-def _ahead(items: Iterator[Any], depth: int = 4) -> Iterator[Any]:
-    """The same items, made by a thread up to `depth` ahead; its errors come out here."""
-    line: queue.Queue[Any] = queue.Queue(depth)
-    end, stop = object(), threading.Event()
-
-    def produce() -> None:
-        try:
-            for item in items:
-                if stop.is_set():
-                    return
-                line.put(item)
-            line.put(end)
-        except BaseException as error:
-            line.put(error)
-
-    threading.Thread(target=produce, daemon=True).start()
-    try:
-        while (item := line.get()) is not end:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        stop.set()
-        while not line.empty():
-            line.get_nowait()
+def _stream(config: TrainConfig, crops: Crops, start: int) -> Iterator[list[Tensor]]:
+    """The batches from step `start` on, made ahead by other processes."""
+    loader = DataLoader(
+        crops,
+        batch_size=None,
+        sampler=range(start, config.steps),
+        num_workers=config.workers,
+        pin_memory=config.device.startswith("cuda"),
+        prefetch_factor=4 if config.workers else None,
+    )
+    # OpenCV's threads do not live on in a forked process, which would wait for them for ever.
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    stream = iter(loader)
+    cv2.setNumThreads(threads)
+    return stream
 
 
 @torch.no_grad()
@@ -239,12 +233,12 @@ def train(
     clock = time.monotonic()
     done = start
     bar = tqdm(total=config.steps, initial=start, unit="step", disable=quiet, file=sys.stderr)
-    stream = batches(
+    crops = Crops(
         samples, chances, size=config.crop_px, batch=config.batch, seed=config.seed,
-        start=start, steps=config.steps, augmentation=config.augmentation,
+        augmentation=config.augmentation,
     )  # fmt: skip
-    running: dict[str, float] = {}
-    for step, batch in enumerate(_ahead(stream), start):
+    running: dict[str, Tensor] = {}
+    for step, batch in enumerate(_stream(config, crops, start), start):
         for group in optimizer.param_groups:
             group["lr"] = config.lr * _rate(step, config.steps)
         terms = _step(config, network, optimizer, loss, batch)
@@ -257,8 +251,9 @@ def train(
         if done % config.save_every == 0 or done == config.steps or late:
             minutes = spent + (time.monotonic() - clock) / 60
             _save_state(config, network, optimizer, ema, done, minutes)
-            measured = _log(config, entry, ema, held, done, minutes, running)
-            bar.set_postfix(running | {g: m["mIoU"] for g, m in measured.items()})
+            losses = {k: float(v) for k, v in running.items()}
+            measured = _log(config, entry, ema, held, done, minutes, losses)
+            bar.set_postfix(losses | {g: m["mIoU"] for g, m in measured.items()})
             network.train()
         if late:
             break
@@ -272,10 +267,10 @@ def _step(
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
     loss: nn.Module,
-    batch: Batch,
-) -> dict[str, float]:
+    batch: Sequence[Tensor],
+) -> dict[str, Tensor]:
     """One optimisation step; the loss terms."""
-    images, targets, edges, weights = (torch.from_numpy(a).to(config.device) for a in batch)
+    images, targets, edges, weights = (a.to(config.device, non_blocking=True) for a in batch)
     x = ((images.permute(0, 3, 1, 2).float() - 128) / 128).contiguous(
         memory_format=torch.channels_last
     )
@@ -293,7 +288,7 @@ def _step(
     total.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(network.parameters(), 1.0)
     optimizer.step()
-    return {k: float(v.detach()) for k, v in terms.items()}
+    return {k: v.detach() for k, v in terms.items()}
 
 
 def _start_from(network: nn.Module, path: Path) -> None:
