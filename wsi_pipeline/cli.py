@@ -186,8 +186,12 @@ def models(name: str | None, as_json: bool) -> None:
 @click.option(
     "--ema", type=float, default=0.998, show_default=True, help="Mean of weights; 0: off."
 )
+@click.option("--hard-weight", type=float, default=1, show_default=True,
+              help="How much more a pixel counts that is still wrong.")  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True)
 @_device
+@click.option("--workers", type=int, default=1, show_default=True,
+              help="Processes that make batches.")  # fmt: skip
 @click.option("--amp/--no-amp", default=True, show_default=True, help="Compute in bfloat16.")
 @click.option("--save-every", type=int, default=250, show_default=True, help="Steps.")
 @click.option("--max-minutes", type=float, default=float("inf"), help="Stop after so long.")

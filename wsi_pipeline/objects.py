@@ -42,6 +42,9 @@ class Objects:
         int64 (n + 1,)
     features
         measurement name with its unit → float32 (n,); NaN where there is none
+    parent
+        int64 (n,): position of the cell that holds each nucleus, −1 where there is none; None
+        where no object holds another
     """
 
     classes: tuple[str, ...]
@@ -52,6 +55,7 @@ class Objects:
     ring_offsets: NDArray[np.int64]
     object_offsets: NDArray[np.int64]
     features: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    parent: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.score)
@@ -80,10 +84,11 @@ class Objects:
         class_index: NDArray[np.uint8],
         score: NDArray[np.float32],
         features: Mapping[str, NDArray[np.float32]] | None = None,
+        parent: NDArray[np.int64] | None = None,
     ) -> Objects:
         """Objects from shapely polygons (n,), one each; coordinates are rounded to 0.01 px."""
         if len(polygons) == 0:
-            return cls.empty(classes, tuple(features or ()))
+            return replace(cls.empty(classes, tuple(features or ())), parent=parent)
         kind, coords, offsets = shapely.to_ragged_array(np.asarray(polygons, object))
         if kind != shapely.GeometryType.POLYGON:
             raise ValueError(f"objects are single polygons, not {kind.name}")
@@ -97,6 +102,7 @@ class Objects:
             ring_offsets=ring_offsets.astype(np.int64),
             object_offsets=object_offsets.astype(np.int64),
             features=dict(features or {}),
+            parent=parent,
         )
 
     def polygons(self) -> NDArray[np.object_]:
@@ -121,7 +127,10 @@ class Objects:
         return np.hstack([low, high])
 
     def take(self, index: NDArray[np.integer] | NDArray[np.bool_]) -> Objects:
-        """The objects at `index`: a boolean mask (n,), or positions in the order wanted."""
+        """The objects at `index`: a boolean mask (n,), or different positions in any order.
+
+        A nucleus whose cell is left behind has no parent any more.
+        """
         where = np.flatnonzero(index) if index.dtype == np.bool_ else np.asarray(index, np.int64)
         rings, object_offsets = _take_ragged(self.object_offsets, where)
         vertices, ring_offsets = _take_ragged(self.ring_offsets, rings)
@@ -134,12 +143,20 @@ class Objects:
             ring_offsets=ring_offsets,
             object_offsets=object_offsets,
             features={name: column[where] for name, column in self.features.items()},
+            parent=None if self.parent is None else _followed(self.parent, where),
         )
 
     @staticmethod
     def concatenate(parts: Sequence[Objects]) -> Objects:
         """All objects of `parts`, at least one, in order; classes and measurements must agree."""
         first = parts[0]
+        parent = None
+        if any(p.parent is not None for p in parts):
+            start = np.cumsum([0, *(len(p) for p in parts[:-1])])
+            linked = [np.full(len(p), -1) if p.parent is None else p.parent for p in parts]
+            parent = np.concatenate(
+                [np.where(p >= 0, p + s, -1) for p, s in zip(linked, start, strict=True)]
+            ).astype(np.int64)
         if any(p.classes != first.classes or set(p.features) != set(first.features) for p in parts):
             raise ValueError("parts differ in classes or measurements")
         return replace(
@@ -153,6 +170,7 @@ class Objects:
             features={
                 name: np.concatenate([p.features[name] for p in parts]) for name in first.features
             },
+            parent=parent,
         )
 
 
@@ -164,6 +182,13 @@ def _take_ragged(
     taken = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     items = np.arange(taken[-1]) + np.repeat(offsets[where] - taken[:-1], counts)
     return items, taken
+
+
+def _followed(parent: NDArray[np.int64], where: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where the parents of the objects `where` are among those objects, −1: not there."""
+    place = np.full(len(parent) + 1, -1, np.int64)  # the last entry is for those without
+    place[where] = np.arange(len(where))
+    return place[parent[where]]
 
 
 def _chain(offsets: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:

@@ -13,11 +13,13 @@ import torch
 from numpy.typing import NDArray
 from wsiseg_models import registry as networks
 from wsiseg_models.checkpoint import Card, read_card
+from wsiseg_models.instance.instances import Instances
 
 from wsi_pipeline.errors import CheckpointError, DeviceError, UnknownModelError
 
 __all__ = [
     "Card",
+    "Instances",
     "Model",
     "device_named",
     "list_models",
@@ -31,7 +33,7 @@ Images = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Model:
-    """What the pipeline needs of a model; exactly one of `predict` and `label` is set.
+    """What the pipeline needs of a model; exactly one of `predict`, `label`, `detect` is set.
 
     Attributes
     ----------
@@ -39,6 +41,8 @@ class Model:
         images uint8 (n, h, w, 3) → class probabilities uint8 (n, classes, h, w), 255 = certain
     label
         image uint8 (h, w, 3) → label image (h, w), 0 background and one number per object
+    detect
+        images uint8 (n, h, w, 3) → `Instances` of each image, which may overlap
     mpp
         µm per pixel of the images
     halo_px, stride, tile_px
@@ -56,6 +60,7 @@ class Model:
     identity: str
     predict: Callable[[Images], NDArray[np.uint8]] | None = None
     label: Callable[[Images], NDArray[np.integer]] | None = None
+    detect: Callable[[Images], list[Instances]] | None = None
     device: str = "cpu"
     card: Mapping[str, Any] = field(default_factory=dict)
 

@@ -1,0 +1,1 @@
+"""Instance models: Mask R-CNN, Cascade (IMBMDCR-Net) and DoNet on one core."""
