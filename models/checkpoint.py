@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -26,7 +27,7 @@ class Card:
     name
         architecture, a name of `wsiseg_models.registry.MODELS`
     task
-        ``nuclei``: class scores per pixel
+        ``nuclei``: class scores per pixel; ``cells``: instances of cells and nuclei
     classes
         object classes, background left out
     mpp
@@ -36,7 +37,7 @@ class Card:
     tile_px
         default tile, halo left out
     mean, std
-        the network gets ``(image − mean) / std``, image 0 … 255
+        the network gets ``(image − mean) / std``, image 0 … 255; one number, or one per channel
     options
         keywords of the builder
     data
@@ -56,8 +57,8 @@ class Card:
     halo_px: int
     tile_px: int = 512
     stride: int = 8
-    mean: float = 128.0
-    std: float = 128.0
+    mean: float | tuple[float, ...] = 128.0
+    std: float | tuple[float, ...] = 128.0
     options: Mapping[str, Any] = field(default_factory=dict)
     data: tuple[str, ...] = ()
     licence: str = ""
@@ -73,15 +74,32 @@ class Card:
             raise ValueError("a card names at least one class")
         if self.halo_px % self.stride or self.halo_px < 0:
             raise ValueError(f"halo_px {self.halo_px} is not a multiple of stride {self.stride}")
+        for name, value in (("mean", self.mean), ("std", self.std)):
+            if isinstance(value, tuple) and len(value) != 3:
+                raise ValueError(f"{name} {value} is neither one number nor three")
+        if np.min(self.std) <= 0:
+            raise ValueError(f"std {self.std} is not above 0")
 
 
-def save_checkpoint(path: Path, state: Mapping[str, torch.Tensor], card: Card) -> None:
-    """Write weights and card as one safetensors file, aside and then renamed."""
+def save_checkpoint(
+    path: Path, state: Mapping[str, torch.Tensor], card: Card, *, half: bool = False
+) -> None:
+    """Write weights and card as one safetensors file, aside and then renamed.
+
+    With `half` as float16, which takes half the room; a tensor that goes beyond its range stays.
+    """
     header = {k: v for k, v in asdict(card).items() if k != "sha256"}
     aside = path.with_name(path.name + ".part")
     tensors = {k: v.detach().cpu().contiguous() for k, v in state.items()}
+    if half:
+        tensors = {k: _half(v) for k, v in tensors.items()}
     save_file(tensors, aside, {"card": json.dumps(header)})
     os.replace(aside, path)
+
+
+def _half(values: torch.Tensor) -> torch.Tensor:
+    fits = values.is_floating_point() and (values.abs() <= torch.finfo(torch.float16).max).all()
+    return values.half() if fits else values
 
 
 def read_card(path: Path) -> Card:
@@ -111,6 +129,9 @@ def read_card(path: Path) -> Card:
         raise ValueError(f"{path}: card of a newer version, unknown entries {sorted(unknown)}")
     for name in ("classes", "data"):
         stored[name] = tuple(stored.get(name, ()))
+    for name in ("mean", "std"):
+        if isinstance(stored.get(name), list):
+            stored[name] = tuple(stored[name])
     try:
         return Card(**stored, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
     except (TypeError, ValueError) as error:

@@ -8,7 +8,7 @@ cervical cytology, is 35–50 µm² (`NUCLEUS_UM2` is the middle).
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,20 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-__all__ = ["IGNORE", "Augmentation", "Crops", "Sample", "Split", "edge_target", "load_set"]
+__all__ = [
+    "IGNORE",
+    "Augmentation",
+    "Crops",
+    "Sample",
+    "Split",
+    "annotation_files",
+    "edge_target",
+    "image_mpps",
+    "load_set",
+    "origin_text",
+    "read_image",
+    "resize_image",
+]
 
 NUCLEUS_UM2 = 42.0
 IGNORE = -100
@@ -106,7 +119,7 @@ def _mask(segmentation: Any, height: int, width: int) -> tuple[tuple[slice, slic
     return (slice(height), slice(width)), coco.decode(rle).astype(bool)
 
 
-def _image_mpps(
+def image_mpps(
     document: dict[str, Any], areas: dict[int, list[float]], given: float | None
 ) -> dict[int, float]:
     """µm per pixel of each image: given, stated by the set, or estimated from nucleus size."""
@@ -125,6 +138,14 @@ def _image_mpps(
     mixed = spread[1] > 4 * spread[0]
     each = {k: (NUCLEUS_UM2 / m) ** 0.5 if mixed else overall for k, m in medians.items()}
     return {k: v or each.get(k, overall) for k, v in stated.items()}
+
+
+def annotation_files(spec: str) -> tuple[list[Path], float | None]:
+    """``DIR``, ``FILE``, or either with ``@MPP`` → its annotation files and the mpp stated."""
+    where, _, stated = spec.partition("@")
+    folder = Path(where)
+    files = sorted(folder.glob("annotations*.json")) if folder.is_dir() else [folder]
+    return files, float(stated) if stated else None
 
 
 def load_set(
@@ -149,9 +170,7 @@ def load_set(
     ValueError
         no annotation file with images, or none of the categories in it
     """
-    where, _, stated = spec.partition("@")
-    folder = Path(where)
-    files = sorted(folder.glob("annotations*.json")) if folder.is_dir() else [folder]
+    files, stated = annotation_files(spec)
     train: list[Sample] = []
     held: list[Sample] = []
     for file in files:
@@ -168,8 +187,8 @@ def load_set(
         nuclei = {
             k: [a["area"] for a in v if a["category_id"] in class_of] for k, v in mine.items()
         }
-        mpps = _image_mpps(document, nuclei, float(stated) if stated else None)
-        origin = _origin(file.parent.name, document, list(mpps.values()), bool(stated))
+        mpps = image_mpps(document, nuclei, stated)
+        origin = origin_text(file.parent.name, document, list(mpps.values()), stated is not None)
         images.sort(key=lambda i: i["file_name"])
         with ThreadPoolExecutor() as pool:
             pixels = pool.map(
@@ -187,7 +206,7 @@ def load_set(
     return train, held
 
 
-def _origin(group: str, document: dict[str, Any], mpps: list[float], stated: bool) -> str:
+def origin_text(group: str, document: dict[str, Any], mpps: list[float], stated: bool) -> str:
     """One line on a set for the card of what is trained on it."""
     info = document.get("info") or {}
     known = stated or "mpp" in info or any("mpp" in i for i in document["images"])
@@ -217,9 +236,7 @@ def _pixels(
     path: Path, annotations: Sequence[dict[str, Any]], class_of: dict[int, int], scale: float
 ) -> tuple[NDArray[np.uint8], NDArray[np.int32], NDArray[np.uint8]]:
     """Image, labels and classes of `Sample`, brought to the model's mpp."""
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
-    if image is None:
-        raise ValueError(f"{path}: not an image that OpenCV reads")
+    image = read_image(path)
     height, width = image.shape[:2]
     labels = np.zeros((height, width), np.int32)
     classes = [0]
@@ -231,12 +248,29 @@ def _pixels(
             view[inside] = len(classes) - 1
         else:
             view[inside & (view == 0)] = -1
-    if abs(scale - 1) > 0.02:
-        size = max(8, round(width * scale)), max(8, round(height * scale))
-        way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-        image = cv2.resize(image, size, interpolation=way)
+    image = resize_image(image, scale)
+    if image.shape[:2] != labels.shape:
+        size = image.shape[1::-1]
         labels = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST_EXACT)
-    return image.astype(np.uint8), labels, np.array(classes, np.uint8)
+    return image, labels, np.array(classes, np.uint8)
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """RGB (h, w, 3) of an image file; `ValueError` where it is none."""
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
+    if image is None:
+        raise ValueError(f"{path}: not an image that OpenCV reads")
+    return image.astype(np.uint8)
+
+
+def resize_image(image: NDArray[np.uint8], scale: float) -> NDArray[np.uint8]:
+    """An image (h, w, 3) `scale` times as large, itself where that is hardly a change."""
+    if abs(scale - 1) <= 0.02:
+        return image
+    height, width = image.shape[:2]
+    size = max(8, round(width * scale)), max(8, round(height * scale))
+    way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    return cv2.resize(image, size, interpolation=way).astype(np.uint8)
 
 
 def edge_target(labels: NDArray[np.int32]) -> NDArray[np.float32]:
@@ -273,24 +307,41 @@ class Augmentation:
                 "no sense; zoom is at least 1, stain at least 0, grey a share"
             )
 
-    def crop(
-        self, sample: Sample, size: int, rng: np.random.Generator
-    ) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-        """A turned, scaled, mirrored crop (size, size) of image and labels."""
-        h, w = sample.labels.shape
-        zoom = self.scale ** rng.uniform(-1, 1)
+    def place(
+        self,
+        h: int,
+        w: int,
+        size: int,
+        rng: np.random.Generator,
+        inside: Callable[[], NDArray[np.integer]],
+        *,
+        zoom: float = 1.0,
+    ) -> NDArray[np.float64]:
+        """Where a crop of `size` lies in an image (h, w): (2, 3), crop pixel → image pixel.
+
+        Half of the crops are laid near one of the points (row, col) that `inside` gives; `zoom`
+        is what the crop is enlarged by besides the random zoom.
+        """
+        zoom *= self.scale ** rng.uniform(-1, 1)
         angle = rng.uniform(0, 2 * np.pi)
         flip = 1 if rng.random() < 0.5 else -1
         turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) / zoom
         turn[:, 0] *= flip
         centre = np.array([rng.uniform(0, w), rng.uniform(0, h)])
-        inside = np.argwhere(sample.labels > 0) if rng.random() < 0.5 else np.zeros((0, 2))
-        if len(inside):
-            centre = inside[rng.integers(len(inside)), ::-1] + rng.uniform(-0.35, 0.35, 2) * size
+        points = inside() if rng.random() < 0.5 else np.zeros((0, 2))
+        if len(points):
+            centre = points[rng.integers(len(points)), ::-1] + rng.uniform(-0.35, 0.35, 2) * size
         if size / zoom < min(h, w):  # keep the crop on the image where it fits
             reach = size / zoom / 2
             centre = np.clip(centre, reach, np.array([w, h]) - reach)
-        matrix = np.hstack([turn, (centre - turn @ np.full(2, size / 2)).reshape(2, 1)])
+        return np.hstack([turn, (centre - turn @ np.full(2, size / 2)).reshape(2, 1)])
+
+    def crop(
+        self, sample: Sample, size: int, rng: np.random.Generator
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+        """A turned, scaled, mirrored crop (size, size) of image and labels."""
+        h, w = sample.labels.shape
+        matrix = self.place(h, w, size, rng, lambda: np.argwhere(sample.labels > 0))
         way = cv2.WARP_INVERSE_MAP
         image = cv2.warpAffine(
             sample.image, matrix, (size, size), flags=cv2.INTER_LINEAR | way,

@@ -1,11 +1,15 @@
-"""Which networks there are: a literal table, and the way from a checkpoint to a network."""
+"""Which networks there are: a literal table, and the way from a checkpoint to a network.
+
+The instance models are imported when one is used: torchvision's detection parts take a second.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 import torch
@@ -13,18 +17,57 @@ from torch import Tensor, nn
 
 from . import dssnet as _dssnet
 from .checkpoint import Card, load_checkpoint
+from .instance.instances import Instances
 
 __all__ = ["MODELS", "Entry", "build", "load", "weights_path"]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One architecture: its builder, how its weights are made ready, how its output is read."""
+    """One architecture.
+
+    Attributes
+    ----------
+    builder
+        options → network with fresh weights
+    for_inference
+        makes its weights ready, the same before saving and before loading
+    decode
+        what the network puts out → class probabilities per pixel, or `Instances` of each image
+    task
+        as in `Card`
+    inference_options
+        builder's keywords that leave out what only training needs and no checkpoint holds
+    """
 
     builder: Callable[..., nn.Module]
     for_inference: Callable[[Any], nn.Module]
-    decode: Callable[[Tensor], Tensor]
+    decode: Callable[[Any], Any]
     summary: str
+    task: str = "nuclei"
+    inference_options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _instance(name: str, summary: str) -> Entry:
+    """An instance model; class 0 is the cell, 1 the nucleus."""
+
+    def builder(**options: Any) -> nn.Module:
+        network: nn.Module = getattr(_instance_models(), name)(**options)
+        return network
+
+    def for_inference(network: nn.Module) -> nn.Module:
+        ready: nn.Module = _instance_models().for_inference(network)
+        return ready
+
+    def decode(output: list[dict[str, Tensor]]) -> list[Instances]:
+        found: list[Instances] = _instance_models().instances(output)
+        return found
+
+    return Entry(builder, for_inference, decode, summary, task="cells")
+
+
+def _instance_models() -> ModuleType:
+    return import_module(".instance.models", __package__)
 
 
 MODELS: Mapping[str, Entry] = MappingProxyType(
@@ -34,7 +77,11 @@ MODELS: Mapping[str, Entry] = MappingProxyType(
             _dssnet.for_inference,
             _dssnet.decode,
             "nuclei, real time (Luo et al. 2022)",
+            inference_options={"sr_head": False, "edge_head": False},
         ),
+        "donet": _instance("donet", "overlapping cells and nuclei (Jiang et al. 2023)"),
+        "cascade": _instance("cascade", "overlapping cells and nuclei, cascade (IMBMDCR-Net)"),
+        "maskrcnn": _instance("maskrcnn", "overlapping cells and nuclei (He et al. 2017)"),
     }
 )
 
@@ -61,7 +108,7 @@ def build(name: str, **options: Any) -> nn.Module:
     return _entry(name).builder(**options)
 
 
-def load(path: Path) -> tuple[nn.Module, Callable[[Tensor], Tensor], Card]:
+def load(path: Path) -> tuple[nn.Module, Callable[[Any], Any], Card]:
     """Network ready for inference, its decoder and card, from a checkpoint.
 
     Raises
@@ -71,8 +118,7 @@ def load(path: Path) -> tuple[nn.Module, Callable[[Tensor], Tensor], Card]:
     """
     state, card = load_checkpoint(path)
     entry = _entry(card.name)
-    # Training heads are not in checkpoints.
-    network = entry.builder(**{**card.options, "sr_head": False, "edge_head": False})
+    network = entry.builder(**{**card.options, **entry.inference_options})
     try:
         network = entry.for_inference(network)
         network.load_state_dict(state)

@@ -5,26 +5,22 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from . import registry
 from .checkpoint import Card, save_checkpoint
 from .datasets import Augmentation, Crops, Sample, Split, load_set
 from .dssnet import DSSLoss
 from .halo import measure_halo
+from .loop import Ema, Run, cosine, run_steps, start_from, stream
 
 __all__ = ["TrainConfig", "predict_image", "train", "validate"]
 
@@ -111,24 +107,6 @@ def _load(config: TrainConfig) -> tuple[list[Sample], NDArray[np.float64], list[
     return samples, np.array(chances) / sum(chances), held
 
 
-def _stream(config: TrainConfig, crops: Crops, start: int) -> Iterator[list[Tensor]]:
-    """The batches from step `start` on, made ahead by other processes."""
-    loader = DataLoader(
-        crops,
-        batch_size=None,
-        sampler=range(start, config.steps),
-        num_workers=config.workers,
-        pin_memory=config.device.startswith("cuda"),
-        prefetch_factor=4 if config.workers else None,
-    )
-    # OpenCV's threads do not live on in a forked process, which would wait for them for ever.
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    stream = iter(loader)
-    cv2.setNumThreads(threads)
-    return stream
-
-
 @torch.no_grad()
 def predict_image(
     network: nn.Module, decode: Callable[[Tensor], Tensor], image: NDArray[np.uint8], device: str
@@ -167,20 +145,6 @@ def validate(
     return out
 
 
-class _Ema:
-    """Running mean of a network's weights, as float32."""
-
-    def __init__(self, network: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.state = {k: v.detach().clone().float() for k, v in network.state_dict().items()}
-
-    @torch.no_grad()
-    def update(self, network: nn.Module, step: int) -> None:
-        decay = min(self.decay, (1 + step) / (10 + step))
-        for k, v in network.state_dict().items():
-            self.state[k].lerp_(v.float(), 1 - decay)
-
-
 def _optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.Optimizer:
     if config.optimizer == "sgd":
         return torch.optim.SGD(
@@ -191,7 +155,7 @@ def _optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.Optimizer
 
 def _rate(step: int, steps: int) -> float:
     """Warm-up over 100 steps, then cosine to zero."""
-    return min(1, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * min(1, step / steps)))
+    return min(1, (step + 1) / 100) * cosine(step, steps)
 
 
 def train(
@@ -224,42 +188,32 @@ def train(
     entry = registry.MODELS[config.model]
     network = network.to(config.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if config.initial is not None:
-        _start_from(network, config.initial)
-    optimizer = _optimizer(config, network)
-    ema = _Ema(network, config.ema)
-    config.out.mkdir(parents=True, exist_ok=True)
-    start, spent = _resume(config, network, optimizer, ema)
-    loss = DSSLoss().to(config.device)
-    clock = time.monotonic()
-    done = start
-    bar = tqdm(total=config.steps, initial=start, unit="step", disable=quiet, file=sys.stderr)
+        start_from(network, config.initial)
+    run = Run(
+        config.out, network, _optimizer(config, network), Ema(network, config.ema),
+        _fingerprint(config), config.steps, config.device, config.save_every, config.max_minutes,
+    )  # fmt: skip
+    run.resume()
     crops = Crops(
         samples, chances, size=config.crop_px, batch=config.batch, seed=config.seed,
         augmentation=config.augmentation,
     )  # fmt: skip
-    running: dict[str, Tensor] = {}
-    for step, batch in enumerate(_stream(config, crops, start), start):
-        for group in optimizer.param_groups:
-            group["lr"] = config.lr * _rate(step, config.steps)
-        terms = _step(config, network, optimizer, loss, batch)
-        ema.update(network, step)
-        for name, value in terms.items():
-            running[name] = 0.98 * running.get(name, value) + 0.02 * value
-        done = step + 1
-        bar.update()
-        late = time.monotonic() - clock > 60 * config.max_minutes
-        if done % config.save_every == 0 or done == config.steps or late:
-            minutes = spent + (time.monotonic() - clock) / 60
-            _save_state(config, network, optimizer, ema, done, minutes)
-            losses = {k: float(v) for k, v in running.items()}
-            measured = _log(config, entry, ema, held, done, minutes, losses)
-            bar.set_postfix(losses | {g: m["mIoU"] for g, m in measured.items()})
-            network.train()
-        if late:
-            break
-    bar.close()
-    spent += (time.monotonic() - clock) / 60
-    return _finish(config, entry, ema, samples, held, done, spent, score)
+    loss = DSSLoss().to(config.device)
+
+    def measure() -> dict[str, dict[str, float]]:
+        ready = _evaluated(config, entry, run.ema)
+        return validate(ready, entry.decode, held, len(config.classes), config.device)
+
+    run_steps(
+        run,
+        stream(crops, run.step, config.steps, workers=config.workers, device=config.device),
+        update=lambda _, batch: _step(config, network, run.optimizer, loss, batch),
+        rate=lambda step: config.lr * _rate(step, config.steps),
+        validate=measure,
+        shown=lambda measured: {group: m["mIoU"] for group, m in measured.items()},
+        quiet=quiet,
+    )
+    return _finish(config, entry, run, samples, held, measure(), score)
 
 
 def _step(
@@ -291,15 +245,6 @@ def _step(
     return {k: v.detach() for k, v in terms.items()}
 
 
-def _start_from(network: nn.Module, path: Path) -> None:
-    """Copy what fits from a state file of another training run."""
-    stored = torch.load(path, map_location="cpu", weights_only=True)["ema"]
-    mine = network.state_dict()
-    network.load_state_dict(
-        {k: stored[k] if k in stored and stored[k].shape == v.shape else v for k, v in mine.items()}
-    )
-
-
 def _fingerprint(config: TrainConfig) -> dict[str, Any]:
     """What must agree for a run to be continued."""
     kept = ("model", "data", "classes", "categories", "options", "mpp", "split", "crop_px",
@@ -310,50 +255,7 @@ def _fingerprint(config: TrainConfig) -> dict[str, Any]:
     return json.loads(json.dumps(settings, default=dict))
 
 
-def _save_state(
-    config: TrainConfig,
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    ema: _Ema,
-    step: int,
-    minutes: float,
-) -> None:
-    aside = config.out / "state.pt.part"
-    torch.save(
-        {
-            "network": network.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "ema": ema.state,
-            "step": step,
-            "minutes": minutes,
-            "config": json.dumps(_fingerprint(config)),
-        },
-        aside,
-    )
-    aside.replace(config.out / "state.pt")
-
-
-def _resume(
-    config: TrainConfig, network: nn.Module, optimizer: torch.optim.Optimizer, ema: _Ema
-) -> tuple[int, float]:
-    """Steps and minutes done by an earlier run in the same folder."""
-    path = config.out / "state.pt"
-    if not path.is_file():
-        return 0, 0.0
-    state = torch.load(path, map_location=config.device, weights_only=True)
-    before, now = json.loads(state["config"]), _fingerprint(config)
-    changed = sorted(k for k in now if before.get(k) != now[k])
-    if changed:
-        raise ValueError(
-            f"{config.out} holds a run with another {', '.join(changed)}; give another --out"
-        )
-    network.load_state_dict(state["network"])
-    optimizer.load_state_dict(state["optimizer"])
-    ema.state = state["ema"]
-    return int(state["step"]), float(state["minutes"])
-
-
-def _evaluated(config: TrainConfig, entry: registry.Entry, ema: _Ema) -> nn.Module:
+def _evaluated(config: TrainConfig, entry: registry.Entry, ema: Ema) -> nn.Module:
     """The averaged network, ready for inference."""
     network = entry.builder(classes=len(config.classes) + 1, **config.options)
     network.load_state_dict(ema.state)
@@ -361,39 +263,17 @@ def _evaluated(config: TrainConfig, entry: registry.Entry, ema: _Ema) -> nn.Modu
     return ready.to(memory_format=torch.channels_last)
 
 
-def _log(
-    config: TrainConfig,
-    entry: registry.Entry,
-    ema: _Ema,
-    held: Sequence[Sample],
-    step: int,
-    minutes: float,
-    losses: Mapping[str, float],
-) -> dict[str, dict[str, float]]:
-    """Validate the averaged network and append a line to the log."""
-    network = _evaluated(config, entry, ema)
-    measured = validate(network, entry.decode, held, len(config.classes), config.device)
-    line = {"step": step, "minutes": round(minutes, 2), "loss": losses, "held out": measured}
-    with (config.out / "log.jsonl").open("a") as file:
-        file.write(json.dumps(line) + "\n")
-    return measured
-
-
 def _finish(
     config: TrainConfig,
     entry: registry.Entry,
-    ema: _Ema,
+    run: Run,
     samples: Sequence[Sample],
     held: Sequence[Sample],
-    step: int,
-    minutes: float,
+    metrics: dict[str, Any],
     score: Callable[..., dict[str, Any]] | None,
 ) -> Path:
     """Write the averaged weights with their card."""
-    network = _evaluated(config, entry, ema)
-    metrics: dict[str, Any] = validate(
-        network, entry.decode, held, len(config.classes), config.device
-    )
+    network = _evaluated(config, entry, run.ema)
     if score is not None and held:
         for group, more in score(network, entry.decode, held).items():
             metrics.setdefault(group, {}).update(more)
@@ -416,8 +296,8 @@ def _finish(
             **_fingerprint(config),
             "data": [Path(d).name for d in config.data],
             "started from": config.initial.parent.name if config.initial else "nothing",
-            "steps done": step,
-            "minutes": round(minutes, 1),
+            "steps done": run.step,
+            "minutes": round(run.minutes, 1),
             "device": config.device,
             "images": len(samples),
         },

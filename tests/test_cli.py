@@ -394,7 +394,7 @@ def test_models():
     rows = json.loads(wsiseg("models", "--json").stdout)
     assert rows[0] == json.loads(wsiseg("models", "dssnet").stdout)
     assert rows[0]["card"]["classes"] == ["nucleus"]
-    assert "known: dssnet" in complaint(wsiseg("models", "nope"), 2)
+    assert "known: cascade, donet, dssnet, maskrcnn" in complaint(wsiseg("models", "nope"), 2)
 
 
 @pytest.mark.parametrize(
@@ -485,7 +485,7 @@ def test_train_and_use_what_was_trained(a, tmp_path):
 
 def test_train_faults(tmp_path, monkeypatch):
     args = ("--out", tmp_path / "t", "--device", "cpu", "--data", tmp_path / "no")
-    assert "known: dssnet" in complaint(wsiseg("train", "nope", *args), 2)
+    assert "known: cascade, donet, dssnet, maskrcnn" in complaint(wsiseg("train", "nope", *args), 2)
     assert "'rms'" in complaint(wsiseg("train", "dssnet", *args, "--optimizer", "rms"), 2)
     assert "crop_px 100" in complaint(wsiseg("train", "dssnet", *args, "--crop-px", 100), 2)
     assert str(tmp_path / "no") in complaint(wsiseg("train", "dssnet", *args), 2)

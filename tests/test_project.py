@@ -24,12 +24,12 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # before they are made (segment), so that an outline is cleaned once.
 ORDER = """
 errors config progress tiling objects resample readers tiff slide foreground registry inference
-instances contours features metrics
+instances contours features metrics cell_metrics instance_metrics
 export._grammar export._format export._part export._geometry export._read export._writer
 export.geojson export.parquet export.labels export.coco export
-segment stitch store picture pipeline
+segment stitch cells store picture pipeline
 synth_cells synth_bank synth_plan synth_render synth_fields synth
-evaluate describe commands slides doctor cli
+evaluate evaluation describe commands slides doctor cli
 """.split()  # noqa: SIM905
 
 CONDA_NAMES = {"dask-core": "dask", "python-isal": "isal", "pytorch": "torch"}
@@ -84,9 +84,10 @@ def test_models_stand_alone(path):
 def test_only_the_registry_imports_networks(path):
     used = {module for dots, module, _ in imports(path) if not dots}
     networks = {m for m in used if m.startswith("wsiseg_models")}
-    names = ("datasets", "registry", "train")
+    names = ["datasets", "registry", "train"]
+    names += [f"instance.{name}" for name in ("clusters", "config", "train")]
     training = {"commands": {f"wsiseg_models.{n}" for n in names}}
-    samples = {"evaluate": {"wsiseg_models.datasets"}}
+    samples = {name: {"wsiseg_models.datasets"} for name in ("evaluate", "evaluation")}
     if module_name(path) != "registry":
         assert networks <= (training | samples).get(module_name(path), set())
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from wsi_pipeline.config import RunConfig
 from wsi_pipeline.errors import OutputError, SlideError, UsageError, WsisegError
@@ -181,7 +182,8 @@ def models(name: str | None, as_json: bool) -> None:
 @click.option("--batch", type=int, default=8, show_default=True)
 @click.option("--steps", type=int, default=4000, show_default=True)
 @click.option("--lr", type=float, default=1e-3, show_default=True)
-@click.option("--optimizer", type=click.Choice(("adam", "sgd")), default="adam", show_default=True)
+@click.option("--optimizer", type=click.Choice(("adam", "adamw", "sgd")), default="adam",
+              show_default=True)  # fmt: skip
 @click.option("--weight-decay", type=float, default=5e-4, show_default=True)
 @click.option(
     "--ema", type=float, default=0.998, show_default=True, help="Mean of weights; 0: off."
@@ -198,6 +200,10 @@ def models(name: str | None, as_json: bool) -> None:
 @click.option("--class", "--classes", "classes", multiple=True, help="Object class. Repeatable.")
 @click.option("--category", "categories", multiple=True,
               help="COCO category of each class, in their order. Repeatable.")  # fmt: skip
+@click.option("--option", "further", multiple=True, metavar="NAME=VALUE",
+              help="Of the network, VALUE as JSON. Repeatable.")  # fmt: skip
+@click.option("--light", is_flag=True, default=None,
+              help="The small network that ships; --option changes it further.")  # fmt: skip
 @click.option("--width", type=int, help="Of the network.")
 @click.option("--depth", type=int, help="Of the network.")
 @click.option("--block", help="Of the network.")
@@ -209,16 +215,41 @@ def models(name: str | None, as_json: bool) -> None:
 @click.option("--stain", type=float, default=1.0, show_default=True,
               help="Strength of random changes of stain; 0: none.")  # fmt: skip
 @click.option("--grey", type=float, default=0.15, show_default=True, help="Share seen in grey.")
+@click.option("--pretrain", type=click.Choice(("none", "dense")),
+              help="dense: trunk and pyramid alone, on maps.")  # fmt: skip
+@click.option("--pretrained", type=_FILE, help="Weights of torchvision, a local file.")
+@click.option("--pretrained-as", type=click.Choice(("detector", "backbone")), help="What it is of.")
+@click.option("--freeze", type=int, help="Stages of the trunk that stay as they are.")
+@click.option("--normalise", type=click.Choice(("fixed", "dataset")), help="Of the images.")
+@click.option("--scale", "scales", type=float, multiple=True,
+              help="Size of crop and content, one drawn per step. Repeatable.")  # fmt: skip
+@click.option("--momentum", type=float, help="Of sgd.")
+@click.option("--clip", type=float, help="Largest norm of the gradient; 0: off.")
+@click.option("--warmup-steps", type=int, help="Steps until --lr is reached.")
+@click.option("--warmup-factor", type=float, help="Share of --lr at the start.")
+@click.option("--schedule", type=click.Choice(("cosine", "steps")), help="How --lr falls.")
+@click.option("--milestone", "milestones", type=int, multiple=True,
+              help="Step after which --lr is a tenth. Repeatable.")  # fmt: skip
+@click.option("--cluster-chance", type=float, help="Share of crops with cells laid over others.")
+@click.option("--cluster-overlap", type=(float, float), metavar="LOW HIGH",
+              help="Of the smaller of two cells.")  # fmt: skip
+@click.option("--cluster-alpha", type=(float, float), metavar="LOW HIGH",
+              help="Density of a cell laid over others; 1: as it was.")  # fmt: skip
 @_quiet
-def train(device: str, quiet: bool, **settings: Any) -> None:
-    """Train MODEL; the same command continues what was stopped."""
+def train(model: str, device: str, quiet: bool, **settings: Any) -> None:
+    """Train MODEL; the same command continues what was stopped.
+
+    Options that only some models have are refused for the others. Defaults shown are dssnet's.
+    """
     from wsi_pipeline.commands import train_model
 
-    names = ("width", "depth", "block", "sr_head", "edge_head")
-    given = {name: settings.pop(name) for name in names}
-    settings["options"] = {k: v for k, v in given.items() if v is not None}
-    settings["classes"] = settings["classes"] or ("nucleus",)
-    path = train_model(settings, device=device, quiet=quiet)
+    ctx = click.get_current_context()
+    given = {
+        name: value
+        for name, value in settings.items()
+        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    }
+    path = train_model(model, given, device=device, quiet=quiet)
     if not quiet:
         click.echo(f"{path}  (log: {path.with_name('log.jsonl')})")
 
@@ -261,11 +292,14 @@ def _mpp_range(ctx: Any, param: Any, text: str) -> float | tuple[float, float]:
     "--seed", type=int, default=0, show_default=True, help="The same seed, the same slide."
 )
 @click.option("--tissue", type=float, default=0.35, show_default=True, help="Share under cells.")
+@click.option("--max-overlap", type=float,
+              help="Largest share of a cell under a larger one.  [default: a mixture]")  # fmt: skip
 @click.option("--fields", type=int, help="Write so many training fields into DESTINATION instead.")
 @_quiet
 def synth(
     destination: Path, size: int | None, width: int | None, height: int | None,
-    mpp: float | tuple[float, float], seed: int, tissue: float, fields: int | None, quiet: bool,
+    mpp: float | tuple[float, float], seed: int, tissue: float, max_overlap: float | None,
+    fields: int | None, quiet: bool,
 ) -> None:  # fmt: skip
     """Make a synthetic slide NAME.svs with its exact truth, or fields to train on."""
     from wsi_pipeline import commands
@@ -273,6 +307,8 @@ def synth(
     if fields is not None:
         if width or height:
             raise UsageError("fields are square; give --size instead of --width and --height")
+        if max_overlap is not None:
+            raise UsageError("--max-overlap is for slides; fields vary in how crowded they are")
         commands.synth_fields(destination, count=fields, size_px=size or 512, mpp=mpp, seed=seed)
         files = [destination]
     elif isinstance(mpp, tuple):
@@ -281,7 +317,7 @@ def synth(
         side = size or 4096
         files = commands.synth_slide(
             destination, width=width or side, height=height or side, mpp=mpp, seed=seed,
-            tissue=tissue, quiet=quiet,
+            tissue=tissue, max_overlap=max_overlap, quiet=quiet,
         )  # fmt: skip
     if not quiet:
         click.echo("\n".join(str(file) for file in files))
@@ -292,15 +328,55 @@ def synth(
 @click.argument("truth", type=_FILE)
 @click.option("--iou", type=float, default=0.5, show_default=True, help="From which two match.")
 @click.option("--class", "class_name", help="Compare objects of this class only.")
+@click.option("--cells", type=_FILE,
+              help="True cells to compare too, with nuclei where links are known.")  # fmt: skip
 @_json
-def score(source: Path, truth: Path, iou: float, class_name: str | None, as_json: bool) -> None:
+def score(source: Path, truth: Path, as_json: bool, **options: Any) -> None:
     """Compare the objects of SOURCE, a run folder or a file of objects, with TRUTH."""
     from wsi_pipeline import describe
     from wsi_pipeline.commands import score_run
 
-    result = score_run(source, truth, iou=iou, class_name=class_name)
+    result = score_run(source, truth, **options)
     rows = [[name, "–" if value is None else str(value)] for name, value in result.items()]
     click.echo(describe.as_json(result) if as_json else describe.table(rows))
+
+
+@cli.command()
+@_run_option("--model", metavar="NAME", help="See `wsiseg models`.")
+@_run_option("--checkpoint", type=_FILE, help="Weights of your own; they decide the model.")
+@click.option("--data", multiple=True, required=True, metavar="DIR[@MPP]",
+              help="COCO folder with truth, and its µm per pixel. Repeatable.")  # fmt: skip
+@click.option("--split", default="all", show_default=True,
+              help="all, or fold:K/N or time:SHARE for what training held out.")  # fmt: skip
+@click.option("--score", type=float, default=0.05, show_default=True,
+              help="What is found with less counts nowhere.")  # fmt: skip
+@click.option("--cut", type=float, default=0.5, show_default=True,
+              help="Score from which it counts in everything but AP.")  # fmt: skip
+@click.option("--max-dets", type=int, default=100, show_default=True,
+              help="Objects of an image that AP counts, best first; 0: all.")  # fmt: skip
+@click.option("--out", type=_FILE, help="Folder for results.json and results.csv.")
+@_device
+@_json
+@_quiet
+def evaluate(as_json: bool, quiet: bool, **settings: Any) -> None:
+    """Compare what a model finds in images with their truth: AP, AJI, F1, Dice, PQ and more.
+
+    Images and truth are brought to the model's µm per pixel; areas are in its pixels.
+    """
+    from wsi_pipeline import describe
+    from wsi_pipeline.commands import evaluate_run
+
+    result = evaluate_run(**settings, quiet=quiet or as_json)
+    if as_json:
+        click.echo(describe.as_json(result))
+    elif not quiet:
+        from wsi_pipeline.evaluation import score_rows
+
+        click.echo(
+            f"{result['model']} at {result['mpp']:g} µm per pixel; AP from score "
+            f"{result['score']:g}, the rest from {result['cut']:g}"
+        )
+        click.echo(describe.table(score_rows(result["scores"])))
 
 
 @cli.command()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import pickle
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import fields
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +18,14 @@ if TYPE_CHECKING:
     from wsi_pipeline.export import SlideInfo
     from wsi_pipeline.objects import Objects
 
-__all__ = ["export_objects", "score_run", "synth_fields", "synth_slide", "train_model"]
+__all__ = [
+    "evaluate_run",
+    "export_objects",
+    "score_run",
+    "synth_fields",
+    "synth_slide",
+    "train_model",
+]
 
 
 def export_objects(source: Path, destination: Path, format: str | None, **options: Any) -> str:
@@ -91,8 +100,13 @@ def _slide_info(file: Path, options: Mapping[str, Any]) -> SlideInfo:
     )
 
 
-def score_run(source: Path, truth: Path, *, iou: float, class_name: str | None) -> dict[str, Any]:
+def score_run(
+    source: Path, truth: Path, *, iou: float, class_name: str | None, cells: Path | None = None
+) -> dict[str, Any]:
     """How well the objects of a run folder or file agree with the truth, a file of objects.
+
+    With `cells`, a file of true cells, cells and links are compared too. Where that file holds
+    nuclei and says which cell holds each, those are the true nuclei instead of `truth`.
 
     Raises
     ------
@@ -103,6 +117,10 @@ def score_run(source: Path, truth: Path, *, iou: float, class_name: str | None) 
 
     if not 0 < iou <= 1:
         raise UsageError(f"--iou {iou:g} is not above 0 and at most 1; try 0.5")
+    if cells is not None:
+        if class_name is not None:
+            raise UsageError("--cells compares cells and nuclei; leave --class out")
+        return _score_cells(source, truth, cells, iou)
     found, true = (_objects(_objects_file(p), class_name) for p in (source, truth))
     match = match_objects(found, true, iou)
     numbers = {
@@ -116,9 +134,34 @@ def score_run(source: Path, truth: Path, *, iou: float, class_name: str | None) 
         "truth": match.true,
         "difference": match.predicted - match.true,
         "matched": match.tp,
-        **{k: None if math.isnan(v) else round(v, 4) for k, v in numbers.items()},
+        **{k: _rounded(v) for k, v in numbers.items()},
         "IoU threshold": iou,
     }
+
+
+def _score_cells(source: Path, truth: Path, cells: Path, iou: float) -> dict[str, Any]:
+    import numpy as np
+
+    from wsi_pipeline.cell_metrics import score_cells
+    from wsi_pipeline.features import CELL_CLASS
+
+    found, nuclei, whole = (_objects(_objects_file(p), None) for p in (source, truth, cells))
+    is_cell = np.array([name == CELL_CLASS for name in whole.classes], np.bool_)[whole.class_index]
+    if len(whole) and not is_cell.any():
+        raise DataError(f"{cells} has {len(whole)} objects and none of class {CELL_CLASS!r}")
+    links = np.full(len(nuclei), -1)
+    if whole.parent is not None and not is_cell.all():
+        place = np.append(np.where(is_cell, np.cumsum(is_cell) - 1, -1), -1)
+        nuclei, links = whole.take(~is_cell), place[whole.parent[~is_cell]]
+    scores = score_cells(found, nuclei, whole.take(is_cell), links, iou=iou)
+    return {**{k: _rounded(v) for k, v in scores.items()}, "IoU threshold": iou}
+
+
+def _rounded(value: float) -> float | None:
+    """For people: four digits, counts as they are, None where it is undefined."""
+    if isinstance(value, int):
+        return value
+    return None if math.isnan(value) else round(value, 4)
 
 
 def _objects(file: Path, class_name: str | None) -> Objects:
@@ -134,10 +177,76 @@ def _objects(file: Path, class_name: str | None) -> Objects:
     return objects.take(objects.class_index == objects.classes.index(class_name))
 
 
+def evaluate_run(
+    model: str,
+    checkpoint: Path | None,
+    data: Sequence[str],
+    *,
+    device: str,
+    split: str,
+    score: float,
+    cut: float,
+    max_dets: int,
+    out: Path | None,
+    quiet: bool,
+) -> dict[str, Any]:
+    """How well a model does on COCO sets; what was done, and under ``scores`` the numbers.
+
+    Parameters
+    ----------
+    score, cut, max_dets
+        as in `evaluate_model`; a `max_dets` of 0 is no limit
+    out
+        folder that gets results.json and results.csv
+
+    Raises
+    ------
+    UsageError, CheckpointError, DataError, OutputError
+        pycocotools is missing; settings, model or data cannot be used; `out` cannot be written
+    """
+    try:
+        import pycocotools  # noqa: F401
+    except ModuleNotFoundError:
+        raise UsageError(
+            "masks are compared with pycocotools, which is not installed; pip install wsiseg[train]"
+        ) from None
+    from wsi_pipeline.evaluation import evaluate_model, write_scores
+    from wsi_pipeline.registry import open_model
+
+    for name, value in (("score", score), ("cut", cut)):
+        if not 0 <= value <= 1:
+            raise UsageError(f"--{name} {value:g} is not within 0 and 1; try 0.5")
+    if max_dets < 0:
+        raise UsageError(f"--max-dets {max_dets} makes no sense; 100 is COCO's, 0 no limit")
+    opened = open_model(model, checkpoint=checkpoint, device=device)
+    numbers = evaluate_model(
+        opened, data, split=split, score=score, cut=cut, max_dets=max_dets or None, quiet=quiet
+    )
+    about = {
+        "model": opened.name, "identity": opened.identity, "mpp": opened.mpp, "data": list(data),
+        "split": split, "score": score, "cut": max(score, cut), "max_dets": max_dets,
+    }  # fmt: skip
+    scores = {
+        name: {k: None if math.isnan(v) else v for k, v in column.items()}
+        for name, column in numbers.items()
+    }
+    if out is not None:
+        write_scores(out, scores, about)
+    return {**about, "scores": scores}
+
+
 def synth_slide(
-    path: Path, *, width: int, height: int, mpp: float, seed: int, tissue: float, quiet: bool
+    path: Path,
+    *,
+    width: int,
+    height: int,
+    mpp: float,
+    seed: int,
+    tissue: float,
+    max_overlap: float | None,
+    quiet: bool,
 ) -> list[Path]:
-    """Write a synthetic slide, its nuclei and its cells; the three files.
+    """Write a synthetic slide, its nuclei, and its cells with their nuclei; the three files.
 
     Raises
     ------
@@ -146,11 +255,11 @@ def synth_slide(
     """
     from wsi_pipeline.export import SlideInfo, export
     from wsi_pipeline.progress import progress
-    from wsi_pipeline.synth import plan_slide, truth_objects, write_slide
+    from wsi_pipeline.synth import plan_slide, truth_cells, truth_objects, write_slide
 
     if path.suffix.lower() != ".svs":
         raise UsageError(f"{path} is not named as a slide; end it in .svs, or give --fields")
-    plan = plan_slide(width, height, mpp=mpp, seed=seed, tissue=tissue)
+    plan = plan_slide(width, height, mpp=mpp, seed=seed, tissue=tissue, max_overlap=max_overlap)
     path.parent.mkdir(parents=True, exist_ok=True)
     bar = progress(
         -(-width // 1024) * -(-height // 1024), desc=path.name, unit="block", quiet=quiet
@@ -167,7 +276,7 @@ def synth_slide(
     files = [path]
     size = {"x": mpp, "y": mpp, "source": "synthetic"}
     slide = {"id": path.stem, "file": path.name, "width": width, "height": height, "mpp": size}
-    for name, objects in zip(("truth", "truth-cells"), truth_objects(plan), strict=True):
+    for name, objects in (("truth", truth_objects(plan)[0]), ("truth-cells", truth_cells(plan))):
         file = path.with_name(f"{path.stem}.{name}.geojson.gz")
         about = SlideInfo(provenance={"slide": slide, "seed": seed})
         export(objects, file, format="geojson.gz", slide=about)
@@ -190,8 +299,21 @@ def synth_fields(
         raise OutputError(f"{folder} cannot be written ({error.strerror}); free space?") from error
 
 
-def train_model(settings: dict[str, Any], *, device: str, quiet: bool) -> Path:
-    """Train with the keywords of `TrainConfig`, and zoom, stain and grey; the checkpoint.
+def train_model(model: str, given: Mapping[str, Any], *, device: str, quiet: bool) -> Path:
+    """Train a model with what was `given`, everything else as its configuration has it.
+
+    Parameters
+    ----------
+    given
+        keywords of `TrainConfig` or `InstanceTrainConfig` and of their parts: zoom, stain and grey
+        of `Augmentation`; cluster_chance, cluster_overlap and cluster_alpha of `Clusters`;
+        ``further`` ``NAME=VALUE`` options of the network, ``light``, and those with a name of
+        their own
+
+    Returns
+    -------
+    Path
+        the checkpoint; the state after pretraining
 
     Raises
     ------
@@ -205,38 +327,107 @@ def train_model(settings: dict[str, Any], *, device: str, quiet: bool) -> Path:
             "training reads its masks with pycocotools, which is not installed; "
             "pip install wsiseg[train]"
         ) from None
-    from wsiseg_models.datasets import Augmentation
     from wsiseg_models.registry import MODELS
-    from wsiseg_models.train import TrainConfig, predict_image, train
 
     from wsi_pipeline.describe import describe_model
-    from wsi_pipeline.evaluate import nucleus_f1
     from wsi_pipeline.registry import device_named
 
-    describe_model(settings["model"])
-    known = signature(MODELS[settings["model"]].builder).parameters
-    for option in settings["options"]:
-        if option not in known:
-            raise UsageError(f"{settings['model']} has no {option}; it has {', '.join(known)}")
-    where = device_named(device)
-    zoom, stain, grey = (settings.pop(k) for k in ("zoom", "stain", "grey"))
+    describe_model(model)
+    prepare = _cell_training if MODELS[model].task == "cells" else _nucleus_training
     try:
-        augmentation = Augmentation(scale=zoom, stain=stain, grey=grey)
-        config = TrainConfig(**settings, device=where, augmentation=augmentation)
+        start = prepare({**given, "model": model}, device_named(device))
     except ValueError as error:
         raise UsageError(_said(error)) from error
-
-    def score(network: Any, decode: Any, held: Any) -> dict[str, Any]:
-        return nucleus_f1(lambda image: predict_image(network, decode, image, where), held)
-
     try:
         # A bar is for a terminal; elsewhere log.jsonl tells how it goes.
-        path: Path = train(config, quiet=quiet or not sys.stderr.isatty(), score=score)
-        return path
+        return start(quiet or not sys.stderr.isatty())
     except KeyError as error:
         raise DataError(f"training data lack the entry {error}; see docs/models.md") from error
     except (ValueError, OSError, pickle.UnpicklingError) as error:
         raise DataError(_said(error)) from error
+
+
+def _nucleus_training(settings: dict[str, Any], device: str) -> Callable[[bool], Path]:
+    """Training of a network that classifies pixels; its argument is whether it is quiet."""
+    from wsiseg_models.registry import MODELS
+    from wsiseg_models.train import TrainConfig, predict_image, train
+
+    from wsi_pipeline.evaluate import nucleus_f1
+
+    known = signature(MODELS[settings["model"]].builder).parameters
+    options = _network_options(settings, known)
+    _part(settings, "augmentation")
+    _refuse_unknown(settings, TrainConfig)
+    config = TrainConfig(**settings, options=options, device=device)
+
+    def score(network: Any, decode: Any, held: Any) -> dict[str, Any]:
+        return nucleus_f1(lambda image: predict_image(network, decode, image, device), held)
+
+    return lambda quiet: train(config, quiet=quiet, score=score)
+
+
+def _cell_training(settings: dict[str, Any], device: str) -> Callable[[bool], Path]:
+    """Training of an instance model; its argument is whether it is quiet."""
+    from wsiseg_models.instance.config import LIGHT, InstanceConfig
+    from wsiseg_models.instance.train import InstanceTrainConfig, train_instances
+
+    known = [f.name for f in fields(InstanceConfig)]
+    light = LIGHT if settings.pop("light", False) else {}
+    options = {**light, **_network_options(settings, known)}
+    _part(settings, "augmentation")
+    _part(settings, "clusters")
+    _refuse_unknown(settings, InstanceTrainConfig)
+    config = InstanceTrainConfig(**settings, options=options, device=device)
+    return lambda quiet: train_instances(config, quiet=quiet)
+
+
+_NETWORK = ("width", "depth", "block", "sr_head", "edge_head")
+"""Options of networks with a name of their own on the command line."""
+
+_PARTS = {
+    "augmentation": {"zoom": "scale", "stain": "stain", "grey": "grey"},
+    "clusters": {
+        "cluster_chance": "chance",
+        "cluster_overlap": "overlap",
+        "cluster_alpha": "alpha",
+    },
+}
+"""Parts of a configuration: keyword of the command line → theirs."""
+
+
+def _network_options(settings: dict[str, Any], known: Collection[str]) -> dict[str, Any]:
+    """Take the options of the network out of `settings`; they must be among the `known`."""
+    options = {name: settings.pop(name) for name in _NETWORK if name in settings}
+    for text in settings.pop("further", ()):
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError(f"--option {text!r} is not NAME=VALUE")
+        try:
+            options[name] = json.loads(value)
+        except ValueError:
+            options[name] = value
+    for name in options:
+        if name not in known:
+            raise UsageError(f"{settings['model']} has no {name}; it has {', '.join(known)}")
+    return options
+
+
+def _part(settings: dict[str, Any], name: str) -> None:
+    """Put the keywords of one part of the configuration together."""
+    from wsiseg_models.datasets import Augmentation
+    from wsiseg_models.instance.clusters import Clusters
+
+    part = {"augmentation": Augmentation, "clusters": Clusters}[name]
+    keywords = {new: settings.pop(k) for k, new in _PARTS[name].items() if k in settings}
+    settings[name] = part(**keywords)
+
+
+def _refuse_unknown(settings: Mapping[str, Any], config: Any) -> None:
+    """Refuse what was given and the configuration of this model does not have."""
+    for name in set(settings) - {f.name for f in fields(config)}:
+        raise UsageError(
+            f"--{name.replace('_', '-')} is no option of {settings['model']}; leave it out"
+        )
 
 
 def _said(error: BaseException) -> str:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from itertools import islice
 from types import TracebackType
 from typing import Any
 
@@ -17,14 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.foreground import Foreground
-from wsi_pipeline.registry import Model
+from wsi_pipeline.registry import Instances, Model
 from wsi_pipeline.slide import Slide
-from wsi_pipeline.tiling import Box, Tile, plan_tiles
+from wsi_pipeline.tiling import Box, plan_tiles
 
 __all__ = ["Engine", "Stopwatch"]
 
 Images = NDArray[np.uint8]
-Job = tuple[Images, "Future[Images]"]
+Job = tuple[Images, "Future[Any]"]
 
 
 class Stopwatch:
@@ -90,8 +92,9 @@ class Engine:
             images, answer = job
             began = time.perf_counter()
             try:
-                assert self.model.predict is not None
-                answer.set_result(self.model.predict(images))
+                network = self.model.predict or self.model.detect
+                assert network is not None
+                answer.set_result(network(images))
             except BaseException as error:
                 answer.set_exception(error)
             self.watch.add("network", began)
@@ -130,20 +133,50 @@ class Engine:
         self.watch.add("read", began)
         out = np.zeros((len(self.model.classes), window.height, window.width), np.uint8)
         wanted = [t for t in tiles if _cut(shown, t.core.clip(window), window).any()]
-        waiting: list[tuple[list[Tile], Future[Images]]] = []
-        for i in range(0, len(wanted), self.batch):
-            some = wanted[i : i + self.batch]
-            images = np.stack([_cut(image, t.window, reach) for t in some])
-            answer: Future[Images] = Future()
-            self._line.put((images, answer))
-            waiting.append((some, answer))
-        for some, answer in waiting:
-            for tile, scores in zip(some, answer.result(), strict=True):
-                kept = tile.core.clip(window)
-                core = scores[:, halo : halo + kept.height, halo : halo + kept.width]
-                _cut(out.transpose(1, 2, 0), kept, window)[:] = core.transpose(1, 2, 0)
+        images = (_cut(image, t.window, reach) for t in wanted)
+        for tile, scores in zip(wanted, self._answers(images), strict=True):
+            kept = tile.core.clip(window)
+            core = scores[:, halo : halo + kept.height, halo : halo + kept.width]
+            _cut(out.transpose(1, 2, 0), kept, window)[:] = core.transpose(1, 2, 0)
         out *= shown
         return _cut(image, window, reach), out
+
+    def detect(
+        self, windows: Sequence[Box], cores: Sequence[Box]
+    ) -> dict[int, tuple[Images, Instances]]:
+        """Image and instances of windows of one shape, for those with something in their core.
+
+        The key is the window's position. Its width and height are multiples of the stride.
+        """
+        shown = [i for i, core in enumerate(cores) if self.visible.window(core, self.scale).any()]
+        if not shown:
+            return {}
+        reach = windows[shown[0]]
+        for window in (windows[i] for i in shown):
+            reach = reach.around(window)
+        began = time.perf_counter()
+        image = self.slide.read_scaled(reach, self.scale)
+        self.watch.add("read", began)
+        images = [_cut(image, windows[i], reach) for i in shown]
+        found = self._answers(images)
+        return {i: (m, f) for i, m, f in zip(shown, images, found, strict=True)}
+
+    def _answers(self, images: Iterable[Images]) -> Iterator[Any]:
+        """What the network makes of images of one shape, in their order, sent in batches."""
+        waiting: list[Future[Any]] = []
+        for some in _batched(images, self.batch):
+            answer: Future[Any] = Future()
+            self._line.put((np.stack(some), answer))
+            waiting.append(answer)
+        for answer in waiting:
+            yield from answer.result()
+
+
+def _batched(items: Iterable[Images], size: int) -> Iterator[list[Images]]:
+    """Lists of `size` items in turn, the last may be shorter."""
+    rest = iter(items)
+    while some := list(islice(rest, size)):
+        yield some
 
 
 def _cut(array: NDArray[Any], box: Box, window: Box) -> NDArray[Any]:

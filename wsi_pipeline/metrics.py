@@ -18,7 +18,20 @@ from scipy.sparse.csgraph import connected_components, min_weight_full_bipartite
 
 from .objects import Objects
 
-__all__ = ["Confusion", "Match", "aji", "match_labels", "match_objects", "mean_iou"]
+__all__ = [
+    "Confusion",
+    "Match",
+    "Overlaps",
+    "aggregated_jaccard",
+    "aji",
+    "kumar_pairs",
+    "match_labels",
+    "match_objects",
+    "match_overlaps",
+    "mean_iou",
+    "object_overlaps",
+    "ratio",
+]
 
 _CHUNK = 20_000
 """Objects whose candidate pairs are held at a time."""
@@ -66,13 +79,13 @@ class Confusion:
     def iou(self) -> NDArray[np.float64]:
         """IoU of each class (classes,); NaN where neither prediction nor truth has it."""
         hit = self.counts.diagonal()
-        return _ratio(hit, self.counts.sum(axis=0) + self.counts.sum(axis=1) - hit)
+        return ratio(hit, self.counts.sum(axis=0) + self.counts.sum(axis=1) - hit)
 
     @property
     def dice(self) -> NDArray[np.float64]:
         """Dice coefficient of each class (classes,); NaN where nobody has it."""
         hit = self.counts.diagonal()
-        return _ratio(2 * hit, self.counts.sum(axis=0) + self.counts.sum(axis=1))
+        return ratio(2 * hit, self.counts.sum(axis=0) + self.counts.sum(axis=1))
 
     @property
     def mean_iou(self) -> float:
@@ -83,7 +96,7 @@ class Confusion:
     @property
     def accuracy(self) -> float:
         """Share of pixels whose class is right; NaN without pixels."""
-        return float(_ratio(self.counts.trace(), self.counts.sum()))
+        return float(ratio(self.counts.trace(), self.counts.sum()))
 
 
 def mean_iou(pred: NDArray[np.integer], truth: NDArray[np.integer], classes: int) -> float:
@@ -130,27 +143,27 @@ class Match:
     @property
     def precision(self) -> float:
         """True positives ÷ predicted objects."""
-        return float(_ratio(self.tp, self.predicted))
+        return float(ratio(self.tp, self.predicted))
 
     @property
     def recall(self) -> float:
         """True positives ÷ true objects."""
-        return float(_ratio(self.tp, self.true))
+        return float(ratio(self.tp, self.true))
 
     @property
     def f1(self) -> float:
         """Harmonic mean of precision and recall; the recognition quality of PQ."""
-        return float(_ratio(2 * self.tp, self.predicted + self.true))
+        return float(ratio(2 * self.tp, self.predicted + self.true))
 
     @property
     def sq(self) -> float:
         """Segmentation quality: mean IoU of the pairs."""
-        return float(_ratio(self.iou.sum(), self.tp))
+        return float(ratio(self.iou.sum(), self.tp))
 
     @property
     def pq(self) -> float:
         """Panoptic quality, SQ × F1 (Kirillov et al. 2019, section 4)."""
-        return float(_ratio(2 * self.iou.sum(), self.predicted + self.true))
+        return float(ratio(2 * self.iou.sum(), self.predicted + self.true))
 
     @staticmethod
     def pool(parts: Sequence[Match]) -> Match:
@@ -175,7 +188,7 @@ def match_objects(a: Objects, b: Objects, iou: float = 0.5) -> Match:
         if `iou` is not within (0, 1]
     """
     _check_threshold(iou)
-    return _assign(_object_overlaps(a, b, iou), iou)
+    return match_overlaps(object_overlaps(a, b, iou), iou)
 
 
 def match_labels(a: NDArray[np.integer], b: NDArray[np.integer], iou: float = 0.5) -> Match:
@@ -187,7 +200,7 @@ def match_labels(a: NDArray[np.integer], b: NDArray[np.integer], iou: float = 0.
         if `iou` is not within (0, 1], the shapes differ or a label is negative
     """
     _check_threshold(iou)
-    return _assign(_label_overlaps(a, b), iou)
+    return match_overlaps(_label_overlaps(a, b), iou)
 
 
 def aji(a: Objects | NDArray[np.integer], b: Objects | NDArray[np.integer]) -> float:
@@ -197,27 +210,29 @@ def aji(a: Objects | NDArray[np.integer], b: Objects | NDArray[np.integer]) -> f
     error (Kumar et al. 2017, algorithm 1). Not symmetric. NaN where both sides are empty.
     """
     if isinstance(a, Objects) and isinstance(b, Objects):
-        table = _object_overlaps(a, b, 0.0)
+        table = object_overlaps(a, b, 0.0)
     elif isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
         table = _label_overlaps(a, b)
     else:
         raise TypeError(f"two Objects or two label images, not {type(a)} and {type(b)}")
-    order = np.lexsort((table.a, -table.iou, table.b))
-    order = order[table.shared[order] > 0]
-    true, first = np.unique(table.b[order], return_index=True)
-    taken, shared = table.a[order][first], table.shared[order][first]
-    both = table.area_a[taken] + table.area_b[true] - shared
-    alone = np.ones(len(table.area_a), np.bool_)
-    alone[taken] = False
-    missed = np.ones(len(table.area_b), np.bool_)
-    missed[true] = False
-    union = both.sum() + table.area_a[alone].sum() + table.area_b[missed].sum()
-    return float(_ratio(shared.sum(), union))
+    return aggregated_jaccard(table, kumar_pairs(table))
 
 
 @dataclass(frozen=True, eq=False)
-class _Overlaps:
-    """Pairs of objects that overlap, by position, with their shared area; areas of all objects."""
+class Overlaps:
+    """Pairs of predicted objects and true ones that overlap, from polygons, masks or labels.
+
+    Attributes
+    ----------
+    a, b
+        int64 (pairs,): positions of the predicted and of the true object
+    shared
+        float64 (pairs,): area that both have
+    area_a, area_b
+        float64: areas of all objects on either side
+    names_a, names_b
+        int64: what `Match.pairs` calls the objects
+    """
 
     a: NDArray[np.int64]
     b: NDArray[np.int64]
@@ -230,11 +245,41 @@ class _Overlaps:
     @property
     def iou(self) -> NDArray[np.float64]:
         """IoU of each pair."""
-        return _ratio(self.shared, self.area_a[self.a] + self.area_b[self.b] - self.shared)
+        return ratio(self.shared, self.area_a[self.a] + self.area_b[self.b] - self.shared)
+
+    @property
+    def dice(self) -> NDArray[np.float64]:
+        """Dice coefficient of each pair."""
+        return ratio(2 * self.shared, self.area_a[self.a] + self.area_b[self.b])
 
 
-def _object_overlaps(a: Objects, b: Objects, iou: float) -> _Overlaps:
-    """Overlaps of polygons whose IoU can reach `iou`; areas are exact."""
+def kumar_pairs(table: Overlaps) -> NDArray[np.int64]:
+    """Which pairs the aggregated Jaccard index takes: the best one of each true object.
+
+    A prediction may be taken more than once (Kumar et al. 2017, algorithm 1).
+    """
+    order = np.lexsort((table.a, -table.iou, table.b))
+    order = order[table.shared[order] > 0]
+    return np.asarray(order[np.unique(table.b[order], return_index=True)[1]])
+
+
+def aggregated_jaccard(table: Overlaps, pairs: NDArray[np.int64]) -> float:
+    """Σ shared ÷ (Σ united + what is left alone on either side), over `pairs` of the table.
+
+    NaN where both sides are empty.
+    """
+    a, b, shared = table.a[pairs], table.b[pairs], table.shared[pairs]
+    both = table.area_a[a] + table.area_b[b] - shared
+    alone = np.ones(len(table.area_a), np.bool_)
+    alone[a] = False
+    missed = np.ones(len(table.area_b), np.bool_)
+    missed[b] = False
+    union = both.sum() + table.area_a[alone].sum() + table.area_b[missed].sum()
+    return float(ratio(shared.sum(), union))
+
+
+def object_overlaps(a: Objects, b: Objects, iou: float) -> Overlaps:
+    """Overlaps of the polygons `a` and `b` whose IoU can reach `iou`; areas are exact."""
     polygons_a, polygons_b = _valid(a.polygons()), _valid(b.polygons())
     area_a, area_b = shapely.area(polygons_a), shapely.area(polygons_b)
     parts = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
@@ -252,7 +297,7 @@ def _object_overlaps(a: Objects, b: Objects, iou: float) -> _Overlaps:
         shared = shapely.area(shapely.intersection(polygons_a[i], polygons_b[j]))
         parts.append((i, j, shared))
     at_a, at_b, shared = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return _Overlaps(at_a, at_b, shared, area_a, area_b, np.arange(len(a)), np.arange(len(b)))
+    return Overlaps(at_a, at_b, shared, area_a, area_b, np.arange(len(a)), np.arange(len(b)))
 
 
 def _valid(polygons: NDArray[np.object_]) -> NDArray[np.object_]:
@@ -262,7 +307,7 @@ def _valid(polygons: NDArray[np.object_]) -> NDArray[np.object_]:
     return polygons
 
 
-def _label_overlaps(a: NDArray[np.integer], b: NDArray[np.integer]) -> _Overlaps:
+def _label_overlaps(a: NDArray[np.integer], b: NDArray[np.integer]) -> Overlaps:
     """Overlaps of label images, in pixels."""
     if a.shape != b.shape:
         raise ValueError(f"label images {a.shape} and {b.shape} differ in shape")
@@ -277,7 +322,7 @@ def _label_overlaps(a: NDArray[np.integer], b: NDArray[np.integer]) -> _Overlaps
     pairs, position = np.unique(at_a[both] * len(names_b) + at_b[both], return_inverse=True)
     shared = np.bincount(position, length[both], len(pairs)).astype(np.float64)
     i, j = np.divmod(pairs, max(len(names_b), 1))
-    return _Overlaps(i, j, shared, area_a, area_b, names_a, names_b)
+    return Overlaps(i, j, shared, area_a, area_b, names_a, names_b)
 
 
 def _compact(
@@ -292,8 +337,8 @@ def _compact(
     return names[skip:].astype(np.int64), position - skip, area[skip:]
 
 
-def _assign(table: _Overlaps, iou: float) -> Match:
-    """The best one-to-one pairs among those of at least `iou`."""
+def match_overlaps(table: Overlaps, iou: float = 0.5) -> Match:
+    """The best one-to-one pairs among those of at least `iou`, as `match_objects` says."""
     able = np.flatnonzero(table.iou >= iou)
     i, j, score = table.a[able], table.b[able], table.iou[able]
     rivals = (np.bincount(i)[i] > 1) | (np.bincount(j)[j] > 1)
@@ -344,7 +389,7 @@ def _check_threshold(iou: float) -> None:
         raise ValueError(f"IoU threshold {iou} is not within (0, 1]")
 
 
-def _ratio(part: ArrayLike, whole: ArrayLike) -> NDArray[np.float64]:
+def ratio(part: ArrayLike, whole: ArrayLike) -> NDArray[np.float64]:
     """Part ÷ whole, NaN where that is 0 ÷ 0."""
     whole = np.asarray(whole, np.float64)
     out = np.full(whole.shape, np.nan)

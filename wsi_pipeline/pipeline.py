@@ -19,6 +19,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+from wsi_pipeline.cells import detect_region, empty_cells
 from wsi_pipeline.config import RunConfig
 from wsi_pipeline.errors import DataError, SlideError
 from wsi_pipeline.export.geojson import GeoJsonWriter, read_regions
@@ -121,7 +122,8 @@ class _Job:
             kept = intersect(kept, roi_foreground([roi], slide.width, slide.height))
         self.foreground, self.keep = kept, Keep(kept, roi)
         # Objects at the foreground's edge are seen whole; those whose centre is outside are left.
-        self.visible = self.foreground.dilate(OBJECT_HALO_PX * self.scale)
+        reach = OBJECT_HALO_PX if model.detect is None else model.halo_px
+        self.visible = self.foreground.dilate(reach * self.scale)
         width, height = (-int(-n // self.scale) for n in (slide.width, slide.height))
         self.regions = [
             r for r in plan_regions(width, height, REGION_PX) if self.visible.covers(*self._box(r))
@@ -158,6 +160,7 @@ class _Job:
             len(self.regions), initial=len(self.regions) - len(todo), unit="region",
             desc=self.slide.slide_id, quiet=self.config.quiet,
         )  # fmt: skip
+        find = segment_region if self.model.detect is None else detect_region
         lock = threading.Lock()
         fatal: list[BaseException] = []
         engine = Engine(
@@ -169,7 +172,7 @@ class _Job:
             if fatal:
                 return
             try:
-                objects, oversized = segment_region(engine, region, self.config, self.keep)
+                objects, oversized = find(engine, region, self.config, self.keep)
                 self.folder.write_part(region.index, objects, {"oversized": oversized})
             except SlideError as error:
                 self.folder.write_failure(region.index, self._failure(region, error))
@@ -208,8 +211,9 @@ class _Job:
             ) as geojson,
             ParquetWriter(self.folder.path / "objects.parquet", provenance=provenance) as parquet,
         ):
-            geojson.write(empty(self.model.classes))
-            parquet.write(empty(self.model.classes))
+            none = (empty if self.model.detect is None else empty_cells)(self.model.classes)
+            geojson.write(none)
+            parquet.write(none)
             for objects in self._stitched(drop):
                 geojson.write(objects)
                 parquet.write(objects)
@@ -239,12 +243,13 @@ class _Job:
         return _result(self.folder, summary)
 
     def _duplicates(self) -> dict[int, NDArray[np.bool_]]:
-        """Copies to leave out; a network's regions have none."""
-        if self.model.label is None:
+        """Copies to leave out; a network that says what each pixel is makes none."""
+        if self.model.predict is not None:
             return {}
         parts = ((n, self.folder.read_part(n)[0]) for n in self.folder.regions())
         cores = {r.index: r.core for r in self.regions}
-        return duplicates(parts, cores, scale=self.scale, reach_px=OBJECT_HALO_PX)
+        reach = OBJECT_HALO_PX if self.model.detect is None else self.model.halo_px
+        return duplicates(parts, cores, scale=self.scale, reach_px=reach)
 
     def _stitched(self, drop: Mapping[int, NDArray[np.bool_]]) -> Iterator[Objects]:
         """The objects of all finished regions, in their order, without copies."""

@@ -168,19 +168,32 @@ def list_models() -> list[dict[str, Any]]:
 
 def _model(
     network: torch.nn.Module,
-    decode: Callable[[torch.Tensor], torch.Tensor],
+    decode: Callable[[Any], Any],
     card: Card,
     device: str,
 ) -> Model:
     network = network.to(device).to(memory_format=torch.channels_last)
     if device == "cpu":
         torch.set_num_threads(len(os.sched_getaffinity(0)))
+    mean, std = (
+        torch.tensor(value, dtype=torch.float32, device=device).view(-1, 1, 1)
+        for value in (card.mean, card.std)
+    )
+
+    def run(images: Images) -> Any:
+        x = torch.from_numpy(images).to(device, non_blocking=True).permute(0, 3, 1, 2).float()
+        x = ((x - mean) / std).contiguous(memory_format=torch.channels_last)
+        return decode(network(x))
 
     @torch.inference_mode()
     def predict(images: Images) -> NDArray[np.uint8]:
-        x = torch.from_numpy(images).to(device, non_blocking=True).permute(0, 3, 1, 2).float()
-        x = ((x - card.mean) / card.std).contiguous(memory_format=torch.channels_last)
-        return decode(network(x)).cpu().numpy()
+        scores: NDArray[np.uint8] = run(images).cpu().numpy()
+        return scores
+
+    @torch.inference_mode()
+    def detect(images: Images) -> list[Instances]:
+        found: list[Instances] = run(images)
+        return found
 
     return Model(
         name=card.name,
@@ -190,7 +203,8 @@ def _model(
         stride=card.stride,
         tile_px=card.tile_px,
         identity=card.sha256 or card.name,
-        predict=predict,
+        predict=None if card.task == "cells" else predict,
+        detect=detect if card.task == "cells" else None,
         device=device,
         card={k: getattr(card, k) for k in ("task", "licence", "data", "parameters", "sha256")},
     )

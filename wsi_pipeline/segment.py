@@ -20,7 +20,17 @@ from wsi_pipeline.instances import Clumps, find_clumps, from_label_image, is_cer
 from wsi_pipeline.objects import Objects
 from wsi_pipeline.tiling import Box, Region
 
-__all__ = ["OBJECT_HALO_PX", "REGION_PX", "Keep", "empty", "segment_region"]
+__all__ = [
+    "LARGEST_PX",
+    "OBJECT_HALO_PX",
+    "REGION_PX",
+    "Keep",
+    "empty",
+    "in_reading_order",
+    "object_ids",
+    "segment_region",
+    "simplified",
+]
 
 REGION_PX = 1920
 """Core of a region, model pixels; with its halo it is 2048, a multiple of every usual tile."""
@@ -38,7 +48,8 @@ Images = NDArray[np.uint8]
 class Keep:
     """Which objects stay: those whose centre lies in the foreground, and in `roi` where given.
 
-    `roi` is a shapely geometry in level-0 pixels. The centre is that of the bounding box.
+    A nucleus stays with its cell. `roi` is a shapely geometry in level-0 pixels. The centre is
+    that of the bounding box.
     """
 
     foreground: Foreground
@@ -51,6 +62,8 @@ class Keep:
         inside = self.foreground.contains(x, y)
         if self.roi is not None:
             inside &= shapely.contains_xy(self.roi, x, y)
+        if objects.parent is not None:
+            inside = np.where(objects.parent >= 0, inside[objects.parent], inside)
         return objects.take(inside)
 
 
@@ -117,7 +130,7 @@ def segment_region(
             mine = np.arange(len(ax)) == which
             parts.append(_objects(engine, again, mine, config))
     objects = keep.select(Objects.concatenate(parts))
-    return _in_reading_order(objects), oversized
+    return in_reading_order(objects), oversized
 
 
 def _look_again(engine: Engine, view: _View, k: int, config: RunConfig) -> tuple[_View, int, bool]:
@@ -158,13 +171,13 @@ def _objects(engine: Engine, view: _View, wanted: NDArray[np.bool_], config: Run
     vertices, offsets = trace(pieces.labels, strongest, pieces.first, 255 * config.threshold)
     limit = np.array([engine.slide.width, engine.slide.height], float)
     vertices = np.clip((vertices + view.corner) * scale, 0, limit)
-    coords, offsets = _simplified(vertices, offsets)
+    coords, offsets = simplified(vertices, offsets)
     classes, score = _scores(pieces.labels, view.probability, pieces.area_px)
     position = pieces.first + view.corner
     od = mean_od(view.image, pieces.labels, len(pieces), background=engine.slide.background)
     objects = Objects(
         classes=model.classes,
-        ids=_ids(engine.slide.slide_id, model.name, position),
+        ids=object_ids(engine.slide.slide_id, model.name, position),
         class_index=classes,
         score=score,
         coords=coords,
@@ -182,7 +195,7 @@ def _objects(engine: Engine, view: _View, wanted: NDArray[np.bool_], config: Run
     return replace(objects, features=measured)
 
 
-def _simplified(
+def simplified(
     vertices: NDArray[np.float64], offsets: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Closed rings with fewer vertices, off by half a level-0 pixel at most, valid on 0.01 px.
@@ -225,10 +238,20 @@ def _scores(
     return best.astype(np.uint8), np.round(mean, 4).astype(np.float32)
 
 
-def _ids(slide_id: str, model: str, position: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """UUIDs (n, 2) from slide, model and first pixel (n, 2); version 8, RFC 9562."""
+def object_ids(
+    slide_id: str,
+    model: str,
+    position: NDArray[np.int64],
+    kind: NDArray[np.uint64] | None = None,
+) -> NDArray[np.uint64]:
+    """UUIDs (n, 2) from slide, model and first pixel (n, 2); version 8, RFC 9562.
+
+    Objects that overlap may share their first pixel; `kind` (n,) tells them apart.
+    """
     digest = hashlib.blake2b(f"{slide_id}\0{model}".encode(), digest_size=16).digest()
     place = (position[:, 1].astype(np.uint64) << np.uint64(32)) | position[:, 0].astype(np.uint64)
+    if kind is not None:
+        place ^= _mixed(kind)
     halves = [_mixed(place ^ np.uint64(int.from_bytes(digest[i : i + 8], "big"))) for i in (0, 8)]
     high = (halves[0] & np.uint64(0xFFFFFFFFFFFF0FFF)) | np.uint64(0x8000)
     low = (halves[1] & np.uint64(0x3FFFFFFFFFFFFFFF)) | np.uint64(1 << 63)
@@ -242,7 +265,7 @@ def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return x ^ (x >> np.uint64(31))
 
 
-def _in_reading_order(objects: Objects) -> Objects:
+def in_reading_order(objects: Objects) -> Objects:
     """The same objects from top to bottom and left to right, ties by id."""
     box = objects.bounds()
     return objects.take(np.lexsort((objects.ids[:, 1], box[:, 0], box[:, 1])))

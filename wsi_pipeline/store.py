@@ -153,6 +153,8 @@ class RunFolder:
         path = self._part(region)
         aside = path.with_name(path.name + ".part")
         columns: dict[str, Any] = {f"feature {k}": v for k, v in objects.features.items()}
+        if objects.parent is not None:
+            columns["parent"] = objects.parent
         with _explained(path):
             with aside.open("wb") as file:
                 np.savez(
@@ -186,6 +188,7 @@ class RunFolder:
                 ring_offsets=stored["ring_offsets"],
                 object_offsets=stored["object_offsets"],
                 features=features,
+                parent=stored.get("parent"),
             )
             return objects, json.loads(str(stored["extra"]))
 

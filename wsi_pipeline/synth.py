@@ -1,6 +1,6 @@
 """Synthetic liquid-based cervical cytology with exact truth: slides, and fields to train on.
 
-    plan_slide → SlidePlan → render, truth_objects, write_slide
+    plan_slide → SlidePlan → render, truth_objects, truth_cells, write_slide
 
 Cells are painted once (`synth_cells`, `synth_bank`), placed all at once (`synth_plan`) and laid
 over each other where a window needs them (`synth_render`); `synth_fields` photographs them.
@@ -24,10 +24,25 @@ from wsi_pipeline.errors import ConfigError, OutputError
 from wsi_pipeline.synth_cells import Style
 from wsi_pipeline.synth_fields import write_fields
 from wsi_pipeline.synth_plan import SlidePlan, plan_slide
-from wsi_pipeline.synth_render import PERIOD_PX, densities, expose, render, truth_objects
+from wsi_pipeline.synth_render import (
+    PERIOD_PX,
+    densities,
+    expose,
+    render,
+    truth_cells,
+    truth_objects,
+)
 from wsi_pipeline.tiling import Box
 
-__all__ = ["SlidePlan", "plan_slide", "render", "truth_objects", "write_fields", "write_slide"]
+__all__ = [
+    "SlidePlan",
+    "plan_slide",
+    "render",
+    "truth_cells",
+    "truth_objects",
+    "write_fields",
+    "write_slide",
+]
 
 _TILE_PX = 256
 _BLOCK_PX = PERIOD_PX  # rendered at once: 4 × 4 tiles, one tile of level 1

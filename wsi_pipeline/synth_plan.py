@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import shapely
 from numba import njit
 from numpy.typing import NDArray
 
@@ -84,6 +85,7 @@ def plan_slide(
     density: float = 135.0,
     clustering: float = 0.35,
     mix: Mapping[str, float] | None = None,
+    max_overlap: float | None = None,
     stain: Stain = "pap",
     style: Style | None = None,
     bank: Bank | None = None,
@@ -106,6 +108,10 @@ def plan_slide(
         share of the cells that lie in clusters, 0 to 1
     mix
         kind of cell → weight; as in `CELL_KINDS` if not given
+    max_overlap
+        share of the smaller of any two cells that the other may cover, 0 to 1, which leaves room
+        for fewer cells; if not given 0.5 of cells taken for circles, and every sixth may lie
+        wholly over another
     stain
         see `draw_style`; used where `style` is not given
     style, bank
@@ -118,6 +124,8 @@ def plan_slide(
     """
     mix = mix if mix is not None else {name: kind.share for name, kind in CELL_KINDS.items()}
     _check(width, height, mpp, tissue, density, clustering, mix)
+    if max_overlap is not None and not 0 <= max_overlap <= 1:
+        raise ConfigError(f"an overlap of at most {max_overlap} makes no sense; take 0 to 1")
     rng = np.random.default_rng([seed, width, height, round(mpp * 1e6)])
     style = style or draw_style(rng, stain)
     bank = bank or Bank.paint(mpp, style, seed=seed)
@@ -134,7 +142,12 @@ def plan_slide(
     fits: NDArray[np.bool_] = np.all((corner >= 0) & (corner + size <= [width, height]), axis=1)
     at = _place(corner, bank.circles[sprite], size, variant)
     radius = bank.circles[sprite][:, :, 2]
-    free = _accept(at[:spare], radius[:spare], fits[:spare], wanted, int(bank.shape.max()))
+    limits = (_CELL_OVERLAP, 1.0) if max_overlap is None else (max_overlap, max_overlap)
+    reach = int(bank.shape.max())
+    free = _accept(at[:spare], radius[:spare], fits[:spare], wanted, reach, limits)
+    if max_overlap is not None:  # circles are not enough for a promise
+        own = sprite[free], corner[free], size[free], variant[free]
+        free = free[_apart(_outlines(bank, *own), max_overlap)]
     keep = np.concatenate([free, spare + np.flatnonzero(fits[spare:])])
     columns, rows = -(-width // BIN_PX), -(-height // BIN_PX)
     bins = corner[keep, 1] // BIN_PX * columns + corner[keep, 0] // BIN_PX
@@ -252,6 +265,35 @@ def _place(corner: Ints, circles: Floats, size: Ints, variant: Ints) -> Floats:
     return at + corner[:, None]
 
 
+def _outlines(
+    bank: Bank, sprite: Ints, corner: Ints, size: Ints, variant: Ints
+) -> NDArray[np.object_]:
+    """The cells (n,) of mirrored sprites where they lie, as polygons."""
+    begin, end = bank.ring_start[sprite, 0], bank.ring_start[sprite, 1]
+    start = np.cumsum(end - begin) - (end - begin)
+    cell = np.repeat(np.arange(len(sprite)), end - begin)
+    points = bank.rings[np.arange(len(cell)) + (begin - start)[cell]]
+    at = _place(corner[cell], points[:, None], size[cell], variant[cell])[:, 0]
+    if len(at) == 0:
+        return np.zeros(0, object)
+    shapes = shapely.polygons(shapely.linearrings(at, indices=cell))
+    return np.asarray(shapely.make_valid(shapes), object)
+
+
+def _apart(shapes: NDArray[np.object_], limit: float) -> NDArray[np.bool_]:
+    """Which polygons (n,) stay, in turn, when none may share more than `limit` of the smaller."""
+    stays = np.ones(len(shapes), bool)
+    later, earlier = shapely.STRtree(shapes).query(shapes, predicate="intersects")
+    later, earlier = later[earlier < later], earlier[earlier < later]
+    area = shapely.area(shapes)
+    shared = shapely.area(shapely.intersection(shapes[later], shapes[earlier]))
+    over = shared > limit * np.minimum(area[later], area[earlier]) + 1e-6
+    later, earlier = later[over], earlier[over]
+    for i in np.argsort(later, kind="stable"):
+        stays[later[i]] &= ~stays[earlier[i]]
+    return stays
+
+
 @njit(nogil=True, cache=True)
 def _lens(distance: float, r: float, s: float) -> float:
     """Shared area of two circles over the smaller one's."""
@@ -282,11 +324,19 @@ def _crowds(a: Floats, ra: Floats, b: Floats, rb: Floats, cell_limit: float) -> 
 
 
 @njit(nogil=True, cache=True)
-def _accept(at: Floats, radius: Floats, fits: NDArray[np.bool_], wanted: int, reach: int) -> Ints:
+def _accept(
+    at: Floats,
+    radius: Floats,
+    fits: NDArray[np.bool_],
+    wanted: int,
+    reach: int,
+    limits: tuple[float, float],
+) -> Ints:
     """Indices of up to `wanted` candidates, in turn each that does not crowd an earlier one.
 
-    `at` (n, 3, 2) and `radius` (n, 3) are circles as in `Bank`; every sixth candidate may lie
-    wholly over another cell, as small cells do. `reach` is the largest sprite's side.
+    `at` (n, 3, 2) and `radius` (n, 3) are circles as in `Bank`; `reach` is the largest sprite's
+    side. Cells may share up to `limits[0]` of the smaller one, every sixth candidate up to
+    `limits[1]`: small cells do lie wholly over others.
     """
     keep = np.zeros(wanted, np.int64)
     if len(at) == 0:
@@ -308,7 +358,7 @@ def _accept(at: Floats, radius: Floats, fits: NDArray[np.bool_], wanted: int, re
         if taken == wanted:
             break
         bx, by = int(at[i, 0, 0]) // reach, int(at[i, 0, 1]) // reach
-        limit = _CELL_OVERLAP if i % 6 else 1.0
+        limit = limits[0] if i % 6 else limits[1]
         free = True
         for row in range(max(by - 1, 0), min(by + 2, rows)):
             for column in range(max(bx - 1, 0), min(bx + 2, columns)):

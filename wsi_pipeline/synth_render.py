@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+from dataclasses import replace
 
 import numpy as np
 from numba import njit
@@ -19,7 +20,7 @@ from wsi_pipeline.synth_cells import OD_STEPS
 from wsi_pipeline.synth_plan import BIN_PX, Ints, SlidePlan
 from wsi_pipeline.tiling import Box
 
-__all__ = ["PERIOD_PX", "densities", "expose", "render", "truth_objects"]
+__all__ = ["PERIOD_PX", "densities", "expose", "render", "truth_cells", "truth_objects"]
 
 # A scanner stitches camera fields: shading and noise repeat with this period, and so do the
 # pixels of empty glass. A power of two.
@@ -173,6 +174,19 @@ def truth_objects(plan: SlidePlan) -> tuple[Objects, Objects]:
     real = end > begin
     owner = np.repeat(cells, real.sum(1))
     return _trace(plan, owner, begin[real], end[real], "nucleus"), outer
+
+
+def truth_cells(plan: SlidePlan) -> Objects:
+    """The same cells and nuclei in one list, of classes "cell" and "nucleus", with `parent`.
+
+    The cells come first, as positions in `SlidePlan.nucleus_cell` are theirs.
+    """
+    nuclei, cells = truth_objects(plan)
+    names = ("cell", "nucleus")
+    parts = [replace(cells, classes=names), replace(nuclei, classes=names)]
+    parts[1] = replace(parts[1], class_index=np.ones(len(nuclei), np.uint8))
+    apart = np.full(len(cells), -1, np.int64)
+    return replace(Objects.concatenate(parts), parent=np.concatenate([apart, plan.nucleus_cell]))
 
 
 def _trace(plan: SlidePlan, owner: Ints, begin: Ints, end: Ints, name: str) -> Objects:

@@ -45,6 +45,15 @@ class Box:
         x0, y0 = max(self.x0, other.x0), max(self.y0, other.y0)
         return Box(x0, y0, max(x0, min(self.x1, other.x1)), max(y0, min(self.y1, other.y1)))
 
+    def around(self, other: Box) -> Box:
+        """The smallest box around this one and another."""
+        return Box(
+            min(self.x0, other.x0),
+            min(self.y0, other.y0),
+            max(self.x1, other.x1),
+            max(self.y1, other.y1),
+        )
+
     def snap(self, stride: int) -> Box:
         """The smallest box around this one whose corners are multiples of `stride`."""
         return Box(
@@ -62,8 +71,8 @@ class Box:
         y = (self.y0 + self.y1) // 2
         return Box(self.x0, self.y0, self.x1, y), Box(self.x0, y, self.x1, self.y1)
 
-    def contains(self, x: int, y: int) -> bool:
-        """Whether pixel (x, y) lies in the box."""
+    def contains(self, x: float, y: float) -> bool:
+        """Whether the point (x, y) lies in the box."""
         return self.x0 <= x < self.x1 and self.y0 <= y < self.y1
 
 

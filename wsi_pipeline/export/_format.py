@@ -7,13 +7,14 @@ Measurements get the fewest digits (at least six) that read back as the same flo
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Bytes", "fragments", "render", "uuid_text"]
+__all__ = ["Bytes", "Families", "fragments", "render", "uuid_text"]
 
 Bytes = NDArray[np.uint8]
 
@@ -21,6 +22,12 @@ _HEX = np.frombuffer(b"0123456789abcdef", np.uint8).copy()
 _POW10 = 10.0 ** np.arange(23)  # every one of them is exact in float64
 _HEAD = np.frombuffer(b'{"type":"Feature","id":"', np.uint8).copy()
 _GEOMETRY = np.frombuffer(b'","geometry":{"type":"Polygon","coordinates":[', np.uint8).copy()
+_NUCLEI = np.frombuffer(b']},"nuclei":[', np.uint8).copy()
+_NUCLEUS = np.frombuffer(b'{"id":"', np.uint8).copy()
+_ONE = np.frombuffer(b'],"nucleusGeometry":{"type":"Polygon","coordinates":[', np.uint8).copy()
+_MANY = np.frombuffer(
+    b'],"nucleusGeometry":{"type":"MultiPolygon","coordinates":[', np.uint8
+).copy()
 _INT_POW10 = 10 ** np.arange(19)
 _TEN, _HUNDRED, _ZERO = np.uint64(10), np.uint64(100), np.uint64(ord("0"))
 _MINUS, _POINT, _COMMA, _EXP = (ord(c) for c in "-.,e")
@@ -28,6 +35,32 @@ _OPEN, _CLOSE, _BRACE, _DASH = (ord(c) for c in "[]}-")
 
 _NUMBER_BYTES = 25  # longest output of `_put_float`, with room to spare
 _FEATURE_BYTES = len(_HEAD) + 36 + len(_GEOMETRY) + 8
+_NUCLEUS_BYTES = len(_NUCLEI) + len(_NUCLEUS) + 36 + len(_MANY) + 8
+
+
+@dataclass(frozen=True, eq=False)
+class Families:
+    """Cells that are written with their nuclei: feature f is the rows ``start[f]:start[f + 1]``.
+
+    The first row of a feature is the cell, or an object by itself; its nuclei follow.
+
+    Attributes
+    ----------
+    start
+        int64 (features + 1,)
+    kind
+        int64 (features,), which of `class_texts` each has
+    nucleus_texts
+        per class, all that stands in a nucleus's entry after its id
+    name_blocks
+        names of all columns, end to end: of objects by themselves, of cells with nuclei, of their
+        first nucleus, of their second …; empty where a column is not theirs
+    """
+
+    start: NDArray[np.int64]
+    kind: NDArray[np.int64]
+    nucleus_texts: list[bytes]
+    name_blocks: list[bytes]
 
 
 def fragments(texts: list[bytes]) -> tuple[Bytes, NDArray[np.int64]]:
@@ -45,6 +78,7 @@ def render(
     columns: NDArray[np.float32],
     class_texts: list[bytes],
     column_texts: list[bytes],
+    families: Families | None = None,
 ) -> bytes:
     """Comma-joined Features of n objects.
 
@@ -56,22 +90,33 @@ def render(
         per class, all that stands between the coordinates and the first measurement
     column_texts
         per column, its quoted name and the colon
+    families
+        which objects make one feature; each its own if not given
     """
+    n = len(class_index)
+    if families is None:
+        families = Families(np.arange(n + 1), class_index.astype(np.int64), [], column_texts)
     classes, class_starts = fragments(class_texts)
-    names, name_starts = fragments(column_texts)
+    nuclei, nucleus_starts = fragments(families.nucleus_texts)
+    names, name_starts = fragments(families.name_blocks)
     reach = 1.0 if coords.size == 0 else max(1.0, float(np.abs(coords).max()))
     coordinate_bytes = 2 * (len(str(int(reach))) + 4) + 3
-    longest = max(map(len, class_texts), default=0)
-    n = len(class_index)
+    features = len(families.kind)
+    longest = [max(map(len, texts), default=0) for texts in (class_texts, families.nucleus_texts)]
+    count = len(column_texts)
+    blocks = np.add.reduceat(np.diff(name_starts), np.arange(0, len(name_starts) - 1, count or 1))
     size = (
-        n * (_FEATURE_BYTES + longest + 3)
+        features * (_FEATURE_BYTES + longest[0] + 3)
+        + (n - features) * (_NUCLEUS_BYTES + longest[1])
         + len(coords) * coordinate_bytes
         + len(ring_offsets) * 3
-        + n * (len(names) + len(column_texts) * (_NUMBER_BYTES + 1))
+        + n * (int(max(blocks, default=0)) + count * (_NUMBER_BYTES + 1))
     )
     out = np.empty(size, np.uint8)
     end = _render(
         out,
+        _plain(families.start, np.int64),
+        _plain(families.kind, np.int64),
         _plain(ids, np.uint64),
         _plain(class_index, np.uint8),
         _plain(coords, np.float64),
@@ -80,6 +125,8 @@ def render(
         _plain(columns, np.float32),
         classes,
         class_starts,
+        nuclei,
+        nucleus_starts,
         names,
         name_starts,
     )
@@ -254,8 +301,68 @@ def _put_ring(out: Bytes, at: int, coords: NDArray[np.float64], start: int, stop
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
+def _put_rings(
+    out: Bytes,
+    at: int,
+    coords: NDArray[np.float64],
+    ring_offsets: NDArray[np.int64],
+    first: int,
+    last: int,
+) -> int:
+    for ring in range(first, last):
+        if ring > first:
+            out[at] = _COMMA
+            at += 1
+        at = _put_ring(out, at, coords, ring_offsets[ring], ring_offsets[ring + 1])
+    return at
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _put_nuclei(
+    out: Bytes,
+    at: int,
+    first: int,
+    last: int,
+    ids: NDArray[np.uint64],
+    class_index: NDArray[np.uint8],
+    coords: NDArray[np.float64],
+    ring_offsets: NDArray[np.int64],
+    object_offsets: NDArray[np.int64],
+    nuclei: Bytes,
+    nucleus_starts: NDArray[np.int64],
+) -> int:
+    """Put what a cell's nuclei are called, and their shapes but for the closing brackets."""
+    at = _put(out, at, _NUCLEI, 0, len(_NUCLEI))
+    for i in range(first, last):
+        if i > first:
+            out[at] = _COMMA
+            at += 1
+        at = _put(out, at, _NUCLEUS, 0, len(_NUCLEUS))
+        at = _put_uuid(out, at, ids[i, 0], ids[i, 1])
+        kind = class_index[i]
+        at = _put(out, at, nuclei, nucleus_starts[kind], nucleus_starts[kind + 1])
+    if last - first == 1:
+        at = _put(out, at, _ONE, 0, len(_ONE))
+        rings = object_offsets[first], object_offsets[last]
+        return _put_rings(out, at, coords, ring_offsets, rings[0], rings[1])
+    at = _put(out, at, _MANY, 0, len(_MANY))
+    for i in range(first, last):
+        if i > first:
+            out[at] = _COMMA
+            at += 1
+        out[at] = _OPEN
+        rings = object_offsets[i], object_offsets[i + 1]
+        at = _put_rings(out, at + 1, coords, ring_offsets, rings[0], rings[1])
+        out[at] = _CLOSE
+        at += 1
+    return at
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
 def _render(
     out: Bytes,
+    start: NDArray[np.int64],
+    kinds: NDArray[np.int64],
     ids: NDArray[np.uint64],
     class_index: NDArray[np.uint8],
     coords: NDArray[np.float64],
@@ -264,34 +371,42 @@ def _render(
     columns: NDArray[np.float32],
     classes: Bytes,
     class_starts: NDArray[np.int64],
+    nuclei: Bytes,
+    nucleus_starts: NDArray[np.int64],
     names: Bytes,
     name_starts: NDArray[np.int64],
 ) -> int:
     at = 0
-    for i in range(len(class_index)):
-        if i > 0:
+    for feature in range(len(kinds)):
+        if feature > 0:
             out[at] = _COMMA
             at += 1
+        i, last = start[feature], start[feature + 1]
         at = _put(out, at, _HEAD, 0, len(_HEAD))
         at = _put_uuid(out, at, ids[i, 0], ids[i, 1])
         at = _put(out, at, _GEOMETRY, 0, len(_GEOMETRY))
-        for ring in range(object_offsets[i], object_offsets[i + 1]):
-            if ring > object_offsets[i]:
-                out[at] = _COMMA
-                at += 1
-            at = _put_ring(out, at, coords, ring_offsets[ring], ring_offsets[ring + 1])
-        kind = class_index[i]
+        at = _put_rings(out, at, coords, ring_offsets, object_offsets[i], object_offsets[i + 1])
+        if last > i + 1:
+            at = _put_nuclei(
+                out, at, i + 1, last, ids, class_index, coords, ring_offsets, object_offsets,
+                nuclei, nucleus_starts,
+            )  # fmt: skip
+        kind = kinds[feature]
         at = _put(out, at, classes, class_starts[kind], class_starts[kind + 1])
-        first = True
-        for column in range(len(columns)):
-            if not np.isfinite(columns[column, i]):
-                continue
-            if not first:
-                out[at] = _COMMA
-                at += 1
-            first = False
-            at = _put(out, at, names, name_starts[column], name_starts[column + 1])
-            at = _put_float(out, at, columns[column, i])
+        comma = False
+        for row in range(i, last):
+            block = (row - i + (last > i + 1)) * len(columns)
+            for column in range(len(columns)):
+                name = block + column
+                empty = name_starts[name] == name_starts[name + 1]
+                if empty or not np.isfinite(columns[column, row]):
+                    continue
+                if comma:
+                    out[at] = _COMMA
+                    at += 1
+                comma = True
+                at = _put(out, at, names, name_starts[name], name_starts[name + 1])
+                at = _put_float(out, at, columns[column, row])
         for _ in range(3):  # measurements, properties, feature
             out[at] = _BRACE
             at += 1

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+from wsi_pipeline.errors import DataError
 from wsi_pipeline.objects import Objects
 
-__all__ = ["GRID_PX", "clean_objects", "clean_polygons", "polygon_parts", "solid"]
+__all__ = [
+    "GRID_PX",
+    "chunks",
+    "clean_objects",
+    "clean_polygons",
+    "nuclei_apart",
+    "polygon_parts",
+    "solid",
+]
 
 GRID_PX = 0.01
 _MAX_COORDINATE = 1e9  # beyond this float64 and the grid say nothing sensible any more
@@ -74,14 +84,61 @@ def clean_objects(objects: Objects, *, min_area_px2: float = 1.0) -> Objects:
     if good.all():
         return rounded
     kept, index = clean_polygons(polygons, min_area_px2=min_area_px2)
-    return Objects.from_polygons(
-        kept,
-        classes=objects.classes,
-        ids=objects.ids[index],
-        class_index=objects.class_index[index],
-        score=objects.score[index],
-        features={name: column[index] for name, column in objects.features.items()},
-    )
+    return _with_polygons(objects.take(index), kept)
+
+
+def nuclei_apart(objects: Objects) -> Objects:
+    """Objects the nuclei of each of whose cells make a valid MultiPolygon.
+
+    Where nuclei of one cell overlap, the later loses what the earlier has, and a gap of the
+    grid's width; of which nothing is left then is left out. QuPath refuses a file for less.
+    """
+    if objects.parent is None:
+        return objects
+    held = np.flatnonzero(objects.parent >= 0)
+    _, cell, count = np.unique(objects.parent[held], return_inverse=True, return_counts=True)
+    several = count[cell] > 1
+    rows = held[several][np.argsort(cell[several], kind="stable")]
+    if len(rows) == 0:
+        return objects
+    families = np.split(rows, np.cumsum(count[count > 1])[:-1])
+    number = np.repeat(np.arange(len(families)), count[count > 1])
+    together = shapely.multipolygons(objects.take(rows).polygons(), indices=number)
+    bad = np.flatnonzero(~shapely.is_valid(together))
+    if len(bad) == 0:
+        return objects
+    shapes = objects.polygons()
+    for mine in (families[i] for i in bad):
+        for k in range(1, len(mine)):
+            taken = shapely.union_all(shapes[mine[:k]]).buffer(2 * GRID_PX)
+            left, _ = clean_polygons([shapely.difference(shapes[mine[k]], taken)])
+            shapes[mine[k]] = left[0] if len(left) else None
+    keep = np.flatnonzero(~shapely.is_missing(shapes))
+    return _with_polygons(objects.take(keep), shapes[keep])
+
+
+def chunks(objects: Objects, size: int) -> Iterator[Objects]:
+    """Objects in turn, about `size` at a time, never a nucleus without its cell.
+
+    Each nucleus comes right after its cell; all else keeps its order.
+
+    Raises
+    ------
+    DataError
+        when what holds a nucleus lies in a cell itself
+    """
+    order = np.arange(len(objects))
+    head = order
+    if objects.parent is not None:
+        held = objects.parent >= 0
+        if held[objects.parent[held]].any():
+            raise DataError("a nucleus holds another object; only cells can, so unlink it")
+        order = np.lexsort((held, np.where(held, objects.parent, order)))
+        head = np.flatnonzero(~held[order])
+    wanted = np.searchsorted(head, np.arange(0, len(objects), size))
+    edges = np.unique([*head[np.minimum(wanted, len(head) - 1)], len(objects)])
+    for start, stop in pairwise(edges):
+        yield objects.take(order[start:stop])
 
 
 def polygon_parts(geometry: shapely.Geometry) -> list[shapely.Polygon]:
@@ -99,6 +156,18 @@ def solid(polygon: shapely.Polygon) -> shapely.Geometry:
     rings = [shapely.Polygon(ring) for ring in (polygon.exterior, *polygon.interiors)]
     shell, *holes = shapely.make_valid(rings, method="structure", keep_collapsed=False)
     return shapely.difference(shell, shapely.union_all(holes))
+
+
+def _with_polygons(objects: Objects, polygons: NDArray[np.object_]) -> Objects:
+    return Objects.from_polygons(
+        polygons,
+        classes=objects.classes,
+        ids=objects.ids,
+        class_index=objects.class_index,
+        score=objects.score,
+        features=objects.features,
+        parent=objects.parent,
+    )
 
 
 def _round(coords: NDArray[Any]) -> NDArray[Any]:

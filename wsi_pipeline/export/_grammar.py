@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -26,6 +26,9 @@ __all__ = [
     "class_name",
     "identity",
     "measurements",
+    "nucleus_entries",
+    "nucleus_name",
+    "nucleus_of",
     "polygons",
 ]
 
@@ -34,6 +37,7 @@ UNCLASSIFIED = "Unclassified"
 SUFFIXES = (".geojson", ".json", ".geojson.gz", ".json.gz")
 NAMESPACE = uuid.UUID("6f3c1a52-0f5e-5d0b-9a57-5b1d3c0c7e11")  # for ids that a file lacks
 
+_NUCLEUS = re.compile(r"Nucleus( [2-9]| [1-9][0-9]+)?: ")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _MAX_COORDINATE = 1e9
 _TEXT_NUMBERS = MappingProxyType(
@@ -103,6 +107,36 @@ def measurements(given: Any) -> dict[str, float]:
         for name, value in given.items()
         if type(value) in (float, int, str)
     }
+
+
+def nucleus_of(name: str) -> int:
+    """Which of a cell's nuclei, from 1, a measurement of a cell belongs to; 0: the cell itself."""
+    found = _NUCLEUS.match(name)
+    return int(found[1] or 1) if found else 0
+
+
+def nucleus_name(name: str, k: int, names: Sequence[str]) -> str:
+    """What the measurement `name` of nucleus k is called among those of its cell.
+
+    "" where a measurement has that name already, `names` being all that there are.
+    """
+    plain = name.removeprefix("Nucleus: ")
+    if plain == name and f"Nucleus: {name}" in names:
+        return ""
+    return f"Nucleus{f' {k}' if k > 1 else ''}: {plain}"
+
+
+def nucleus_entries(feature: Mapping[str, Any], cell_id: str, count: int) -> list[tuple[str, str]]:
+    """Id and class of each nucleus of a cell; derived from the cell's id where they lack."""
+    given = feature.get("nuclei")
+    given = given if isinstance(given, list) and len(given) == count else [None] * count
+    entries = []
+    for k, entry in enumerate(given):
+        key, name = (entry.get(m) if isinstance(entry, dict) else None for m in ("id", "class"))
+        if not isinstance(key, str) or not _UUID.fullmatch(key):
+            key = str(uuid.uuid5(NAMESPACE, f"{cell_id}/nucleus/{k}"))
+        entries.append((key, name if isinstance(name, str) and name.strip() else "nucleus"))
+    return entries
 
 
 def _number(name: str, value: int | str) -> float:

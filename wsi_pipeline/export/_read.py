@@ -35,6 +35,8 @@ from wsi_pipeline.export._grammar import (
     class_name,
     identity,
     measurements,
+    nucleus_entries,
+    nucleus_of,
     polygons,
 )
 from wsi_pipeline.objects import Objects
@@ -58,6 +60,30 @@ class _Rows:
     ids: list[str] = field(default_factory=list)
     class_index: list[int] = field(default_factory=list)
     feature: list[int] = field(default_factory=list)
+    parent: list[int] = field(default_factory=list)
+    linked: bool = False
+
+    def add(
+        self,
+        rings: list[NDArray[np.float64]],
+        key: str,
+        name: str,
+        feature: int,
+        measured: Mapping[str, float],
+        parent: int = -1,
+    ) -> None:
+        """Append one object."""
+        row = len(self.ids)
+        self.polygons.extend(rings)
+        self.ring_counts.append(len(rings))
+        self.ids.append(key)
+        self.class_index.append(self.classes.setdefault(name, len(self.classes)))
+        self.feature.append(feature)
+        self.parent.append(parent)
+        for column, value in measured.items():
+            where, values = self.columns.setdefault(column, ([], []))
+            where.append(row)
+            values.append(value)
 
 
 def read_geojson(path: Path | str) -> Objects:
@@ -66,7 +92,8 @@ def read_geojson(path: Path | str) -> Objects:
     Every polygon of a Polygon or MultiPolygon becomes an object; children follow their parent.
     A missing classification is "Unclassified", a missing score 1 (somebody drew the object), a
     missing or infinite measurement NaN, a missing id derived from place and content. A cell is
-    its outline. The plane, the object type and other properties are not kept.
+    followed by its nuclei, which point to it and have the measurements whose names begin with
+    "Nucleus: ". The plane, the object type and other properties are not kept.
 
     Raises
     ------
@@ -205,6 +232,7 @@ def _seed(rows: _Rows, document: Any) -> None:
             rows.classes.setdefault(name, len(rows.classes))
         for name in map(str, names):
             rows.columns.setdefault(name, ([], []))
+    rows.linked |= header.get("parents") is True
 
 
 def _add_feature(rows: _Rows, feature: Mapping[str, Any], index: int) -> None:
@@ -212,31 +240,46 @@ def _add_feature(rows: _Rows, feature: Mapping[str, Any], index: int) -> None:
     parts = polygons(feature.get("geometry"))
     if len(parts) > 1:
         check_apart(parts)
-    if "nucleusGeometry" in feature:
-        polygons(feature["nucleusGeometry"])
+    nuclei = polygons(feature["nucleusGeometry"]) if "nucleusGeometry" in feature else []
+    if len(nuclei) > 1:
+        check_apart(nuclei)
     properties = feature.get("properties", {})
     if not isinstance(properties, dict):
         raise Refused("properties is not an object; leave it out instead")
     check_display(properties)
-    kind = rows.classes.setdefault(class_name(properties.get("classification")), len(rows.classes))
+    name = class_name(properties.get("classification"))
     measured = measurements(properties.get("measurements", {}))
+    if properties.get("objectType") != "cell":
+        nuclei = []  # QuPath reads them of cells only
+    own = {m: v for m, v in measured.items() if not nucleus_of(m)} if nuclei else measured
+    cell = len(rows.ids)
     for part, rings in enumerate(parts):
-        row = len(rows.ids)
-        rows.polygons.extend(rings)
-        rows.ring_counts.append(len(rings))
-        rows.ids.append(identity(feature, index, part, rings[0]))
-        rows.class_index.append(kind)
-        rows.feature.append(index)
-        for name, value in measured.items():
-            where, values = rows.columns.setdefault(name, ([], []))
-            where.append(row)
-            values.append(value)
+        rows.add(rings, identity(feature, index, part, rings[0]), name, index, own)
+    if nuclei:
+        rows.linked = True
+        named = nucleus_entries(feature, rows.ids[cell], len(nuclei))
+        for k, (rings, (key, kind)) in enumerate(zip(nuclei, named, strict=True), 1):
+            theirs = _nucleus_measurements(rows, measured, k)
+            rows.add(rings, key, kind, index, theirs, parent=cell)
     for key in ("childObjects", "children"):
         children = properties.get(key, [])
         if not isinstance(children, list):
             raise Refused(f"{key} is not a list")
         for child in children:
             _add_feature(rows, child if isinstance(child, dict) else {}, index)
+
+
+def _nucleus_measurements(rows: _Rows, measured: Mapping[str, float], k: int) -> dict[str, float]:
+    """What was measured on nucleus k of a cell, under the names that nuclei have in `Objects`."""
+    found = {}
+    for name, value in measured.items():
+        if nucleus_of(name) == k:
+            plain = name.split(": ", 1)[1]
+            # wsiseg puts "Nucleus: " before a column of its own that lacks it.
+            full = f"Nucleus: {plain}"
+            bare = plain in rows.columns and full not in rows.columns
+            found[plain if bare or plain == SCORE_NAME else full] = value
+    return found
 
 
 def _objects(path: Path, rows: _Rows) -> Objects:
@@ -261,6 +304,7 @@ def _objects(path: Path, rows: _Rows) -> Objects:
         ring_offsets=np.cumsum([0, *map(len, rows.polygons)], dtype=np.int64),
         object_offsets=np.cumsum([0, *rows.ring_counts], dtype=np.int64),
         features=columns,
+        parent=np.array(rows.parent, np.int64) if rows.linked else None,
     )
 
 
@@ -281,7 +325,12 @@ def _checked_geometry(path: Path, objects: Objects, feature: NDArray[np.int64]) 
     counts = [len(group) for group in groups]
     wide = objects.take(np.repeat(np.arange(len(objects)), counts))
     ids = wide.ids.copy()
-    for i in np.setdiff1d(np.arange(len(ids)), np.cumsum(counts) - counts):
+    first = np.cumsum(counts) - counts
+    parent = None
+    if objects.parent is not None:  # a nucleus stays with the first part of its cell
+        held = np.where(objects.parent >= 0, first[objects.parent], -1)
+        parent = np.repeat(held, counts)
+    for i in np.setdiff1d(np.arange(len(ids)), first):
         derived = uuid.uuid5(NAMESPACE, f"{ids[i].tolist()}/{i}").int
         ids[i] = derived >> 64, derived & (2**64 - 1)
     return Objects.from_polygons(
@@ -291,6 +340,7 @@ def _checked_geometry(path: Path, objects: Objects, feature: NDArray[np.int64]) 
         class_index=wide.class_index,
         score=wide.score,
         features=wide.features,
+        parent=parent,
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from wsi_pipeline.export._geometry import clean_objects
+from wsi_pipeline.export._geometry import chunks, clean_objects
 from wsi_pipeline.objects import Objects
 
 __all__ = ["ObjectWriter"]
@@ -31,6 +31,7 @@ class ObjectWriter(ABC):
         self.provenance = dict(provenance or {})
         self.count = 0
         self._layout: tuple[tuple[str, ...], tuple[str, ...]] | None = None
+        self._linked: bool | None = None  # whether objects have parents; unknown before the first
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -40,26 +41,33 @@ class ObjectWriter(ABC):
         """Append `objects`; their classes and measurements are the same in every call.
 
         Polygons are rounded to 0.01 px; what is then invalid is repaired and, if less than 1 px²
-        of it is left, dropped with a logged warning. `count` says how many the file holds.
+        of it is left, dropped with a logged warning. `count` says how many the file holds. Each
+        nucleus comes right after its cell.
 
         Raises
         ------
         ValueError
-            when classes or measurements are not those of the first call
+            when classes or measurements are not those of the first call, or objects have parents
+            and the first ones had not
         DataError
             when a class or a measurement has a name that the format cannot hold
         OutputError
             when the file cannot be written
         """
         if self._layout is None:
-            self._start((objects.classes, tuple(objects.features)))
-        classes, names = self._layout or ((), ())
+            self._layout = objects.classes, tuple(objects.features)
+        classes, names = self._layout
         if objects.classes != classes or set(objects.features) != set(names):
             raise ValueError(f"objects differ from {classes} in classes or from {names}")
+        if self._linked is None and (len(objects) or objects.parent is not None):
+            self._start(linked=objects.parent is not None)
+        if objects.parent is not None and not self._linked:
+            raise ValueError("these objects have parents, the first ones had not; give all parents")
         objects = replace(objects, features={name: objects.features[name] for name in names})
-        for start in range(0, len(objects), _CHUNK):
-            chunk = objects.take(np.arange(start, min(start + _CHUNK, len(objects))))
-            clean = clean_objects(chunk)
+        if self._linked and objects.parent is None:
+            objects = replace(objects, parent=np.full(len(objects), -1, np.int64))
+        for chunk in chunks(objects, _CHUNK):
+            clean = self._clean(chunk)
             if len(clean) < len(chunk):
                 lost = len(chunk) - len(clean)
                 _log.warning("%s: dropped %d polygons without an area", self.path, lost)
@@ -77,13 +85,21 @@ class ObjectWriter(ABC):
             if kind is not None:
                 self._stack.__exit__(kind, error, trace)
                 return
-            if self._layout is None:
-                self._start(((), ()))
+            if self._linked is None:
+                self._start(linked=False)
             self._end()
 
-    def _start(self, layout: tuple[tuple[str, ...], tuple[str, ...]]) -> None:
-        self._layout = layout
-        self._begin({**self.provenance, "classes": layout[0], "measurements": layout[1]})
+    def _start(self, *, linked: bool) -> None:
+        self._linked = linked
+        classes, names = self._layout or ((), ())
+        noted = {"classes": classes, "measurements": names, "parents": True}
+        header = {**self.provenance, **noted}
+        if not linked:
+            del header["parents"]
+        self._begin(header)
+
+    def _clean(self, objects: Objects) -> Objects:
+        return clean_objects(objects)
 
     @abstractmethod
     def _begin(self, header: Mapping[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ import shapely
 from numpy.typing import NDArray
 
 from wsi_pipeline.errors import UsageError
-from wsi_pipeline.export._geometry import clean_objects
+from wsi_pipeline.export._geometry import chunks, clean_objects
 from wsi_pipeline.export._part import open_part
 from wsi_pipeline.export.labels import rasterize
+from wsi_pipeline.features import CELL_CLASS
 from wsi_pipeline.objects import Objects
 
 __all__ = ["write_coco"]
@@ -39,6 +40,11 @@ def write_coco(
     RLE cannot count; ``info.holes`` says which. Areas are without holes in any case. Annotation
     ids are 1 to n in the order of `objects`; ``id`` of the categories is `class_index` + 1.
 
+    Where objects have parents, all is as in the sets that networks learn cells from: category 1
+    is "nucleus", 2 "cytoplasm" (the whole cell, its nucleus in it), others follow. A nucleus comes
+    right after its cell; the `cell_id` of both is the id of the cell's annotation, and of an
+    object by itself its own.
+
     Raises
     ------
     UsageError
@@ -49,6 +55,9 @@ def write_coco(
     if width < 1 or height < 1:
         raise UsageError(f"a slide of {width} × {height} px cannot be; give its width and height")
     rle = width * height < _RLE_LIMIT
+    linked = objects.parent is not None
+    names = _linked_names(objects.classes) if linked else objects.classes
+    category = [names.index(_linked_name(c) if linked else c) + 1 for c in objects.classes]
     with open_part(Path(path)) as file:
         image = {"id": 1, "file_name": file_name, "width": width, "height": height}
         head = {
@@ -57,20 +66,35 @@ def write_coco(
                 "holes": "RLE" if rle else "left out of segmentations, not of areas",
             },
             "images": [image if mpp is None else {**image, "mpp": mpp}],
-            "categories": [{"id": k + 1, "name": name} for k, name in enumerate(objects.classes)],
+            "categories": [{"id": k, "name": name} for k, name in enumerate(names, 1)],
         }
         file.write(_json(head)[:-1].encode() + b',"annotations":[\n')
-        count = 0
-        for start in range(0, len(objects), _CHUNK):
-            chunk = objects.take(np.arange(start, min(start + _CHUNK, len(objects))))
-            for annotation in _annotations(clean_objects(chunk), (height, width), rle):
+        count = before = 0
+        for chunk in chunks(objects, _CHUNK):
+            clean = clean_objects(chunk)
+            for i, annotation in enumerate(_annotations(clean, category, (height, width), rle)):
+                if clean.parent is not None:
+                    cell = int(clean.parent[i])
+                    annotation["cell_id"] = before + 1 + (i if cell < 0 else cell)
                 file.write(b",\n" if count else b"")
                 count += 1
                 file.write(_json({"id": count, "image_id": 1, **annotation}).encode())
+            before = count
         file.write(b"]}\n")
 
 
-def _annotations(objects: Objects, shape: tuple[int, int], rle: bool) -> Iterator[dict[str, Any]]:
+def _linked_name(name: str) -> str:
+    return "cytoplasm" if name == CELL_CLASS else name
+
+
+def _linked_names(classes: Sequence[str]) -> list[str]:
+    """Categories of cells with nuclei, in the order of their ids."""
+    return list(dict.fromkeys(["nucleus", "cytoplasm", *map(_linked_name, classes)]))
+
+
+def _annotations(
+    objects: Objects, category: Sequence[int], shape: tuple[int, int], rle: bool
+) -> Iterator[dict[str, Any]]:
     if len(objects) == 0:
         return
     areas = shapely.area(objects.polygons())
@@ -81,7 +105,7 @@ def _annotations(objects: Objects, shape: tuple[int, int], rle: bool) -> Iterato
         shell = objects.coords[objects.ring_offsets[first] : objects.ring_offsets[first + 1] - 1]
         holes = after - first > 1 and rle
         annotation = {
-            "category_id": int(objects.class_index[i]) + 1,
+            "category_id": category[objects.class_index[i]],
             "segmentation": _rle(objects, i, shape) if holes else [shell.ravel().tolist()],
             "bbox": boxes[i].tolist(),
             "area": round(float(areas[i]), 4),

@@ -19,12 +19,20 @@ import numpy as np
 import shapely
 
 from wsi_pipeline.errors import DataError, UsageError
-from wsi_pipeline.export._format import render
-from wsi_pipeline.export._geometry import clean_objects, clean_polygons
-from wsi_pipeline.export._grammar import NAMESPACE, SCORE_NAME, SUFFIXES, UNCLASSIFIED
+from wsi_pipeline.export._format import Families, render
+from wsi_pipeline.export._geometry import clean_objects, clean_polygons, nuclei_apart
+from wsi_pipeline.export._grammar import (
+    NAMESPACE,
+    SCORE_NAME,
+    SUFFIXES,
+    UNCLASSIFIED,
+    nucleus_name,
+    nucleus_of,
+)
 from wsi_pipeline.export._part import open_part
 from wsi_pipeline.export._read import read_geojson, read_header, read_regions
 from wsi_pipeline.export._writer import ObjectWriter
+from wsi_pipeline.features import is_cell
 from wsi_pipeline.objects import Objects
 
 __all__ = [
@@ -55,7 +63,9 @@ _OBJECT_TYPES = ("annotation", "detection", "cell", "tile")
 class GeoJsonWriter(ObjectWriter):
     """Objects of one slide as a FeatureCollection, a context manager written piece by piece.
 
-    The file gets its name when the `with` block ends well; with an exception nothing is left.
+    Where objects have parents, cells become QuPath's cells with their nuclei inside, whatever
+    `object_type` makes of the others; of nuclei that overlap within a cell the later are cut. The
+    file gets its name when the `with` block ends well; with an exception nothing is left.
 
     Parameters
     ----------
@@ -96,6 +106,9 @@ class GeoJsonWriter(ObjectWriter):
             self._file.write(b",\n")
         self._file.write(format_features(objects, object_type=self.object_type, colors=self.colors))
 
+    def _clean(self, objects: Objects) -> Objects:
+        return nuclei_apart(clean_objects(objects))
+
     def _end(self) -> None:
         self._file.write(b"]}\n")
 
@@ -108,6 +121,12 @@ def format_features(
     Polygons are written as they are, on the 0.01 px grid: see `clean_objects`. The score becomes
     the measurement "Detection probability"; values that are not finite are left out.
 
+    Objects with parents stand in families, each nucleus right after its cell. QuPath's cell has
+    one list of measurements: those of its nucleus are the ones that begin with "Nucleus: ", a
+    second nucleus's with "Nucleus 2: " and so on; any other of a nucleus gets that in front. What
+    the cell itself has under such a name is left out. Ids and classes of nuclei, which QuPath has
+    no place for, lie in the feature's foreign key ``nuclei``.
+
     Raises
     ------
     DataError
@@ -116,8 +135,10 @@ def format_features(
     if SCORE_NAME in objects.features:
         raise DataError(f"measurement {SCORE_NAME!r} is the score's name; rename the measurement")
     _checked_type(object_type)
+    linked = objects.parent is not None
     tails = [
-        f']}},"properties":{{"objectType":"{object_type}",{part}"measurements":{{'.encode()
+        f']}},"properties":{{"objectType":"{kind}",{part}"measurements":{{'.encode()
+        for kind in ((object_type, "cell") if linked else (object_type,))
         for part in (_classification(name, colors or {}) for name in objects.classes)
     ]
     names = [SCORE_NAME, *objects.features]
@@ -130,6 +151,27 @@ def format_features(
         np.stack([objects.score, *objects.features.values()]),
         tails,
         [f"{_json(name)}:".encode() for name in names],
+        _families(objects, names) if linked else None,
+    )
+
+
+def _families(objects: Objects, names: Sequence[str]) -> Families:
+    """Which rows make a feature, and what their measurements are called in it."""
+    assert objects.parent is not None
+    alone = objects.parent < 0
+    head = np.flatnonzero(alone)
+    if (objects.parent[~alone] != head[np.cumsum(alone) - 1][~alone]).any():
+        raise ValueError("a nucleus does not follow its cell; order the objects by family")
+    start = np.append(head, len(objects))
+    kind = objects.class_index + len(objects.classes) * is_cell(objects).astype(np.int64)
+    blocks = [list(names), ["" if nucleus_of(name) else name for name in names]]
+    for k in range(1, int(np.diff(start).max(initial=1))):
+        blocks.append([nucleus_name(name, k, names) for name in names])
+    return Families(
+        start=start,
+        kind=kind[head],
+        nucleus_texts=[f'","class":{_json(name)}}}'.encode() for name in objects.classes],
+        name_blocks=[f"{_json(m)}:".encode() if m else b"" for block in blocks for m in block],
     )
 
 

@@ -1,6 +1,7 @@
 """GeoParquet 1.1: the same objects for geopandas, DuckDB and R, and the exact way back.
 
-Columns: id (UUID), class, score, one per measurement, geometry (WKB, level-0 pixels, hence no
+Columns: id (UUID), class, score, where objects have parents parent_id (UUID of the cell that holds
+a nucleus, null elsewhere), one per measurement, geometry (WKB, level-0 pixels, hence no
 coordinate reference system) and its bbox. The metadata key ``wsiseg`` holds the order of classes
 and measurements and the provenance.
 """
@@ -17,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import shapely
+from numpy.typing import NDArray
 
 from wsi_pipeline.errors import DataError
 from wsi_pipeline.export._format import uuid_text
@@ -28,7 +30,7 @@ from wsi_pipeline.objects import Objects
 __all__ = ["ParquetWriter", "read_metadata", "read_parquet"]
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
-_OWN = ("id", "class", "score", "geometry", "bbox")
+_OWN = ("id", "class", "score", "parent_id", "geometry", "bbox")
 _GEO = {
     "version": "1.1.0",
     "primary_column": "geometry",
@@ -61,7 +63,7 @@ class ParquetWriter(ObjectWriter):
         self._writer: pq.ParquetWriter
 
     def _begin(self, header: Mapping[str, Any]) -> None:
-        schema = _schema(header["measurements"]).with_metadata(
+        schema = _schema(header["measurements"], linked="parents" in header).with_metadata(
             {"geo": json.dumps(_GEO), "wsiseg": json.dumps(header, ensure_ascii=False)}
         )
         part = self._stack.enter_context(part_path(self.path))
@@ -95,6 +97,7 @@ def read_parquet(path: Path | str) -> Objects:
             class_index=kinds.to_numpy().astype(np.uint8),
             score=table["score"].to_numpy(),
             features={name: table[name].to_numpy() for name in header["measurements"]},
+            parent=_parent(table),
         )
     except (
         OSError,
@@ -120,7 +123,17 @@ def read_metadata(path: Path | str) -> dict[str, Any]:
     return dict(header)
 
 
-def _schema(measurements: tuple[str, ...]) -> pa.Schema:
+def _parent(table: pa.Table) -> NDArray[np.int64] | None:
+    """Positions of the parents; None where the file has no such column."""
+    if "parent_id" not in table.column_names:
+        return None
+    own = table["id"].combine_chunks()
+    found = pc.index_in(table["parent_id"], own)
+    parent: NDArray[np.int64] = found.fill_null(-1).to_numpy().astype(np.int64)
+    return parent
+
+
+def _schema(measurements: tuple[str, ...], *, linked: bool) -> pa.Schema:
     taken = [name for name in measurements if name in _OWN]
     if taken:
         raise DataError(f"measurement {taken[0]!r} is a column of its own; rename the measurement")
@@ -129,6 +142,7 @@ def _schema(measurements: tuple[str, ...]) -> pa.Schema:
             pa.field("id", pa.string(), nullable=False),
             pa.field("class", pa.dictionary(pa.int32(), pa.string()), nullable=False),
             pa.field("score", pa.float32()),
+            *([pa.field("parent_id", pa.string())] if linked else []),
             *(pa.field(name, pa.float32()) for name in measurements),
             pa.field("geometry", pa.binary(), nullable=False),
             pa.field("bbox", pa.struct([(corner, pa.float64()) for corner in _CORNERS])),
@@ -146,11 +160,15 @@ def _table(objects: Objects, schema: pa.Schema) -> pa.Table:
     kinds = pa.DictionaryArray.from_arrays(
         objects.class_index.astype(np.int32), pa.array(objects.classes, pa.string())
     )
+    links = []
+    if objects.parent is not None:
+        links = [ids.take(pa.array(objects.parent, mask=objects.parent < 0))]
     bounds = [pa.array(np.ascontiguousarray(side)) for side in objects.bounds().T]
     columns = [
         ids,
         kinds,
         pa.array(objects.score),
+        *links,
         *(pa.array(column) for column in objects.features.values()),
         pa.array(shapely.to_wkb(objects.polygons()), pa.binary()),
         pa.StructArray.from_arrays(bounds, fields=list(schema.field("bbox").type)),

@@ -1,0 +1,72 @@
+"""Losses of boxes and masks, in float32; finite and differentiable also when nothing is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
+
+__all__ = ["OVERLAP_LOSSES", "box_loss", "consistency", "mask_bce", "soft_xor"]
+
+
+def iou_loss(boxes: Tensor, truth: Tensor, reduction: str = "sum") -> Tensor:
+    """1 − IoU of boxes (n, 4), pair by pair; the sum, or each with reduction ``none``."""
+    low, high = torch.max(boxes[:, :2], truth[:, :2]), torch.min(boxes[:, 2:], truth[:, 2:])
+    shared = (high - low).clamp(min=0).prod(1)
+    areas = [(b[:, 2:] - b[:, :2]).clamp(min=0).prod(1) for b in (boxes, truth)]
+    loss = 1 - shared / (areas[0] + areas[1] - shared + 1e-7)
+    return loss.sum() if reduction == "sum" else loss
+
+
+OVERLAP_LOSSES: Mapping[str, Callable[..., Tensor]] = MappingProxyType(
+    {
+        "iou": iou_loss,
+        "giou": generalized_box_iou_loss,
+        "diou": distance_box_iou_loss,
+        "ciou": complete_box_iou_loss,
+    }
+)
+
+
+def box_loss(
+    name: str, deltas: Tensor, boxes: Tensor, truth: Tensor, coder: Any, beta: float
+) -> Tensor:
+    """Sum over the regions of a regression loss.
+
+    `deltas` (n, 4) move `boxes` (n, 4), which should become `truth` (n, 4); `coder` is
+    torchvision's box coder. ``l1`` and ``smooth_l1`` compare deltas, the others boxes.
+    """
+    if name in OVERLAP_LOSSES:
+        return OVERLAP_LOSSES[name](coder.decode_single(deltas, boxes), truth, reduction="sum")
+    wanted = coder.encode_single(truth, boxes)
+    return F.smooth_l1_loss(deltas, wanted, reduction="sum", beta=beta if name != "l1" else 0.0)
+
+
+def mask_bce(logits: Tensor, target: Tensor) -> Tensor:
+    """Mean cross entropy over regions and pixels, (n, m, m); 0 with n = 0."""
+    if not logits.numel():
+        return logits.float().sum() * 0
+    return F.binary_cross_entropy_with_logits(logits.float(), target.float())
+
+
+def soft_xor(a: Tensor, b: Tensor) -> Tensor:
+    """Probability that just one of two independent events happens."""
+    return a + b - 2 * a * b
+
+
+def consistency(refined: Tensor, shared: Tensor, rest: Tensor, mode: str) -> Tensor:
+    """How far the refined mask is from its two parts put together; logits (n, m, m).
+
+    ``soft`` has a gradient into all three. ``code`` is DoNet's published term: 100 times the
+    share of pixels where the thresholded masks disagree, which has none.
+    """
+    if mode == "soft":
+        return mask_bce(refined, soft_xor(shared.float().sigmoid(), rest.float().sigmoid()))
+    if not refined.numel():
+        return refined.float().sum() * 0
+    return 100 * (((shared > 0) ^ (rest > 0)) != (refined > 0)).float().mean()

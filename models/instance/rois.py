@@ -1,0 +1,256 @@
+"""Regions: the box stages that sharpen and classify proposals, and the masks over them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.detection._utils import (
+    BalancedPositiveNegativeSampler,
+    BoxCoder,
+    Matcher,
+)
+from torchvision.ops import MultiScaleRoIAlign, batched_nms, box_iou
+from torchvision.ops.boxes import clip_boxes_to_image, remove_small_boxes
+
+from .backbone import LEVELS
+from .config import CELL, InstanceConfig
+from .heads import BoxBranch, build_mask_branch
+from .losses import box_loss, consistency, mask_bce
+from .targets import decompose, project
+
+__all__ = ["Detections", "RegionHeads", "Samples"]
+
+GRID = 28
+"""Sides of a mask over its box; also of the regions' 14×14 features, twice as fine."""
+
+CHUNK = 256
+"""Regions that go through a mask head at once when nothing is learned: bounds its memory."""
+
+MIN_PX = 0.01
+"""Boxes with a shorter side are dropped."""
+
+Size = tuple[int, int]
+"""Rows and columns of the images."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Regions that train a stage; one tensor per image.
+
+    `boxes` (n, 4), `labels` (n,) with 0 for background, `matched` (n,) the truth of each (any
+    where the label is 0), `truth` (n, 4) its box, `copied` (n,) whether the box is a truth's.
+    """
+
+    boxes: list[Tensor]
+    labels: list[Tensor]
+    matched: list[Tensor]
+    truth: list[Tensor]
+    copied: list[Tensor]
+
+    def positive(self) -> Samples:
+        """Those that are no background."""
+        keep = [labels > 0 for labels in self.labels]
+        columns = (self.boxes, self.labels, self.matched, self.truth, self.copied)
+        return Samples(*([v[k] for v, k in zip(c, keep, strict=True)] for c in columns))
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Boxes with masks; one tensor per image.
+
+    `boxes` (k, 4), `labels` (k,), `scores` (k,), `logits` (k, 28, 28) of the own class' mask. In
+    training they are the positive samples, of score 1.
+    """
+
+    boxes: list[Tensor]
+    labels: list[Tensor]
+    scores: list[Tensor]
+    logits: list[Tensor]
+
+
+class RegionHeads(nn.Module):
+    """Box stages and mask heads of one pass over the features.
+
+    Parameters
+    ----------
+    config
+        numbers
+    keep
+        labels that this pass is to find; instances of others are background to it
+    """
+
+    def __init__(self, config: InstanceConfig, keep: tuple[int, ...]) -> None:
+        super().__init__()
+        self.config, self.keep = config, keep
+        stages = len(config.stage_iou)
+        self.box_pool = MultiScaleRoIAlign(list(LEVELS), 7, 2)
+        self.mask_pool = MultiScaleRoIAlign(list(LEVELS), GRID // 2, 2)
+        self.boxes = nn.ModuleList(BoxBranch(config) for _ in range(stages))
+        masks = stages if config.mask_every_stage else 1
+        self.masks = nn.ModuleList(build_mask_branch(config) for _ in range(masks))
+        self.coders = [BoxCoder(weights) for weights in config.stage_box_weights]
+        self.matchers = [Matcher(iou, iou) for iou in config.stage_iou]
+        self.sampler = BalancedPositiveNegativeSampler(config.roi_samples, config.roi_fraction)
+
+    @torch.no_grad()
+    def sample(
+        self, stage: int, proposals: list[Tensor], targets: list[dict[str, Tensor]]
+    ) -> Samples:
+        """Regions to train `stage` on: of the proposals and the truth itself."""
+        columns: list[tuple[Tensor, ...]] = []
+        for found, target in zip(proposals, targets, strict=True):
+            truth = target["boxes"]
+            boxes = torch.cat([found, truth])
+            matched = torch.full((len(boxes),), -1, device=boxes.device)
+            if len(truth):
+                matched = self.matchers[stage](box_iou(truth, boxes))
+            known = torch.cat([target["labels"], target["labels"].new_zeros(1)])
+            labels = known[matched.clamp(min=-1)]
+            labels = labels * torch.isin(labels, labels.new_tensor(self.keep))
+            pick = torch.cat([m.nonzero()[:, 0] for m in self._drawn(labels)])
+            matched = matched[pick].clamp(min=0)
+            aim = truth[matched] if len(truth) else boxes[pick]
+            columns.append((boxes[pick], labels[pick], matched, aim, pick >= len(found)))
+        return Samples(*(list(c) for c in zip(*columns, strict=True)))
+
+    def _drawn(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Positive and negative samples (n,) of one image."""
+        positive, negative = self.sampler([labels])
+        return positive[0], negative[0]
+
+    def _box_losses(
+        self, stage: int, samples: Samples, logits: Tensor, deltas: Tensor
+    ) -> dict[str, Tensor]:
+        """Class and box loss of a stage."""
+        labels = torch.cat(samples.labels)
+        if not len(labels):
+            return {"class": logits.sum() * 0, "box": deltas.sum() * 0}
+        c, positive = self.config, labels.nonzero()[:, 0]
+        own = 0 if c.class_agnostic else labels[positive] - 1
+        boxes = box_loss(
+            c.box_loss,
+            deltas[positive, own],
+            torch.cat(samples.boxes)[positive],
+            torch.cat(samples.truth)[positive],
+            self.coders[stage],
+            c.box_beta,
+        )
+        boxes = c.box_loss_weight * boxes / len(labels)
+        return {"class": F.cross_entropy(logits, labels), "box": boxes}
+
+    def _mask_losses(
+        self, logits: dict[str, Tensor], samples: Samples, targets: list[dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """Losses of the masks (n, 28, 28) of positive `samples`, by name."""
+        c = self.config
+        whole_rest = []
+        for boxes, matched, target in zip(samples.boxes, samples.matched, targets, strict=True):
+            masks = target["masks"].to(torch.uint8)
+            rest = decompose(masks, target["labels"])[1] if c.drm else masks
+            whole_rest.append(project(torch.stack([masks, rest], 1), boxes, matched, GRID))
+        whole, rest = torch.cat(whole_rest).unbind(1)
+        if not c.drm:
+            return {"mask": c.mask_weight * mask_bce(logits["mask"], whole)}
+        losses = {
+            "mask": c.mask_weight * mask_bce(logits["coarse" if c.crm else "mask"], whole),
+            "intersection": c.intersection_weight * mask_bce(logits["shared"], whole - rest),
+            "complement": c.complement_weight * mask_bce(logits["rest"], rest),
+        }
+        if c.crm:
+            losses["refined"] = c.refined_weight * mask_bce(logits["mask"], whole)
+        if c.crm and c.consistency != "off" and CELL in self.keep:
+            cell = torch.cat(samples.labels) == CELL
+            refined, shared, apart = (logits[k][cell] for k in ("mask", "shared", "rest"))
+            term = consistency(refined, shared, apart, c.consistency)
+            losses["consistency"] = c.consistency_weight * term
+        return losses
+
+    def _masks(
+        self, head: int, features: dict[str, Tensor], found: Samples | Detections, size: Size
+    ) -> dict[str, Tensor]:
+        """Logits (n, 28, 28) of mask head `head`, each of its region's own class, by name."""
+        x = self.mask_pool(features, found.boxes, [size] * len(found.boxes))
+        own = torch.cat(found.labels) - 1
+        parts: list[dict[str, Tensor]] = [
+            self.masks[head](part)
+            for part in torch.split(x, len(x) + 1 if self.training else CHUNK)
+        ]
+        row = torch.arange(len(own), device=own.device)
+        return {name: torch.cat([p[name] for p in parts])[row, own] for name in parts[0]}
+
+    def _moved(self, stage: int, boxes: list[Tensor], deltas: Tensor, size: Size) -> list[Tensor]:
+        """Boxes (n, 4) after `deltas` (n, c, 4), inside the image: (n, c, 4) per image."""
+        moved: Tensor = self.coders[stage].decode_single(deltas.flatten(1), torch.cat(boxes))
+        moved = clip_boxes_to_image(moved.view(len(moved), -1, 4), size)
+        return list(torch.split(moved, [len(b) for b in boxes]))
+
+    def learn(
+        self,
+        features: dict[str, Tensor],
+        proposals: list[Tensor],
+        size: Size,
+        targets: list[dict[str, Tensor]],
+    ) -> tuple[Detections, dict[str, Tensor]]:
+        """Losses by name, and the positive samples of the last stage with their masks."""
+        losses: dict[str, Tensor] = {}
+        every, last = self.config.mask_every_stage, len(self.boxes) - 1
+        for stage, weight in enumerate(self.config.stage_weights):
+            prefix = f"stage{stage}_" if last else ""
+            samples = self.sample(stage, proposals, targets)
+            x = self.box_pool(features, samples.boxes, [size] * len(targets))
+            logits, deltas = self.boxes[stage](x)
+            terms = self._box_losses(stage, samples, logits, deltas)
+            if every or stage == last:
+                positive = samples.positive()
+                masks = self._masks(stage if every else 0, features, positive, size)
+                terms |= self._mask_losses(masks, positive, targets)
+            for name, term in terms.items():
+                # A lone mask head counts in full, whatever the last stage's boxes count.
+                own = weight if every or name in ("class", "box") else 1.0
+                losses[prefix + name] = own * term
+            if stage < last:
+                proposals = self._next(stage, samples, deltas.detach(), size)
+        ones = [torch.ones(len(boxes), device=boxes.device) for boxes in positive.boxes]
+        split = torch.split(masks["mask"], [len(boxes) for boxes in positive.boxes])
+        return Detections(positive.boxes, positive.labels, ones, list(split)), losses
+
+    def _next(self, stage: int, samples: Samples, deltas: Tensor, size: Size) -> list[Tensor]:
+        """Proposals of the stage after `stage`; copies of the truth join them there anew."""
+        moved = self._moved(stage, samples.boxes, deltas, size)
+        boxes = [m[~copy, 0] for m, copy in zip(moved, samples.copied, strict=True)]
+        return [b[remove_small_boxes(b, MIN_PX)] for b in boxes]
+
+    def find(self, features: dict[str, Tensor], proposals: list[Tensor], size: Size) -> Detections:
+        """What is in the images, best first."""
+        n, boxes = len(proposals), proposals
+        scores: list[Tensor] = []
+        for stage in range(len(self.boxes)):
+            logits, deltas = self.boxes[stage](self.box_pool(features, boxes, [size] * n))
+            scores.append(logits.softmax(1))
+            moved = self._moved(stage, boxes, deltas, size)
+            boxes = [m[:, 0] for m in moved]
+        mean = torch.stack(scores).mean(0) if self.config.average_scores else scores[-1]
+        each = torch.split(mean, [len(m) for m in moved])
+        best = [self._best(m, s) for m, s in zip(moved, each, strict=True)]
+        kept, labels, confidence = (list(column) for column in zip(*best, strict=True))
+        found = Detections(kept, labels, confidence, [])
+        p = [self._masks(i, features, found, size)["mask"] for i in range(len(self.masks))]
+        logits = p[0] if len(p) == 1 else torch.stack(p).sigmoid().mean(0).logit(eps=1e-6)
+        return replace(found, logits=list(torch.split(logits, [len(b) for b in found.boxes])))
+
+    def _best(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes (n, c or 1, 4), scores (n, 1 + c) of one image → boxes, labels, scores."""
+        c = self.config
+        labels = torch.tensor(self.keep, device=scores.device).expand(len(scores), -1)
+        if not c.class_agnostic:
+            boxes = boxes[:, [label - 1 for label in self.keep]]
+        boxes = boxes.expand(-1, labels.shape[1], -1).reshape(-1, 4)
+        scores, labels = scores[:, list(self.keep)].reshape(-1), labels.reshape(-1)
+        big = (boxes[:, 2:] - boxes[:, :2] >= MIN_PX).all(1)
+        keep = (big & (scores > c.score)).nonzero()[:, 0]
+        boxes, labels, scores = boxes[keep], labels[keep], scores[keep]
+        keep = batched_nms(boxes, scores, labels, c.nms)[: c.max_detections]
+        return boxes[keep], labels[keep], scores[keep]

@@ -1,0 +1,66 @@
+"""What the mask heads learn from: masks on a grid over their boxes, taken apart at overlaps."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchvision.ops import roi_align
+
+from .config import CELL
+
+__all__ = ["check_targets", "decompose", "project"]
+
+
+def decompose(masks: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Masks (k, h, w) of 0 and 1 → what each cell shares with another, and the rest of it.
+
+    Only cells (label 1) share; of any other class nothing is shared and the rest is the whole.
+    With e the mask and c how many cells cover a pixel, the parts are e ∧ (c ≥ 2) and e ∧ (c < 2).
+    """
+    masks = masks.to(torch.uint8)
+    cell = labels == CELL
+    crowded = (masks[cell].sum(0, dtype=torch.int32) >= 2).to(torch.uint8)
+    shared = masks * crowded * cell.view(-1, 1, 1).to(torch.uint8)
+    return shared, masks - shared
+
+
+def project(masks: Tensor, boxes: Tensor, index: Tensor, grid: int) -> Tensor:
+    """Masks (k, c, h, w), seen through `boxes` (n, 4) of masks `index` (n,) → (n, c, grid, grid).
+
+    Float32 of 0 and 1: a cell of the grid is 1 where at least half of it is covered.
+    """
+    rois = torch.cat([index[:, None].to(boxes), boxes], 1)
+    cover: Tensor = roi_align(masks.to(boxes), rois, grid, aligned=True)
+    return (cover >= 0.5).to(boxes.dtype)
+
+
+def check_targets(
+    targets: list[dict[str, Tensor]] | None, shape: torch.Size, classes: int
+) -> list[dict[str, Tensor]]:
+    """`targets` of images of `shape` (n, 3, h, w), if a network can learn from them.
+
+    Raises
+    ------
+    ValueError
+        which image, what is wrong with it
+    """
+    if targets is None or len(targets) != shape[0]:
+        got = "none" if targets is None else len(targets)
+        raise ValueError(f"training needs one target per image: {shape[0]} images, {got} targets")
+    for i, target in enumerate(targets):
+        boxes, labels, masks = target["boxes"], target["labels"], target["masks"]
+        k = len(labels)
+        if boxes.shape != (k, 4) or masks.shape != (k, *shape[2:]):
+            sizes = f"boxes {tuple(boxes.shape)}, labels ({k},), masks {tuple(masks.shape)}"
+            raise ValueError(f"target {i} does not fit its image {tuple(shape[2:])}: {sizes}")
+        if boxes.dtype != torch.float32 or labels.dtype != torch.int64:
+            raise ValueError(f"target {i}: boxes are float32 and labels int64")
+        good = (boxes[:, 2:] > boxes[:, :2]).all(1) & boxes.isfinite().all(1)
+        if not bool(good.all()):
+            box = boxes[~good][0].tolist()
+            raise ValueError(f"target {i}: box {box} has no area; leave its instance out")
+        if k and not 1 <= int(labels.min()) <= int(labels.max()) <= classes:
+            raise ValueError(
+                f"target {i}: labels {sorted(set(labels.tolist()))}, not 1 to {classes}"
+            )
+    return targets
