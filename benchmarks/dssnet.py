@@ -78,7 +78,7 @@ def parting(predict: Predict, data: list[str], mpp: float, split: str) -> None:
     def again(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         return cache[id(image)]
 
-    usual = {"neck": 0.8, "threshold": 0.5, "min_score": 0.55, "min_small_score": 0.6}
+    usual = {"neck": 0.8, "threshold": 0.5, "min_score": 0.55, "min_small_score": 0.65}
     changes: list[dict[str, float]] = [{}, {"neck": 0.0}, {"neck": 0.7}]
     changes += [{"threshold": t} for t in (0.4, 0.6)]
     changes += [{"min_score": s, "min_small_score": s} for s in (0.0, 0.55, 0.6, 0.65)]

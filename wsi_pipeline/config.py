@@ -61,7 +61,7 @@ class RunConfig:
     threshold: float = 0.5
     min_area_um2: float = 8.0
     min_score: float = 0.55
-    min_small_score: float = 0.6
+    min_small_score: float = 0.65
     split: bool = True
     crop: bool = True
     overwrite: bool = False

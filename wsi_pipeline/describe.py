@@ -73,19 +73,22 @@ def describe_slide(path: Path, *, mpp: float | None, crop: bool, model: str) -> 
 def _work(slide: Slide, kept: Foreground, name: str) -> dict[str, Any]:
     """How a slide with the foreground `kept` would be cut up for a model."""
     from wsi_pipeline.registry import open_model
-    from wsi_pipeline.segment import OBJECT_HALO_PX, REGION_PX
+    from wsi_pipeline.segment import REGION_PX, reach_px
     from wsi_pipeline.tiling import plan_regions, plan_tiles
 
     model = open_model(name, device="cpu")
     scale = model.mpp / slide.require_mpp().value
-    visible = kept.dilate(OBJECT_HALO_PX * scale)
+    reach = reach_px(model)
+    visible = kept.dilate(reach * scale)
 
     def seen(box: Box) -> bool:
         return bool(visible.covers(*(v * scale for v in (box.x0, box.y0, box.x1, box.y1))))
 
     width, height = (-int(-n // scale) for n in (slide.width, slide.height))
     regions = [r for r in plan_regions(width, height, REGION_PX) if seen(r.core)]
-    windows = [r.core.grow(OBJECT_HALO_PX) for r in regions]
+    # A model of instances looks beyond its region through the halo of the tiles themselves.
+    margin = 0 if model.detect is not None else reach
+    windows = [r.core.grow(margin) for r in regions]
     tiles = sum(
         seen(t.core.clip(window))
         for window in windows
@@ -98,8 +101,8 @@ def _work(slide: Slide, kept: Foreground, name: str) -> dict[str, Any]:
         "tile_px": model.tile_px,
         "network_halo_px": model.halo_px,
         "network_halo_um": round(model.halo_px * model.mpp, 1),
-        "object_halo_px": OBJECT_HALO_PX,
-        "object_halo_um": round(OBJECT_HALO_PX * model.mpp, 1),
+        "object_halo_px": reach,
+        "object_halo_um": round(reach * model.mpp, 1),
         "regions": len(regions),
         "tiles": tiles,
     }
@@ -156,18 +159,18 @@ def slide_rows(about: Mapping[str, Any]) -> list[list[str]]:
 
 
 def card_rows(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """`model_rows` for a table."""
+    """`model_rows` for a table, the data by name only; the card has the rest."""
     lines = [["name", "task", "classes", "µm/px", "parameters", "data", "licence", "weights"]]
     for row in rows:
         card = row["card"]
         if card is None:
             lines.append([row["name"], row["summary"], "", "", "", "", "", "none; train it"])
             continue
+        data = ", ".join(d.split(" (")[0] for d in card["data"])
         lines.append(
             [
                 row["name"], row["summary"], ", ".join(card["classes"]), f"{card['mpp']:g}",
-                f"{card['parameters']:,}", ", ".join(card["data"]) or "–", card["licence"] or "–",
-                row["weights"],
+                f"{card['parameters']:,}", data or "–", card["licence"] or "–", row["weights"],
             ]
         )  # fmt: skip
     return lines

@@ -30,7 +30,7 @@ from wsi_pipeline.objects import Objects
 from wsi_pipeline.picture import Density, draw_overlay, to_png
 from wsi_pipeline.progress import progress
 from wsi_pipeline.registry import Model, open_model
-from wsi_pipeline.segment import OBJECT_HALO_PX, REGION_PX, Keep, empty, segment_region
+from wsi_pipeline.segment import REGION_PX, Keep, empty, reach_px, segment_region
 from wsi_pipeline.slide import Slide, open_slide
 from wsi_pipeline.stitch import duplicates
 from wsi_pipeline.store import RunFolder, check_output
@@ -122,8 +122,7 @@ class _Job:
             kept = intersect(kept, roi_foreground([roi], slide.width, slide.height))
         self.foreground, self.keep = kept, Keep(kept, roi)
         # Objects at the foreground's edge are seen whole; those whose centre is outside are left.
-        reach = OBJECT_HALO_PX if model.detect is None else model.halo_px
-        self.visible = self.foreground.dilate(reach * self.scale)
+        self.visible = self.foreground.dilate(reach_px(model) * self.scale)
         width, height = (-int(-n // self.scale) for n in (slide.width, slide.height))
         self.regions = [
             r for r in plan_regions(width, height, REGION_PX) if self.visible.covers(*self._box(r))
@@ -248,8 +247,7 @@ class _Job:
             return {}
         parts = ((n, self.folder.read_part(n)[0]) for n in self.folder.regions())
         cores = {r.index: r.core for r in self.regions}
-        reach = OBJECT_HALO_PX if self.model.detect is None else self.model.halo_px
-        return duplicates(parts, cores, scale=self.scale, reach_px=reach)
+        return duplicates(parts, cores, scale=self.scale, reach_px=reach_px(self.model))
 
     def _stitched(self, drop: Mapping[int, NDArray[np.bool_]]) -> Iterator[Objects]:
         """The objects of all finished regions, in their order, without copies."""

@@ -18,16 +18,17 @@ from wsi_pipeline.foreground import Foreground
 from wsi_pipeline.inference import Engine
 from wsi_pipeline.instances import Clumps, find_clumps, from_label_image, is_certain, pieces_of
 from wsi_pipeline.objects import Objects
+from wsi_pipeline.registry import Model
 from wsi_pipeline.tiling import Box, Region
 
 __all__ = [
     "LARGEST_PX",
-    "OBJECT_HALO_PX",
     "REGION_PX",
     "Keep",
     "empty",
     "in_reading_order",
     "object_ids",
+    "reach_px",
     "segment_region",
     "simplified",
 ]
@@ -35,13 +36,18 @@ __all__ = [
 REGION_PX = 1920
 """Core of a region, model pixels; with its halo it is 2048, a multiple of every usual tile."""
 OBJECT_HALO_PX = 64
-"""How far a region looks beyond its core for the rest of its objects, model pixels."""
+"""Enough for the rest of every nucleus, model pixels; a wider object is seen again."""
 SHARED_PX = 16
 """How far over their common border two regions both keep what a function finds, model pixels."""
 LARGEST_PX = 4096
 """An object wider than this, model pixels, is no nucleus; it is kept as far as it was seen."""
 
 Images = NDArray[np.uint8]
+
+
+def reach_px(model: Model) -> int:
+    """How far beyond its core a region looks for the rest of its objects, model pixels."""
+    return OBJECT_HALO_PX if model.detect is None else model.halo_px
 
 
 @dataclass(frozen=True)
