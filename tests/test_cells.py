@@ -12,10 +12,10 @@ import pytest
 import shapely
 
 from wsi_pipeline import RunConfig, run_slide
-from wsi_pipeline.cells import pair
+from wsi_pipeline.cells import _draw, pair
 from wsi_pipeline.export.parquet import read_parquet
 from wsi_pipeline.objects import Objects
-from wsi_pipeline.registry import Instances, Model
+from wsi_pipeline.registry import Instances, Model, paste
 
 WIDTH, HEIGHT = 1400, 1100
 SIDE = 28
@@ -185,6 +185,25 @@ def test_no_straight_edges_at_seams(tmp_path):
     length = [np.where(o, np.abs(b - a)[:, ::-1], 0).sum() for o in on]
     at, elsewhere = sum(length[: len(seams)]), sum(length[len(seams) :])
     assert at < 2 * elsewhere + 60
+
+
+def test_instances_are_drawn_as_they_are_pasted():
+    rng = np.random.default_rng(1)
+    low = rng.uniform(-5, 180, (40, 2))
+    found = Instances(
+        np.hstack([low, low + rng.uniform(1, 60, (40, 2))]).astype(np.float32),
+        np.zeros(40, np.uint8), np.ones(40, np.float32),
+        cv2.GaussianBlur(rng.uniform(0, 255, (SIDE, SIDE, 40)), (0, 0), 4).transpose(2, 0, 1)
+        .astype(np.uint8),
+    )  # fmt: skip
+    sheet = _draw(found, 200, 200)
+    for k, ((rows, columns), mask) in enumerate(paste(found, (200, 200))):
+        image = np.zeros((200, 200), bool)
+        image[rows, columns] = mask
+        (u, v), (x, y), (w, h) = sheet.start[k], sheet.corner[k], sheet.size[k]
+        drawn = np.zeros_like(image)
+        drawn[v : v + h, u : u + w] = sheet.probability[y : y + h, x : x + w] >= 128
+        assert np.array_equal(drawn, image)
 
 
 def boxes(*rows):

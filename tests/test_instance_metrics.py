@@ -22,7 +22,7 @@ from wsi_pipeline import registry
 from wsi_pipeline.cell_metrics import average_precision, score_cells
 from wsi_pipeline.cli import cli
 from wsi_pipeline.errors import DataError, UsageError
-from wsi_pipeline.evaluation import evaluate_model, find_in, paste, read_set
+from wsi_pipeline.evaluation import evaluate_model, find_in, read_set
 from wsi_pipeline.export import SlideInfo, export
 from wsi_pipeline.instance_metrics import (
     Masks,
@@ -36,7 +36,7 @@ from wsi_pipeline.instance_metrics import (
     score_instances,
 )
 from wsi_pipeline.objects import Objects
-from wsi_pipeline.registry import Instances, Model
+from wsi_pipeline.registry import Instances, Model, paste
 
 
 def masks(*boxes, scores=None, shape=(8, 8)):

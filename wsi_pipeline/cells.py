@@ -145,7 +145,7 @@ def _paste(
     probability: NDArray[np.uint8],
     owner: NDArray[np.int32],
 ) -> None:
-    """Each mask interpolated at the pixel centres of its box, 0 outside the box."""
+    """As `wsiseg_models.instance.instances.paste`, compiled and with the probabilities kept."""
     side = masks.shape[1]
     for k in range(len(masks)):
         x0, y0, x1, y1 = boxes[k]
@@ -162,10 +162,9 @@ def _paste(
                 total = 0.0
                 for di in range(2):
                     for dj in range(2):
-                        # Within half a grid cell of the box's edge the edge's own value holds.
-                        a, b = min(max(i + di, 0), side - 1), min(max(j + dj, 0), side - 1)
-                        weight = (fv if di else 1 - fv) * (fu if dj else 1 - fu)
-                        total += weight * masks[k, a, b]
+                        if 0 <= i + di < side and 0 <= j + dj < side:
+                            weight = (fv if di else 1 - fv) * (fu if dj else 1 - fu)
+                            total += weight * masks[k, i + di, j + dj]
                 probability[row, column] = int(total + 0.5)
 
 

@@ -26,14 +26,13 @@ from wsi_pipeline.evaluate import instances_of
 from wsi_pipeline.instance_metrics import COUNTS, Masks, score_instances
 from wsi_pipeline.instances import from_label_image
 from wsi_pipeline.progress import progress
-from wsi_pipeline.registry import Instances, Model
+from wsi_pipeline.registry import Model, Window, paste
 
 __all__ = [
     "Field",
     "classes_of",
     "evaluate_model",
     "find_in",
-    "paste",
     "read_set",
     "score_rows",
     "write_scores",
@@ -43,7 +42,6 @@ CELL = ("cell", "cytoplasm")
 """COCO categories that are one cell each; a cytoplasm's mask includes its nucleus."""
 
 Images = NDArray[np.uint8]
-Window = tuple[slice, slice]
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,27 +191,6 @@ def _rle(segmentation: Any, before: tuple[int, int], shape: tuple[int, int]) -> 
     way = cv2.INTER_NEAREST_EXACT
     mask = cv2.resize(coco.decode(rle), shape[::-1], interpolation=way)
     return coco.encode(np.asfortranarray(mask))
-
-
-def paste(found: Instances, shape: tuple[int, int]) -> list[tuple[Window, NDArray[np.bool_]]]:
-    """Window of an image (h, w) and mask in it of each instance: probability 0.5 and more.
-
-    Masks are interpolated linearly between the centres of their grid's cells; outside of its box
-    an instance has no pixel.
-    """
-    out = []
-    for box, grid in zip(found.boxes.astype(np.float64), found.masks, strict=True):
-        weights, window = [], []
-        for low, high, most in ((box[1], box[3], shape[0]), (box[0], box[2], shape[1])):
-            # Pixels whose centres lie in the box.
-            span = slice(max(math.ceil(low - 0.5), 0), min(math.ceil(high - 0.5), most))
-            at = (np.arange(span.start, max(span.stop, span.start)) + 0.5 - low) / (high - low)
-            apart = np.abs(at[:, None] * len(grid) - 0.5 - np.arange(len(grid)))
-            weights.append(np.maximum(1 - apart, 0))
-            window.append(span)
-        mask = weights[0] @ grid.astype(np.float64) @ weights[1].T >= 127.5
-        out.append(((window[0], window[1]), mask))
-    return out
 
 
 def find_in(model: Model, image: Images, *, score: float = 0.05) -> dict[str, Masks]:

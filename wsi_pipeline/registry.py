@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from wsiseg_models import registry as networks
 from wsiseg_models.checkpoint import Card, read_card
-from wsiseg_models.instance.instances import Instances
+from wsiseg_models.instance.instances import Instances, Window, paste
 
 from wsi_pipeline.errors import CheckpointError, DeviceError, UnknownModelError
 
@@ -21,11 +21,13 @@ __all__ = [
     "Card",
     "Instances",
     "Model",
+    "Window",
     "device_named",
     "list_models",
     "model_from_function",
     "model_from_module",
     "open_model",
+    "paste",
 ]
 
 Images = NDArray[np.uint8]

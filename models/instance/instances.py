@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Instances"]
+__all__ = ["Instances", "Window", "paste"]
+
+Window = tuple[slice, slice]
+"""Rows and columns of an image."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,3 +43,24 @@ class Instances:
         return Instances(
             self.boxes[index], self.class_index[index], self.scores[index], self.masks[index]
         )
+
+
+def paste(found: Instances, shape: tuple[int, int]) -> list[tuple[Window, NDArray[np.bool_]]]:
+    """Window of an image (h, w) and mask in it of each instance: probability 0.5 and more.
+
+    Masks are interpolated linearly between the centres of their grid's cells; outside of its box
+    an instance has no pixel.
+    """
+    out = []
+    for box, grid in zip(found.boxes.astype(np.float64), found.masks, strict=True):
+        weights, window = [], []
+        for low, high, most in ((box[1], box[3], shape[0]), (box[0], box[2], shape[1])):
+            # Pixels whose centres lie in the box.
+            span = slice(max(math.ceil(low - 0.5), 0), min(math.ceil(high - 0.5), most))
+            at = (np.arange(span.start, max(span.stop, span.start)) + 0.5 - low) / (high - low)
+            apart = np.abs(at[:, None] * len(grid) - 0.5 - np.arange(len(grid)))
+            weights.append(np.maximum(1 - apart, 0))
+            window.append(span)
+        mask = weights[0] @ grid.astype(np.float64) @ weights[1].T >= 127.5
+        out.append(((window[0], window[1]), mask))
+    return out

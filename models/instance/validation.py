@@ -8,21 +8,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .data import InstanceSample
-from .instances import Instances
+from .instances import Instances, Window, paste
 
 __all__ = ["Normal", "average_precision", "detect_image", "validate_instances"]
 
 STRIDE = 32
 IOU = 0.5
 
-Window = tuple[NDArray[np.integer], NDArray[np.bool_]]
+Placed = tuple[NDArray[np.integer], NDArray[np.bool_]]
 """x0, y0, x1, y1 in the image, and the mask in it."""
 
 
@@ -59,20 +58,12 @@ def detect_image(
     return decode(run_padded(network, image, normal))[0]
 
 
-def _pasted(box: NDArray[np.float32], grid: NDArray[np.uint8]) -> Window:
-    """The mask of one instance, in whole pixels."""
-    x0, y0 = np.floor(box[:2]).astype(int)
-    x1, y1 = np.maximum(np.ceil(box[2:]).astype(int), (x0 + 1, y0 + 1))
-    side = grid.shape[0]
-    per_px = side / np.maximum(box[2:] - box[:2], 1e-3)
-    shift = (np.array((x0, y0)) + 0.5 - box[:2]) * per_px - 0.5
-    matrix = np.array([[per_px[0], 0, shift[0]], [0, per_px[1], shift[1]]], float)
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    soft = cv2.warpAffine(grid, matrix, (int(x1 - x0), int(y1 - y0)), flags=flags)
-    return np.array((x0, y0, x1, y1)), soft >= 128
+def _placed(window: Window, mask: NDArray[np.bool_]) -> Placed:
+    rows, columns = window
+    return np.array((columns.start, rows.start, columns.stop, rows.stop)), mask
 
 
-def _iou(a: Window, b: Window) -> float:
+def _iou(a: Placed, b: Placed) -> float:
     (x0, y0), (x1, y1) = np.maximum(a[0][:2], b[0][:2]), np.minimum(a[0][2:], b[0][2:])
     if x0 >= x1 or y0 >= y1:
         return 0.0
@@ -135,7 +126,7 @@ def validate_instances(
             mine, true = found.class_index == c, np.flatnonzero(sample.labels == c + 1)
             part = found.take(mine)
             boxes = _box_iou(part.boxes, sample.windows[true])
-            pasted = [_pasted(b, m) for b, m in zip(part.boxes, part.masks, strict=True)]
+            pasted = [_placed(w, m) for w, m in paste(part, sample.image.shape[:2])]
             masks = np.zeros_like(boxes)
             for i, j in np.argwhere(boxes > 0):
                 masks[i, j] = _iou(pasted[i], (sample.windows[true[j]], sample.masks[true[j]]))
