@@ -29,7 +29,7 @@ export._grammar export._format export._part export._geometry export._read export
 export.geojson export.parquet export.labels export.coco export
 segment stitch cells store picture pipeline
 synth_cells synth_bank synth_plan synth_render synth_fields synth
-evaluate evaluation describe commands slides doctor cli
+evaluate evaluation describe commands training slides doctor cli
 """.split()  # noqa: SIM905
 
 CONDA_NAMES = {"dask-core": "dask", "python-isal": "isal", "pytorch": "torch"}
@@ -86,7 +86,7 @@ def test_only_the_registry_imports_networks(path):
     networks = {m for m in used if m.startswith("wsiseg_models")}
     names = ["datasets", "registry", "train"]
     names += [f"instance.{name}" for name in ("clusters", "config", "train")]
-    training = {"commands": {f"wsiseg_models.{n}" for n in names}}
+    training = {"training": {f"wsiseg_models.{n}" for n in names}}
     samples = {name: {"wsiseg_models.datasets"} for name in ("evaluate", "evaluation")}
     if module_name(path) != "registry":
         assert networks <= (training | samples).get(module_name(path), set())

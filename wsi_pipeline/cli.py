@@ -241,7 +241,7 @@ def train(model: str, device: str, quiet: bool, **settings: Any) -> None:
 
     Options that only some models have are refused for the others. Defaults shown are dssnet's.
     """
-    from wsi_pipeline.commands import train_model
+    from wsi_pipeline.training import train_model
 
     ctx = click.get_current_context()
     given = {
