@@ -10,9 +10,14 @@ import cv2
 import numpy as np
 import pytest
 import shapely
+import torch
+from wsiseg_models.checkpoint import Card, save_checkpoint
+from wsiseg_models.instance.config import LIGHT
+from wsiseg_models.registry import MODELS
 
 from wsi_pipeline import RunConfig, run_slide
 from wsi_pipeline.cells import _draw, pair
+from wsi_pipeline.export.geojson import read_geojson
 from wsi_pipeline.export.parquet import read_parquet
 from wsi_pipeline.objects import Objects
 from wsi_pipeline.registry import Instances, Model, paste
@@ -226,3 +231,30 @@ def test_a_second_nucleus_joins_and_one_outside_stays_alone():
     paired = pair(boxes((0, 0, 0, 40, 40), (1, 5, 5, 12, 12), (1, 20, 20, 30, 30),
                         (1, 100, 0, 110, 10), (1, 36, 0, 46, 10)))  # fmt: skip
     assert paired.parent.tolist() == [-1, 0, 0, -1, -1]
+
+
+def test_a_checkpoint_of_cells_runs_from_file_to_qupath(tmp_path, slide_path):
+    """Through the real network; untrained, it finds whatever it likes."""
+    torch.manual_seed(0)
+    options = {**LIGHT, "trunk_width": 16, "fpn_width": 16, "mask_width": 16, "mask_convs": 1,
+               "fusion_width": 16, "box_width": 32, "rpn_post_nms": (40, 40), "score": 0.0,
+               "max_detections": 20}  # fmt: skip
+    entry = MODELS["donet"]
+    network = entry.for_inference(entry.builder(**options))
+    card = Card(
+        name="donet", task="cells", classes=("cell", "nucleus"), mpp=1.0, halo_px=64, tile_px=128,
+        stride=32, options={k: list(v) if isinstance(v, tuple) else v for k, v in options.items()},
+    )  # fmt: skip
+    save_checkpoint(tmp_path / "tiny.safetensors", network.state_dict(), card, half=True)
+    config = RunConfig(
+        checkpoint=tmp_path / "tiny.safetensors", out=tmp_path / "out", quiet=True,
+        min_score=0.0, min_small_score=0.0,
+    )  # fmt: skip
+    result = run_slide(slide_path, config)
+    assert result.objects > 0
+    stored = read_parquet(result.folder / "objects.parquet")
+    shown = read_geojson(result.folder / "objects.geojson.gz")
+    assert len(stored) == result.objects
+    assert {tuple(i) for i in shown.ids[shown.class_index == 0].tolist()} == {
+        tuple(i) for i in stored.ids[stored.class_index == 0].tolist()
+    }

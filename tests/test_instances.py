@@ -10,6 +10,7 @@ from hypothesis.extra import numpy as hnp
 
 from wsi_pipeline.contours import simplify, trace
 from wsi_pipeline.instances import find_clumps, from_label_image, pieces_of
+from wsi_pipeline.segment import simplified
 
 
 def polygons(vertices, offsets):
@@ -127,3 +128,10 @@ def test_label_images_become_clumps_pixel_by_pixel(labels):
         box = [cols.min(), rows.min(), cols.max() + 1, rows.max() + 1]
         assert clumps.boxes[k].tolist() == box
         assert clumps.first_x[k] == cols[0] and clumps.area_px[k] == mine.sum()
+
+
+def test_an_outline_thinner_than_the_tolerance_stays_an_outline():
+    ring = np.array([[0, 0], [9, 0.1], [18, 0], [18, 0.3], [0, 0.3], [0, 0]], float)
+    coords, offsets = simplified(ring, np.array([0, len(ring)]))
+    assert np.array_equal(coords, ring)
+    assert offsets.tolist() == [0, len(ring)]

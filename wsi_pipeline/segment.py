@@ -206,11 +206,15 @@ def simplified(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Closed rings with fewer vertices, off by half a level-0 pixel at most, valid on 0.01 px.
 
-    A ring that would cross itself keeps all its vertices.
+    A ring that would cross itself, or be a line, keeps all its vertices.
     """
     tolerance = np.full(len(offsets) - 1, 0.5)
     while True:
         coords, shorter = simplify(vertices, offsets, tolerance)
+        line = (np.diff(shorter) < 4) & (tolerance >= 0)
+        if line.any():
+            tolerance[line] = -1
+            continue
         coords = np.round(coords, 2)
         rings = np.arange(len(offsets), dtype=np.int64)
         polygons = shapely.from_ragged_array(shapely.GeometryType.POLYGON, coords, (shorter, rings))
