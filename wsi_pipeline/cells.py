@@ -221,9 +221,7 @@ def _objects(engine: Engine, view: _View, config: RunConfig) -> tuple[Objects, N
     cut: NDArray[np.bool_] = ((low <= 1) & (low + at > 1)).any(1)
     cut |= ((high >= (width - 1, height - 1)) & (high + at < limit - 1)).any(1)
     coords, offsets = simplified(np.clip(vertices + at, 0, limit) * scale, offsets)
-    od = mean_od(
-        _colours(view, sheet, shift), labels, len(found), background=engine.slide.background
-    )
+    od = mean_od(_colours(view, sheet), labels, len(found), background=engine.slide.background)
     od[found.class_index == model.classes.index(CELL_CLASS)] = np.nan
     kind = area.astype(np.uint64) << np.uint64(8) | found.class_index.astype(np.uint64)
     objects = Objects(
@@ -265,7 +263,7 @@ def _largest(
     return number[clumps.labels], first[chosen], area[chosen], owner[chosen - 1].astype(np.int64)
 
 
-def _colours(view: _View, sheet: _Sheet, shift: Ints) -> Images:
+def _colours(view: _View, sheet: _Sheet) -> Images:
     """The slide's pixels under the instances of a sheet, uint8 (h, w, 3)."""
     out = np.zeros((*sheet.probability.shape, 3), np.uint8)
     for (x, y), (u, v), (w, h) in zip(sheet.corner, sheet.start, sheet.size, strict=True):
@@ -309,7 +307,8 @@ def _look_again(
 ) -> tuple[list[Objects], int]:
     """See what a window cut through ever larger windows around it; how many stay too large.
 
-    A unit is left out where its middle turns out to lie outside `core`: another window owns it.
+    A unit is left out where its middle turns out to lie outside `core`, since another window owns
+    it, and where the better view does not show it.
     """
     parts: list[Objects] = []
     oversized = 0
@@ -317,8 +316,10 @@ def _look_again(
         margin = engine.model.halo_px
         while True:
             window = box.grow(margin).snap(engine.model.stride)
-            ((image, found),) = engine.detect([window], [box]).values()
-            objects, broken = _objects(engine, _View(window, image, found), config)
+            seen = engine.detect([window], [box])
+            if not seen:  # outside the foreground
+                break
+            objects, broken = _objects(engine, _View(window, *seen[0]), config)
             k = _most_like(objects, box, kind, engine.scale)
             if k < 0:
                 break
