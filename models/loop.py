@@ -188,7 +188,10 @@ def run_steps(
     """
     before, clock = run.minutes, time.monotonic()
     running: dict[str, Tensor] = {}
-    bar = tqdm(total=run.steps, initial=run.step, unit="step", disable=quiet, file=sys.stderr)
+    plain = not quiet and not sys.stderr.isatty()  # a bar is for a terminal
+    bar = tqdm(
+        total=run.steps, initial=run.step, unit="step", disable=quiet or plain, file=sys.stderr
+    )
     for step, batch in enumerate(batches, run.step):
         for group in run.optimizer.param_groups:
             group["lr"] = rate(step)
@@ -205,7 +208,13 @@ def run_steps(
             losses = {k: float(v) for k, v in running.items()}
             measured = validate()
             run.log(losses, measured)
-            bar.set_postfix({**losses, **shown(measured)})
+            told = {**losses, **shown(measured)}
+            bar.set_postfix(told)
+            if plain:
+                numbers = ", ".join(f"{k} {v:.3f}" for k, v in told.items() if v is not None)
+                at = f"step {run.step} of {run.steps}, {run.minutes:.1f} min"
+                sys.stderr.write(f"{at}: {numbers}\n")
+                sys.stderr.flush()
         if late:
             break
     bar.close()

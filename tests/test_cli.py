@@ -474,6 +474,8 @@ def test_train_and_use_what_was_trained(a, tmp_path):
     train = ("train", "dssnet", "--data", tmp_path / "data", "--split", "fold:0/4", "--quiet",
              "--out", tmp_path / "t", "--device", "cpu", *small)  # fmt: skip
     assert wsiseg(*train, "--steps", 2).exit_code == 0
+    told = wsiseg(*(a for a in train if a != "--quiet"), "--out", tmp_path / "u", "--steps", 2)
+    assert "step 2 of 2" in told.stderr
     card = json.loads((tmp_path / "t" / "card.json").read_text())
     assert {"mIoU", "nucleus F1"} <= set(card["metrics"]["data"])
     assert card["options"] == {"classes": 2, "width": 9, "depth": 1}

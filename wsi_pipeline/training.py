@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields
 from inspect import signature
@@ -56,8 +55,7 @@ def train_model(model: str, given: Mapping[str, Any], *, device: str, quiet: boo
     except ValueError as error:
         raise UsageError(_said(error)) from error
     try:
-        # A bar is for a terminal; elsewhere log.jsonl tells how it goes.
-        return start(quiet or not sys.stderr.isatty())
+        return start(quiet)
     except KeyError as error:
         raise DataError(f"training data lack the entry {error}; see docs/models.md") from error
     except (ValueError, OSError, pickle.UnpicklingError) as error:
