@@ -532,7 +532,7 @@ def test_the_command_trains_and_refuses_what_does_not_apply(data, tmp_path):
     assert result.exit_code == 0, result.output
     card = json.loads((tmp_path / "o" / "card.json").read_text())
     assert card["name"] == "cascade" and card["options"]["box_width"] == 16
-    assert card["options"]["max_detections"] == 200  # of --light
+    assert card["options"]["max_detections"] == 1000  # of --light
     assert card["training"]["clusters"]["overlap"] == [0.1, 0.5] and card["mean"] == 128
 
 
