@@ -32,8 +32,8 @@ __all__ = ["SHARED_PX", "detect_region", "empty_cells", "pair"]
 
 SHARED_PX = 24
 """How far over their common border two windows both keep what they find, model pixels."""
-HELD = 0.6
-"""Share of a nucleus that lies in its cell."""
+HELD = 0.5
+"""Share of a nucleus that lies in its cell at least."""
 
 Images = NDArray[np.uint8]
 Ints = NDArray[np.int64]
