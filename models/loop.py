@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from .checkpoint import load_checkpoint
+
 __all__ = [
     "Ema",
     "Run",
@@ -84,12 +86,36 @@ def stream(
 
 
 def start_from(network: nn.Module, path: Path) -> dict[str, Any]:
-    """Copy what fits from a state file of another training run; what was copied and what not."""
-    stored = torch.load(path, map_location="cpu", weights_only=True)["ema"]
+    """Copy what fits from another run's state or a checkpoint; what was copied and what not.
+
+    Raises
+    ------
+    ValueError
+        a checkpoint of a network with batch norm, which is folded in there; only the state of its
+        run has the weights that can be trained further
+    """
     mine = network.state_dict()
+    if path.suffix == ".safetensors":
+        stored = _unfolded(load_checkpoint(path)[0], mine)
+        lost = [k for k in mine if k.endswith("running_mean") and k not in stored]
+        if lost:
+            raise ValueError(f"{path}: batch norms are folded; start from the run's state.pt")
+    else:
+        stored = torch.load(path, map_location="cpu", weights_only=True)["ema"]
     fits = {k for k, v in mine.items() if k in stored and stored[k].shape == v.shape}
     network.load_state_dict({k: stored[k] if k in fits else v for k, v in mine.items()})
     return {"copied": len(fits), "fresh": sorted(set(mine) - fits)}
+
+
+def _unfolded(stored: dict[str, Tensor], mine: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`stored` with each weight that `mine` has as length and direction (weight norm) as such."""
+    parts = ".parametrizations.weight.original"
+    for name in [k.removesuffix(f"{parts}1") for k in mine if k.endswith(f"{parts}1")]:
+        weight = stored.pop(f"{name}.weight", None)
+        if weight is not None:
+            stored[f"{name}{parts}0"] = weight.norm(2, (1, 2, 3), keepdim=True)
+            stored[f"{name}{parts}1"] = weight
+    return stored
 
 
 @dataclass

@@ -295,7 +295,7 @@ def _finish(
         training={
             **_fingerprint(config),
             "data": [Path(d).name for d in config.data],
-            "started from": config.initial.parent.name if config.initial else "nothing",
+            "started from": "/".join(config.initial.parts[-2:]) if config.initial else "nothing",
             "steps done": run.step,
             "minutes": round(run.minutes, 1),
             "device": config.device,

@@ -13,6 +13,7 @@ from wsiseg_models.checkpoint import Card, load_checkpoint, read_card, save_chec
 from wsiseg_models.datasets import IGNORE, Split, contacts, edge_target, load_set
 from wsiseg_models.dssnet import BLOCKS, DSSLoss, dssnet, for_inference, ssim
 from wsiseg_models.halo import CORE_PX, EXACT_PX, measure_halo
+from wsiseg_models.loop import start_from
 from wsiseg_models.train import TrainConfig, train
 
 
@@ -110,6 +111,25 @@ def test_a_card_that_does_not_fit_is_refused(tmp_path, change, match):
     save_checkpoint(path, for_inference(dssnet(width=12, depth=1)).state_dict(), card(**change))
     with pytest.raises(ValueError, match=match):
         registry.load(path)
+
+
+def test_training_starts_from_a_checkpoint(tmp_path):
+    torch.manual_seed(2)
+    network = dssnet(width=12, depth=1, sr_head=False, edge_head=False).eval()
+    fresh = dssnet(width=12, depth=1).eval()
+    x = torch.randn(1, 3, 64, 64)
+    before = network(x)
+    path = tmp_path / "dssnet.safetensors"
+    card = Card(name="dssnet", task="nuclei", classes=("nucleus",), mpp=0.5, halo_px=64)
+    save_checkpoint(path, for_inference(network).state_dict(), card)
+    report = start_from(fresh, path)
+    assert torch.allclose(before, fresh(x), atol=1e-5)
+    assert all(k.startswith(("sr", "edge")) for k in report["fresh"])
+    other = registry.build("maskrcnn", backbone="resnet18", trunk_width=8, fpn_width=8)
+    card = dataclasses.replace(card, name="maskrcnn", task="cells", classes=("cell", "nucleus"))
+    save_checkpoint(path, registry.MODELS["maskrcnn"].for_inference(other).state_dict(), card)
+    with pytest.raises(ValueError, match="folded"):
+        start_from(registry.build("maskrcnn", backbone="resnet18", norm="batch"), path)
 
 
 def test_files_that_are_no_checkpoints_are_refused(tmp_path):

@@ -210,7 +210,9 @@ def models(name: str | None, as_json: bool) -> None:
 @click.option("--sr-head/--no-sr-head", default=None, help="Train with super-resolution.")
 @click.option("--edge-head/--no-edge-head", default=None, help="Train with edges.")
 @click.option("--licence", default="", help="Of the weights.")
-@click.option("--initial", type=_FILE, help="state.pt of another run, to start from.")
+@click.option(
+    "--initial", type=_FILE, help="state.pt of another run or a checkpoint, to start from."
+)
 @click.option("--zoom", type=float, default=1.3, show_default=True, help="Largest random zoom.")
 @click.option("--stain", type=float, default=1.0, show_default=True,
               help="Strength of random changes of stain; 0: none.")  # fmt: skip

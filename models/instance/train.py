@@ -63,7 +63,7 @@ class InstanceTrainConfig:
     ema
         decay of the running mean of the weights, which is what is saved and validated; 0 is off
     initial
-        ``state.pt`` of another run, from which all that fits is taken
+        ``state.pt`` of another run or a checkpoint, from which all that fits is taken
     pretrained, pretrained_as
         a file of torchvision's weights, of a whole ``detector`` or of its ``backbone``
     freeze
