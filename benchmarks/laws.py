@@ -146,9 +146,9 @@ def memory(work: Path, size: int) -> None:
 
 
 def main() -> None:
-    """Run one measurement."""
+    """Run the measurements asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("accuracy", "cutting", "killed", "memory"))
+    parser.add_argument("what", choices=("accuracy", "cutting", "killed", "memory"), nargs="+")
     parser.add_argument("--size", type=int, default=20_000)
     parser.add_argument("--work", type=Path, default=Path("build/laws"))
     arguments = parser.parse_args()
@@ -156,7 +156,8 @@ def main() -> None:
     RESULTS.parent.mkdir(exist_ok=True)
     if not RESULTS.exists():
         say(f"# Laws of a run, measured\n\n{platform.processor() or platform.machine()}, 2 cores.")
-    globals()[arguments.what](arguments.work, arguments.size)
+    for what in arguments.what:
+        globals()[what](arguments.work, arguments.size)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from wsiseg_models.datasets import IGNORE, Split, contacts, edge_target, load_se
 from wsiseg_models.dssnet import BLOCKS, DSSLoss, dssnet, for_inference, ssim
 from wsiseg_models.halo import CORE_PX, EXACT_PX, measure_halo
 from wsiseg_models.loop import start_from
+from wsiseg_models.rewrite import rewrite
 from wsiseg_models.train import TrainConfig, train
 
 
@@ -54,6 +55,22 @@ def test_folding_and_dropping_heads_change_nothing():
     x = torch.randn(1, 3, 64, 64)
     before = network(x)
     assert torch.allclose(before, for_inference(network)(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"classes": 3, "width": 12, "depth": 2, "block": "basic"}])
+@pytest.mark.parametrize("size", [(8, 8), (72, 104)])
+def test_the_rewritten_network_is_the_plain_one(options, size):
+    torch.manual_seed(4)
+    network = for_inference(dssnet(**options))
+    x = torch.randn(2, 3, *size)
+    assert torch.allclose(rewrite(network)(x), network(x), atol=1e-6)
+
+
+def test_the_shipped_weights_are_rewritten_exactly():
+    network, decode, _ = registry.load(registry.weights_path("dssnet"))
+    x = torch.randn(1, 3, 64, 96)
+    assert torch.allclose(rewrite(network)(x), network(x), atol=2e-5)
+    assert torch.equal(decode(rewrite(network)(x)), decode(network(x)))
 
 
 def test_the_fusion_is_the_published_one():

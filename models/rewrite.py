@@ -1,0 +1,152 @@
+"""DSSNet rewritten for speed: the same function with a third fewer operations and less memory.
+
+Every step is exact up to rounding, borders included: consecutive linear layers are merged, and a
+3×3 convolution after nearest up-sampling becomes small kernels at the low scale, one for each
+place within the block of equal pixels (sub-pixel convolution, Shi et al. 2016).
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .dssnet import DSSNet
+
+__all__ = ["FastDSSNet", "rewrite"]
+
+
+def rewrite(network: DSSNet) -> FastDSSNet:
+    """The same function as `network`, which `for_inference` has made ready."""
+    return FastDSSNet(network).eval().requires_grad_(False)
+
+
+class FastDSSNet(nn.Module):
+    """RGB (n, 3, h, w), ``(x − 128) / 128``, h and w multiples of 8 → logits (n, classes, h, w)."""
+
+    def __init__(self, network: DSSNet) -> None:
+        super().__init__()
+        self.entry = network.down.entry
+        steps = (cast("nn.Sequential", step) for step in network.down.steps)
+        self.steps = nn.ModuleList(_chained(*map(_conv, step)) for step in steps)
+        self.start, self.trunk = network.entry, network.trunk
+        self.mix, self.act = network.fusion.mix, network.fusion.act
+        self.smooth, self.smoothed = _Upsampled4(_conv(network.fusion.smooth)), network.fusion.out
+        self.coarse = network.segmentation.coarse
+        self.fine = _Fine(*map(_conv, network.segmentation.fine))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        x = self.entry(x)
+        for step in self.steps:
+            x = F.max_pool2d(x, 2) + step(x)
+        x = self.start(x)
+        x = self.act(self.mix(torch.cat([x, self.trunk(x)], 1)))
+        logits: Tensor = self.fine(self.coarse(self.smoothed(self.smooth(x))))
+        return logits
+
+
+def _conv(module: nn.Module) -> nn.Conv2d:
+    return cast("nn.Conv2d", module)
+
+
+def _chained(first: nn.Conv2d, then: nn.Conv2d) -> nn.Conv2d:
+    """A convolution and the 1×1 one after it, as one."""
+    cin, cout, stride = first.in_channels, then.out_channels, first.stride[0]
+    merged = nn.Conv2d(cin, cout, first.kernel_size[0], stride, first.kernel_size[0] // 2)
+    (weight, bias), (mix, shift) = _numbers(first), _numbers(then)
+    mix = mix[..., 0, 0]
+    merged.weight.data = torch.einsum("om,mikl->oikl", mix, weight).float()
+    merged.bias.data = (mix @ bias + shift).float()  # type: ignore[union-attr]
+    return merged
+
+
+def _numbers(conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
+    """Weight and bias in double precision, in which they are merged."""
+    assert conv.bias is not None
+    return conv.weight.detach().double(), conv.bias.detach().double()
+
+
+_TAPS = (  # places 0; 1 and 2; 3 of a block of four → which of the low scale's taps sees which
+    ((1, 0, 0), (0, 1, 1)),
+    ((1, 1, 1),),
+    ((1, 1, 0), (0, 0, 1)),
+)
+
+
+class _Upsampled4(nn.Module):
+    """Nearest ×4 and a 3×3 convolution after it: nine kernels of one to four taps, no up-sampling.
+
+    Of a block's four rows the first also sees the block above, the last the block below, the two
+    between see their own block only and are the same; columns likewise.
+    """
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        weight, bias = _numbers(conv)
+        self.kernels = nn.ParameterList()
+        for rows, columns in itertools.product(_TAPS, _TAPS):
+            r, c = (torch.tensor(t, dtype=torch.float64) for t in (rows, columns))
+            kernel = torch.einsum("pk,ql,oikl->oipq", r, c, weight).float()
+            self.kernels.append(nn.Parameter(kernel.contiguous(memory_format=torch.channels_last)))
+        self.bias = nn.Parameter(bias.float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, _, h, w = x.shape
+        padded = F.pad(x, (1, 1, 1, 1))
+        # A kernel of two taps starts a pixel earlier for place 0 and here for place 3.
+        spans = (slice(0, -1), slice(1, -1), slice(1, None))
+        out = x.new_empty((n, h, 4, w, 4, len(self.bias)))
+        for kernel, (i, j) in zip(self.kernels, itertools.product(range(3), range(3)), strict=True):
+            seen = padded[:, :, spans[i], spans[j]]
+            part = F.conv2d(seen, kernel, self.bias).permute(0, 2, 3, 1)
+            for row in _PLACES[i]:
+                for column in _PLACES[j]:
+                    out[:, :, row, :, column] = part
+        return out.view(n, 4 * h, 4 * w, -1).permute(0, 3, 1, 2)
+
+
+_PLACES = ((0,), (1, 2), (3,))
+
+
+class _Fine(nn.Module):
+    """Nearest ×2 and two 3×3 convolutions without activation: one convolution and a shuffle.
+
+    The second convolution takes what lies outside of the image for zero; the merged one would take
+    what the first makes of it. So the outermost pixels are computed as they stand.
+    """
+
+    def __init__(self, first: nn.Conv2d, then: nn.Conv2d) -> None:
+        super().__init__()
+        self.first, self.then = first, then
+        (inner, bias), (outer, shift) = _numbers(first), _numbers(then)
+        both = _five(inner, outer)
+        # Pixel 2i + p sees i − 1, i and i + 1 through these of its five taps.
+        taps = torch.tensor(
+            [[[1, 1, 0, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 1]],
+             [[1, 0, 0, 0, 0], [0, 1, 1, 0, 0], [0, 0, 0, 1, 1]]], dtype=torch.float64
+        )  # fmt: skip
+        kernel = torch.einsum("pak,qbl,oikl->opqiab", taps, taps, both).float()
+        self.kernel = nn.Parameter(kernel.flatten(0, 2))
+        self.bias = nn.Parameter((outer.sum((2, 3)) @ bias + shift).float().repeat_interleave(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.pixel_shuffle(F.conv2d(x, self.kernel, self.bias, padding=1), 2)
+        out[:, :, :1] = self._plain(x[:, :, :2])[:, :, :1]
+        out[:, :, -1:] = self._plain(x[:, :, -2:])[:, :, -1:]
+        out[:, :, :, :1] = self._plain(x[:, :, :, :2])[:, :, :, :1]
+        out[:, :, :, -1:] = self._plain(x[:, :, :, -2:])[:, :, :, -1:]
+        return out
+
+    def _plain(self, x: Tensor) -> Tensor:
+        plain: Tensor = self.then(self.first(F.interpolate(x, scale_factor=2.0, mode="nearest")))
+        return plain
+
+
+def _five(first: Tensor, then: Tensor) -> Tensor:
+    """The 5×5 kernel of two 3×3 convolutions, one after the other."""
+    both = F.conv2d(first.transpose(0, 1), then.flip(2, 3), padding=2)
+    return both.transpose(0, 1)
