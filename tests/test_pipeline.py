@@ -20,7 +20,9 @@ from wsi_pipeline.errors import ConfigError, OutputError
 from wsi_pipeline.export.geojson import read_geojson
 from wsi_pipeline.export.parquet import read_parquet
 from wsi_pipeline.pipeline import run_slide
-from wsi_pipeline.registry import model_from_function
+from wsi_pipeline.registry import has_bfloat16, model_from_function, open_model
+from wsi_pipeline.slide import open_slide
+from wsi_pipeline.tiling import Box
 
 
 def run(path, out, model, **changes):
@@ -274,10 +276,26 @@ def test_an_empty_field_gives_empty_files(darkness, tmp_path):
 
 def test_settings_are_checked_where_they_come_in():
     assert RunConfig.from_mapping({"mpp": 0.3, "out": "x"}).mpp == 0.3
-    for wrong in ({"mpp": 99}, {"tile_px": 100}, {"foreground": "some"}, {"workers": 0}):
+    for wrong in ({"mpp": 99}, {"tile_px": 100}, {"foreground": "some"}, {"workers": 0},
+                  {"precision": "half"}):  # fmt: skip
         with pytest.raises(ConfigError):
             RunConfig(**wrong)
     with pytest.raises(ConfigError, match="unknown settings"):
         RunConfig.from_mapping({"tile": 512})
     with pytest.raises(dataclasses.FrozenInstanceError):
         RunConfig().mpp = 1  # type: ignore[misc]
+
+
+def test_bfloat16_costs_no_accuracy(slide_path):
+    with open_slide(slide_path) as slide:
+        image = slide.read_scaled(Box(96, 96, 96 + 1024, 96 + 1024), 1.0)[None]
+    full, half = (
+        open_model("dssnet", device="cpu", precision=p).predict(image) >= 128
+        for p in ("float32", "bfloat16")
+    )
+    assert 0.02 < full.mean() < 0.5
+    assert 2 * (full & half).sum() / (full.sum() + half.sum()) >= 0.999
+    assert open_model("dssnet", device="cpu", precision="float32").precision == "float32"
+    native = "bfloat16" if has_bfloat16("cpu") else "float32"
+    assert open_model("dssnet", device="cpu").precision == native
+    assert open_model("donet", device="cpu").precision == "float32"

@@ -25,6 +25,9 @@ class RunConfig:
         folder that gets one run folder per slide
     device
         ``auto``, ``cpu``, ``cuda`` or ``cuda:N``
+    precision
+        of the network: ``float32``, ``bfloat16``, or ``auto``, which takes the latter where the
+        device has it in hardware and the model was measured with it
     mpp
         µm per level-0 pixel; overrides what the file says
     foreground
@@ -52,6 +55,7 @@ class RunConfig:
     checkpoint: Path | None = None
     out: Path = Path("out")
     device: str = "auto"
+    precision: str = "auto"
     mpp: float | None = None
     foreground: str = "auto"
     roi: Path | None = None
@@ -70,6 +74,10 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.foreground not in ("auto", "all"):
             raise ConfigError(f"foreground {self.foreground!r} is unknown; use auto or all")
+        if self.precision not in ("auto", "float32", "bfloat16"):
+            raise ConfigError(
+                f"precision {self.precision!r} is unknown; use auto, float32 or bfloat16"
+            )
         _within("threshold", self.threshold, 0.02, 0.98)
         _within("min_area_um2", self.min_area_um2, 0, 1e6)
         _within("min_score", self.min_score, 0, 1)

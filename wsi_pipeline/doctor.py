@@ -146,14 +146,11 @@ def _disk() -> Iterator[Finding]:
 def _bfloat16() -> Iterator[Finding]:
     import torch
 
-    there = []
-    if torch.cuda.is_available() and torch.cuda.is_bf16_supported():
-        there.append("GPU")
+    from wsi_pipeline.registry import has_bfloat16
+
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    there = [device for device in devices if has_bfloat16(device)]
     capability = torch.backends.cpu.get_cpu_capability()
-    cpuinfo = Path("/proc/cpuinfo")
-    flags = cpuinfo.read_text().split() if cpuinfo.is_file() else []
-    if {"avx512_bf16", "amx_bf16"} & set(flags):
-        there.append("CPU")
     text = f"{' and '.join(there) or 'not in hardware'}; CPU computes with {capability}"
     yield Finding("ok", "bfloat16", text)
 

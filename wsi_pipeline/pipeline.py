@@ -38,7 +38,7 @@ from wsi_pipeline.tiling import Region, plan_regions
 
 __all__ = ["RunResult", "run_slide"]
 
-RESULT_VERSION = 1
+RESULT_VERSION = 2
 """Raised when the same settings give other objects than before."""
 
 
@@ -88,7 +88,10 @@ def run_slide(
         cannot be read are no exception: they are in the result.
     """
     config = config or RunConfig()
-    model = model or open_model(config.model, checkpoint=config.checkpoint, device=config.device)
+    model = model or open_model(
+        config.model, checkpoint=config.checkpoint, device=config.device,
+        precision=config.precision,
+    )  # fmt: skip
     with open_slide(path, mpp=config.mpp, mpp_source=mpp_source, crop=config.crop) as slide:
         job = _Job(slide, model, config)
         if job.folder.finished is not None:
@@ -140,7 +143,11 @@ class _Job:
             "result version": RESULT_VERSION,
             "slide": {"name": self.slide.path.name, "bytes": stat.st_size},
             "mpp": [self.mpp.x, self.mpp.y],
-            "model": {"name": self.model.name, "identity": self.model.identity},
+            "model": {
+                "name": self.model.name,
+                "identity": self.model.identity,
+                "precision": self.model.precision,
+            },
             "foreground": config.foreground,
             "roi": config.roi.read_text() if config.roi else None,
             "threshold": config.threshold,
@@ -277,6 +284,7 @@ class _Job:
                 "mpp": model.mpp,
                 "halo_px": model.halo_px,
                 "identity": model.identity,
+                "precision": model.precision,
                 **{k: v for k, v in model.card.items() if k in ("licence", "data")},
             },
             "foreground": {

@@ -214,7 +214,10 @@ def _ready(config: RunConfig) -> Model:
         check_output(config.out, 0)
     except OutputError as error:
         raise UsageError(str(error)) from error
-    return open_model(config.model, checkpoint=config.checkpoint, device=config.device)
+    return open_model(
+        config.model, checkpoint=config.checkpoint, device=config.device,
+        precision=config.precision,
+    )  # fmt: skip
 
 
 def _run(slide: NamedSlide, config: RunConfig, model: Model) -> Outcome:
