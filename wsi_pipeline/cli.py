@@ -95,6 +95,11 @@ def _run_option(*names: str, **options: Any) -> Callable[[Any], Any]:
 @_run_option("--checkpoint", type=_FILE, help="Weights of your own; they decide the model.")
 @_run_option("--out", type=_FILE, help="Gets one folder per slide.")
 @_device
+@_run_option(
+    "--precision",
+    type=click.Choice(("auto", "float32", "bfloat16")),
+    help="Of the network; auto: bfloat16 where it is in hardware and costs no accuracy.",
+)
 @_mpp
 @_run_option("--foreground", type=click.Choice(("auto", "all")), help="Where to look.")
 @_run_option("--roi", type=_FILE, help="GeoJSON annotations; only what lies in them is kept.")
@@ -379,6 +384,44 @@ def evaluate(as_json: bool, quiet: bool, **settings: Any) -> None:
             f"{result['score']:g}, the rest from {result['cut']:g}"
         )
         click.echo(describe.table(score_rows(result["scores"])))
+
+
+def _gigapixels(ctx: Any, param: Any, text: str) -> tuple[float, ...]:
+    """Sizes with commas between them."""
+    try:
+        return tuple(float(part) for part in text.split(",")) if text else ()
+    except ValueError:
+        raise click.BadParameter(f"{text!r} are no gigapixels; try 0.1,1, after OUT") from None
+
+
+@cli.command()
+@click.argument("out", type=_FILE)
+@click.option("--size", type=int,
+              help="Pixels a side of the slide.  [default: 10000; with a GPU 40000]")  # fmt: skip
+@_run_option("--model", metavar="NAME", help="See `wsiseg models`.")
+@_run_option("--checkpoint", type=_FILE, help="Weights of your own; they decide the model.")
+@_device
+@click.option("--paper", is_flag=True, help="Also DSSNet against U-Net, as published.")
+@click.option("--tiles", type=int,
+              help="How many of --paper's 29600.  [default: all; without a GPU 64]")  # fmt: skip
+@click.option("--sizes", is_flag=False, flag_value="0.1,0.3,1,3,10", default="", metavar="[LIST]",
+              callback=_gigapixels,
+              help="Also slides of 0.1,0.3,1,3,10 gigapixels, or of those listed.")  # fmt: skip
+@click.option("--stand-in/--no-stand-in", default=None,
+              help="A threshold instead of the network.  [default: only for --sizes]")  # fmt: skip
+@_quiet
+def benchmark(out: Path, **settings: Any) -> None:
+    """Measure this machine on a generated slide: each stage alone, and whole runs.
+
+    OUT gets benchmark.md, benchmark.json and, with matplotlib, benchmark.png.
+    """
+    from wsi_pipeline.benchmark import BenchmarkConfig
+    from wsi_pipeline.benchmark import benchmark as measure
+
+    config = BenchmarkConfig(**settings)
+    text = measure(out, config)
+    if not config.quiet:
+        click.echo(text, nl=False)
 
 
 @cli.command()

@@ -7,7 +7,7 @@ import resource
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -241,7 +241,7 @@ class _Job:
             "failed_regions": failed,
             "seconds": round(time.perf_counter() - self.began, 2),
             "stage_seconds": {k: round(v, 2) for k, v in self.watch.items()},
-            "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+            "peak_memory_mb": round(_peak_kb() / 1024),
         }
         self.folder.write_json("run.json", summary)
         if not failed:
@@ -303,6 +303,15 @@ class _Job:
             "device": model.device,
             "python": platform.python_version(),
         }
+
+
+def _peak_kb() -> int:
+    """Most memory that this process held; `getrusage` also knows its parent's from before."""
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _roi(path: Path) -> shapely.Geometry:

@@ -5,6 +5,7 @@ OpenSlide reads first; behind it tifffile and, for plain images, Pillow.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .direct import DirectReader
 from .errors import MppError, SlideFormatError, SlideNotFoundError, SlideReadError
 from .readers import ImageReader, Level, Mpp, OpenSlideReader, Reader, Refusal, one_line, paste
 from .resample import plan_taps, resample
@@ -79,13 +81,21 @@ def _open_reader(path: Path) -> Reader:
     refusals = []
     for reader in READERS:
         try:
-            return reader(path)
+            return _with_own_decoder(path, reader(path))
         except Refusal as refusal:
             refusals.append(f"{reader.name}: {refusal}")
     raise SlideFormatError(
         f"{path.name} cannot be read ({'; '.join(refusals)}); "
         "check that the file is complete, or export it as a pyramidal RGB TIFF"
     )
+
+
+def _with_own_decoder(path: Path, reader: Reader) -> Reader:
+    """The reader, or a faster one in front of it that gives the same pixels."""
+    if isinstance(reader, OpenSlideReader):
+        with contextlib.suppress(Refusal):
+            return DirectReader(path, reader)
+    return reader
 
 
 class Slide:
@@ -110,6 +120,8 @@ class Slide:
         the colour of everything transparent or outside
     reader, vendor
         "openslide", "tifffile" or "image", and what it calls the format
+    decoder
+        "direct" if tiles are decoded without OpenSlide, to the same pixels; else the reader
     notes
         what a user should know about how the file was understood
     """
@@ -120,6 +132,7 @@ class Slide:
         self.path = path
         self.slide_id = Path(path.stem).stem if _is_ome(path) else path.stem
         self.reader, self.vendor = reader.name, header.vendor
+        self.decoder = "direct" if isinstance(reader, DirectReader) else reader.name
         self.background = header.background
         self.bounds = header.bounds if crop else whole
         self.width, self.height = self.bounds.width, self.bounds.height

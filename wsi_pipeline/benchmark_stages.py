@@ -1,0 +1,334 @@
+"""The stages of a run, each timed alone: nothing of another stage runs beside it.
+
+Threads, tiles and regions are those of `run_slide`. What takes the slide as a whole (read, write)
+is timed on all of it; network and objects are timed on enough of it and scaled up, which is said.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_pipeline.benchmark_machine import Busy, forget_gpu_memory, gpu_memory_mb, synchronise
+from wsi_pipeline.config import RunConfig
+from wsi_pipeline.errors import UnknownModelError, UsageError
+from wsi_pipeline.export.geojson import GeoJsonWriter
+from wsi_pipeline.export.parquet import ParquetWriter
+from wsi_pipeline.foreground import find_foreground
+from wsi_pipeline.inference import Engine
+from wsi_pipeline.objects import Objects
+from wsi_pipeline.picture import Density, draw_overlay, to_png
+from wsi_pipeline.pipeline import run_slide
+from wsi_pipeline.registry import Model, list_models
+from wsi_pipeline.segment import REGION_PX, Keep, empty, reach_px, segment_region
+from wsi_pipeline.slide import Slide
+from wsi_pipeline.store import RunFolder
+from wsi_pipeline.tiling import Box, plan_regions, plan_tiles
+
+__all__ = [
+    "Stage",
+    "Work",
+    "check_model",
+    "run_stand_in",
+    "stand_in",
+    "time_decode",
+    "time_network",
+    "time_objects",
+    "time_read",
+    "time_write",
+]
+
+STEADY_S = {"cpu": 10.0, "cuda": 5.0}
+"""How long the network is timed, unless it has seen all tiles of the slide before."""
+TILES_IN_MEMORY = 32
+REGIONS_IN_MEMORY = 16
+REGIONS_WITHOUT_GPU = 4
+"""Regions of which the network's answer is kept for timing objects; 17 MB each."""
+WARM_UP = 2
+DARK = 140
+"""Grey level below which a pixel of a generated slide is taken for a nucleus's."""
+
+Images = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage alone.
+
+    Attributes
+    ----------
+    seconds
+        for the whole slide
+    measured_on
+        what was timed, in words
+    scaled
+        whether `seconds` was scaled up from a part of the slide
+    further
+        more figures by name, such as ``gpu_busy``
+    """
+
+    seconds: float
+    measured_on: str
+    scaled: bool = False
+    further: Mapping[str, Any] = field(default_factory=dict)
+
+
+def check_model(model: Model) -> None:
+    """Refuse, with a `UsageError`, a model whose stages are others than those timed here."""
+    if model.predict is None:
+        raise UsageError(
+            f"{model.name} finds instances; the benchmark times networks that say what each pixel "
+            "is, e.g. --model dssnet"
+        )
+
+
+class Work:
+    """What a run of one slide has to do, planned as `run_slide` plans it.
+
+    Attributes
+    ----------
+    regions, tiles
+        regions with foreground, and the windows of their tiles, halo included
+    foreground_mpx
+        megapixels of level 0 that are foreground
+    """
+
+    def __init__(self, slide: Slide, model: Model, config: RunConfig) -> None:
+        self.slide, self.model, self.config = slide, model, config
+        self.scale = model.mpp / slide.require_mpp().value
+        box, self.downsample = slide.thumbnail_box()
+        self.thumbnail = slide.read_scaled(box, self.downsample)
+        self.foreground = find_foreground(
+            self.thumbnail, self.downsample, slide.width, slide.height, mode=config.foreground
+        )
+        self.keep = Keep(self.foreground)
+        self.visible = self.foreground.dilate(reach_px(model) * self.scale)
+        width, height = (-int(-n // self.scale) for n in (slide.width, slide.height))
+        self.regions = [r for r in plan_regions(width, height, REGION_PX) if self._seen(r.core)]
+        self.tile_px = config.tile_px or model.tile_px
+        self.tiles = [
+            tile.window
+            for region in self.regions
+            for tile in plan_tiles(self._window(region.core), self.tile_px, model.halo_px)
+            if self._seen(tile.core.clip(self._window(region.core)))
+        ]
+        self.foreground_mpx = self.foreground.share * slide.width * slide.height / 1e6
+        cv2.setNumThreads(1)  # as in a run: regions run side by side
+
+    def _window(self, core: Box) -> Box:
+        return core.grow(reach_px(self.model))
+
+    def _seen(self, box: Box) -> bool:
+        return self.visible.covers(*(v * self.scale for v in (box.x0, box.y0, box.x1, box.y1)))
+
+    def reaches(self) -> list[Box]:
+        """What each region reads, in model pixels: its window, and its tiles' halo."""
+        reaches = []
+        for region in self.regions:
+            tiles = list(plan_tiles(self._window(region.core), self.tile_px, self.model.halo_px))
+            reaches.append(tiles[0].window.around(tiles[-1].window))
+        return reaches
+
+    def engine(self, kind: type[Engine] = Engine) -> Engine:
+        """The engine that a run would use."""
+        return kind(
+            self.slide, self.model, self.visible,
+            scale=self.scale, tile_px=self.tile_px, batch=self.config.batch,
+        )  # fmt: skip
+
+    def in_threads(self, task: Callable[[Any], object], items: Iterable[Any]) -> float:
+        """Seconds for a task on each item, in as many threads as a run has; answers are let go."""
+
+        def let_go(item: Any) -> None:
+            task(item)
+
+        began = time.perf_counter()
+        with ThreadPoolExecutor(self.config.workers) as pool:
+            for done in [pool.submit(let_go, item) for item in items]:
+                done.result()
+        return time.perf_counter() - began
+
+
+def time_read(work: Work) -> Stage:
+    """Every region's window from the file to the model's pixels: decoded and resampled."""
+    reaches = work.reaches()
+    seconds = work.in_threads(lambda box: work.slide.read_scaled(box, work.scale), reaches)
+    return Stage(seconds, f"{len(reaches)} of {len(reaches)} regions")
+
+
+def time_decode(work: Work) -> Stage:
+    """The same windows decoded, without resampling, from the level that `read_scaled` takes."""
+    levels = work.slide.levels
+    fine = [i for i, level in enumerate(levels) if level.downsample <= work.scale * 1.001] or [0]
+    level = max(fine, key=lambda i: levels[i].downsample)
+    step = work.scale / levels[level].downsample
+
+    def decode(box: Box) -> Images:
+        source = (round(v * step) for v in (box.x0, box.y0, box.x1, box.y1))
+        return work.slide.read_region(Box(*source), level)
+
+    reaches = work.reaches()
+    return Stage(work.in_threads(decode, reaches), f"{len(reaches)} of {len(reaches)} regions")
+
+
+def time_network(work: Work) -> Stage:
+    """The network on tiles that lie in memory, until its speed is steady or all tiles are done."""
+    model, total = work.model, len(work.tiles)
+    assert model.predict is not None
+    batches = _batches(work)
+    forget_gpu_memory(model.device)
+    began = time.perf_counter()
+    for k in range(WARM_UP):
+        model.predict(batches[k % len(batches)])
+    synchronise(model.device)
+    further: dict[str, Any] = {"warm_up_s": time.perf_counter() - began}
+    enough = STEADY_S[model.device.partition(":")[0]]
+    done = calls = 0
+    with Busy(model.device) as busy:
+        began = time.perf_counter()
+        while done < total and (calls < 3 or time.perf_counter() - began < enough):
+            images = batches[calls % len(batches)]
+            with busy.call():
+                model.predict(images)
+            done, calls = done + len(images), calls + 1
+        synchronise(model.device)
+        seconds = time.perf_counter() - began
+    further |= busy.result() | gpu_memory_mb(model.device)
+    measured = f"{done} tiles for {total}" if done != total else f"{total} of {total} tiles"
+    return Stage(seconds * total / done, measured, scaled=done != total, further=further)
+
+
+def _batches(work: Work) -> list[Images]:
+    """Tiles from all over the slide, in batches of the shape that a run sends."""
+    size = min(work.config.batch, len(work.tiles))
+    count = max(1, min(TILES_IN_MEMORY, len(work.tiles)) // size)
+    picked = _spread(work.tiles, count * size)
+    tiles = [work.slide.read_scaled(window, work.scale) for window in picked]
+    return [np.stack(tiles[k * size : (k + 1) * size]) for k in range(count)]
+
+
+def _spread(items: list[Any], count: int) -> list[Any]:
+    """`count` of the items, evenly from first to last; all where there are no more."""
+    if count >= len(items):
+        return items
+    return [items[(2 * k + 1) * len(items) // (2 * count)] for k in range(count)]
+
+
+class _Remembering(Engine):
+    """Answers a window that it has seen from memory: neither read nor computed again."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self._known: dict[Box, tuple[Images, Images]] = {}
+
+    def predict(self, window: Box) -> tuple[Images, Images]:
+        if window not in self._known:
+            self._known[window] = super().predict(window)
+        return self._known[window]
+
+
+def time_objects(work: Work, *, cheap: bool) -> Stage:
+    """From probabilities in memory to objects, for some regions, scaled by visible area.
+
+    Parameters
+    ----------
+    cheap
+        whether the network costs little, so that more regions can be computed beforehand
+    """
+    regions = _spread(work.regions, REGIONS_IN_MEMORY if cheap else REGIONS_WITHOUT_GPU)
+    area = {r: int(work.visible.window(r.core, work.scale).sum()) for r in work.regions}
+    with work.engine(_Remembering) as engine:
+
+        def segment(region: Any) -> int:
+            return len(segment_region(engine, region, work.config, work.keep)[0])
+
+        found = sum(map(segment, regions))
+        passes, seconds = 0, 0.0
+        while seconds < 0.5:
+            seconds += work.in_threads(segment, regions)
+            passes += 1
+    share = sum(area[r] for r in regions) / sum(area.values())
+    measured = f"{len(regions)} of {len(work.regions)} regions, {found} objects"
+    return Stage(seconds / passes / share, measured, scaled=len(regions) < len(work.regions))
+
+
+def time_write(work: Work, objects: Objects, out: Path) -> Stage:
+    """The files of a finished run from parts on disk.
+
+    Parameters
+    ----------
+    objects
+        those of the slide
+    out
+        empty folder, which gets the parts and the files
+    """
+    slide = work.slide
+    folder = RunFolder(out, slide.slide_id, {})
+    for n, part in enumerate(np.array_split(np.arange(len(objects)), len(work.regions))):
+        folder.write_part(n, objects.take(part), {"oversized": 0})
+
+    def parts() -> Iterable[Objects]:
+        return (folder.read_part(n)[0] for n in folder.regions())
+
+    began = time.perf_counter()
+    density = Density(slide.width, slide.height)
+    with (
+        GeoJsonWriter(folder.path / "objects.geojson.gz") as geojson,
+        ParquetWriter(folder.path / "objects.parquet") as parquet,
+    ):
+        for some in (empty(objects.classes), *parts()):
+            geojson.write(some)
+            parquet.write(some)
+            density.add(some)
+    folder.write_bytes("thumbnail.png", to_png(work.thumbnail))
+    overlay = draw_overlay(
+        slide, work.thumbnail, work.downsample, work.foreground, density, parts(), scale=work.scale
+    )
+    folder.write_bytes("overlay.png", to_png(overlay))
+    return Stage(time.perf_counter() - began, f"{len(objects)} objects")
+
+
+def stand_in(name: str) -> Model:
+    """A model with the card of `name` and, for its network, a threshold on each pixel.
+
+    Nuclei are dark in red and in green, cytoplasm in one of them at most. It costs a few
+    milliseconds per window, so that all else of a run has its true load.
+
+    Raises
+    ------
+    UnknownModelError
+        no model of that name has weights, or it finds instances
+    """
+    cards = {row["name"]: row["card"] for row in list_models() if row["card"]}
+    usable = sorted(k for k, card in cards.items() if card.task == "nuclei")
+    if name not in usable:
+        raise UnknownModelError(f"nothing stands in for {name!r}; known: {', '.join(usable)}")
+    card = cards[name]
+    grey = np.arange(256)
+    certain = np.clip((DARK - grey) * 8 + 128, 0, 255).astype(np.uint8)
+
+    def predict(images: Images) -> Images:
+        out = np.zeros((len(images), len(card.classes), *images.shape[1:3]), np.uint8)
+        for image, scores in zip(images, out, strict=True):
+            lighter = cv2.max(cv2.extractChannel(image, 0), cv2.extractChannel(image, 1))
+            cv2.LUT(lighter, certain, dst=scores[0])
+        return out
+
+    return Model(
+        name="stand-in", classes=card.classes, mpp=card.mpp, halo_px=card.halo_px,
+        stride=card.stride, tile_px=card.tile_px, identity="stand-in", predict=predict,
+    )  # fmt: skip
+
+
+def run_stand_in(path: str, out: str, name: str) -> None:
+    """`wsiseg run --overwrite` with the stand-in, for a process of its own."""
+    config = RunConfig(out=Path(out), overwrite=True, quiet=True)
+    run_slide(path, config, model=stand_in(name))
