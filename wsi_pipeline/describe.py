@@ -56,6 +56,7 @@ def describe_slide(path: Path, *, mpp: float | None, crop: bool, model: str) -> 
             "slide": slide.slide_id,
             "file": str(slide.path),
             "reader": slide.reader,
+            "decoder": slide.decoder,
             "vendor": slide.vendor,
             "width": slide.width,
             "height": slide.height,
@@ -137,9 +138,10 @@ def slide_rows(about: Mapping[str, Any]) -> list[list[str]]:
     x0, y0, x1, y1 = about["bounds"]
     sizes = (f"{v['width']} x {v['height']} (1/{v['downsample']:g})" for v in about["levels"])
     pixel = f"{mpp['x']:g} x {mpp['y']:g} µm ({mpp['source']})" if mpp else "unknown; give --mpp"
+    direct = ", tiles decoded directly" if about["decoder"] == "direct" else ""
     rows = [
         ["slide", about["slide"]],
-        ["reader", f"{about['reader']}, {about['vendor']}"],
+        ["reader", f"{about['reader']}, {about['vendor']}{direct}"],
         ["size", f"{about['width']} x {about['height']} px"],
         ["pixel", pixel],
         ["bounds", f"x {x0}–{x1}, y {y0}–{y1} of the file's level 0"],

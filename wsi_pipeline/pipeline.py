@@ -271,6 +271,7 @@ class _Job:
                 "id": slide.slide_id,
                 "file": slide.path.name,
                 "reader": slide.reader,
+                "decoder": slide.decoder,
                 "vendor": slide.vendor,
                 "width": slide.width,
                 "height": slide.height,
