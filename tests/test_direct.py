@@ -263,6 +263,17 @@ def test_a_tile_may_have_tables_of_its_own(tmp_path):
     assert_as_openslide(path, [True, True])
 
 
+def test_a_tile_with_a_marker_of_its_own_is_openslides(tmp_path):
+    number = iter(range(1000))
+    path = pyramid(
+        tmp_path / "x.svs",
+        encode=lambda pixels: encode(pixels, subsampling=0, keep_rgb=next(number) == 0),
+    )
+    assert_as_openslide(path, [False, True])  # level 0 is read directly but for that tile
+    with open_slide(path) as slide:
+        assert slide.decoder == "direct"
+
+
 @pytest.mark.parametrize("description", [APERIO, None])
 def test_pages_of_one_size_are_told_apart(tmp_path, description):
     """Planes of a z-stack are levels to OpenSlide in Aperio's format, else no part of it."""

@@ -199,9 +199,12 @@ def _decoder(page: Any, sample: bytes) -> Decode:
     head = sample[:2] + ADOBE + COLOURS[int(page.photometric)] + tables
 
     def decode(data: bytes, out: NDArray[np.uint8]) -> None:
-        if simplejpeg.decode_jpeg_header(head + data[2:], strict=True)[:2] != out.shape[:2]:
+        if data[:20] != sample[:20]:  # a marker of its own could tell other colours
+            raise ValueError("of another layout")
+        whole = head + data[2:]
+        if simplejpeg.decode_jpeg_header(whole, strict=True)[:2] != out.shape[:2]:
             raise ValueError("of another size")
-        simplejpeg.decode_jpeg(head + data[2:], "RGB", buffer=out, strict=True)
+        simplejpeg.decode_jpeg(whole, "RGB", buffer=out, strict=True)
 
     return decode
 
