@@ -61,7 +61,8 @@ def crowds(draw, side=40, most=6):
     corner = st.tuples(*[st.integers(0, side - 5)] * 2, *[st.integers(1, 12)] * 2)
     boxes = draw(st.lists(corner, max_size=most))
     scores = draw(st.lists(st.integers(1, 9), min_size=len(boxes), max_size=len(boxes)))
-    return [(x, y, x + w, y + h) for x, y, w, h in boxes], np.array(scores) / 10
+    inside = [(x, y, min(x + w, side), min(y + h, side)) for x, y, w, h in boxes]
+    return inside, np.array(scores) / 10
 
 
 def drawn(crowd, side=40):
