@@ -1,6 +1,6 @@
-"""What the choices around DSSNet's checkpoint rest on, measured on held-out images.
+"""What the choices around DSSNet's checkpoint rest on, measured on held-out images; its speed.
 
-    python benchmarks/dssnet.py halo|mpp|parting CHECKPOINT --data DIR … [--split fold:0/5]
+    python benchmarks/dssnet.py halo|mpp|parting|speed CHECKPOINT --data DIR … [--split fold:0/5]
 
 Prints Markdown and appends it to benchmarks/results/dssnet.md.
 """
@@ -8,10 +8,14 @@ Prints Markdown and appends it to benchmarks/results/dssnet.md.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from wsiseg_models import registry
 from wsiseg_models.datasets import Sample, Split, load_set
@@ -19,6 +23,7 @@ from wsiseg_models.halo import CORE_PX, EXACT_PX, HALOS, crop_error
 from wsiseg_models.train import predict_image
 
 from wsi_pipeline.evaluate import nucleus_f1
+from wsi_pipeline.registry import keep_freed_memory
 from wsi_pipeline.synth import plan_slide, render
 from wsi_pipeline.tiling import Box
 
@@ -99,10 +104,60 @@ def parting(predict: Predict, data: list[str], mpp: float, split: str) -> None:
         say(f"| {' | '.join(f'{v or 0:g}' for v in choice_)} | {cells} |")
 
 
+def seconds(variant: str, batch: int = 4, calls: int = 5) -> float:
+    """The fastest of some calls of one variant of the network, per 512² tile."""
+    network = registry.build("dssnet")
+    dtype = torch.bfloat16 if "bfloat16" in variant else torch.float32
+    # In training mode the heads are computed, too; nothing else differs.
+    network.train("all heads" in variant)
+    if "all heads" not in variant:
+        network = registry.MODELS["dssnet"].for_inference(network)
+    if "rewritten" in variant:
+        network = registry.MODELS["dssnet"].faster(network)
+    if "memory kept" in variant:
+        keep_freed_memory()
+    network = network.to(dtype)
+    x = torch.randn(batch, 3, 512, 512).to(dtype)
+    if "channels last" in variant or "rewritten" in variant:
+        x = x.contiguous(memory_format=torch.channels_last)
+        network = network.to(memory_format=torch.channels_last)
+    best = float("inf")
+    with torch.inference_mode():
+        for _ in range(calls):
+            began = time.perf_counter()
+            network(x)
+            best = min(best, time.perf_counter() - began)
+    return best / batch
+
+
+VARIANTS = (
+    "as published: float32, all heads",
+    "main head alone",
+    "main head, channels last",
+    "rewritten",
+    "rewritten, memory kept",
+    "rewritten, memory kept, bfloat16",
+)
+
+
+def speed(rounds: int = 3) -> None:
+    """Tiles a second of each step from the published network to the one that runs."""
+    best = dict.fromkeys(VARIANTS, float("inf"))
+    context = multiprocessing.get_context("spawn")
+    for _ in range(rounds):
+        for name in VARIANTS:  # a process each: what one does to memory stays with it
+            with ProcessPoolExecutor(1, mp_context=context) as pool:
+                best[name] = min(best[name], pool.submit(seconds, name).result())
+    say(f"\n## Speed, tiles of 512² in batches of 4, {torch.get_num_threads()} threads, CPU\n")
+    say("| | tiles/s | times as published |\n|---|---|---|")
+    for name, each in best.items():
+        say(f"| {name} | {1 / each:.2f} | {best[VARIANTS[0]] / each:.1f} |")
+
+
 def main() -> None:
     """Run one measurement."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("halo", "mpp", "parting"))
+    parser.add_argument("what", choices=("halo", "mpp", "parting", "speed"))
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--data", nargs="*", default=[])
     parser.add_argument("--split", default="fold:0/5")
@@ -113,7 +168,9 @@ def main() -> None:
         return predict_image(network, decode, image, "cpu")
 
     RESULTS.parent.mkdir(exist_ok=True)
-    if arguments.what == "halo":
+    if arguments.what == "speed":
+        speed()
+    elif arguments.what == "halo":
         halo(predict, card.mpp)
     elif arguments.what == "mpp":
         sweep(predict, arguments.data, arguments.split)

@@ -29,6 +29,8 @@ from wsi_pipeline.synth import plan_slide, truth_objects, write_slide
 
 RESULTS = Path(__file__).parent / "results" / "laws.md"
 SEED = 2026
+SETTINGS: list[str] = []
+"""Of every run."""
 WSISEG = str(Path(sys.executable).with_name("wsiseg"))
 
 
@@ -49,7 +51,7 @@ def slide(work: Path, size: int) -> Path:
 
 def run(path: Path, out: Path, *arguments: str) -> tuple[Objects, dict[str, Any]]:
     """`wsiseg run` in a process of its own: its objects and run.json."""
-    command = [WSISEG, "run", str(path), "--out", str(out)]
+    command = [WSISEG, "run", str(path), "--out", str(out), *SETTINGS]
     subprocess.run([*command, "--quiet", *arguments], check=True)
     folder = out / path.stem
     return read_parquet(folder / "objects.parquet"), json.loads((folder / "run.json").read_text())
@@ -115,7 +117,7 @@ def killed(work: Path, size: int, times: int = 10) -> None:
     reference, summary = run(path, work / "accuracy")
     out = work / "killed"
     shutil.rmtree(out, ignore_errors=True)
-    command = [WSISEG, "run", str(path), "--out", str(out)]
+    command = [WSISEG, "run", str(path), "--out", str(out), *SETTINGS]
     rng = random.Random(SEED)
     survived, parts = 0, []
     for _ in range(times):
@@ -149,6 +151,7 @@ def main() -> None:
     """Run the measurements asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=("accuracy", "cutting", "killed", "memory"), nargs="+")
+    parser.add_argument("--precision", default="auto")
     parser.add_argument("--size", type=int, default=20_000)
     parser.add_argument("--work", type=Path, default=Path("build/laws"))
     arguments = parser.parse_args()
@@ -156,6 +159,9 @@ def main() -> None:
     RESULTS.parent.mkdir(exist_ok=True)
     if not RESULTS.exists():
         say(f"# Laws of a run, measured\n\n{platform.processor() or platform.machine()}, 2 cores.")
+    if arguments.precision != "auto":
+        SETTINGS.extend(["--precision", arguments.precision])
+        say(f"\n# Precision {arguments.precision}")
     for what in arguments.what:
         globals()[what](arguments.work, arguments.size)
 

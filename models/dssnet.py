@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
-__all__ = ["DSSLoss", "DSSNet", "decode", "dssnet", "for_inference", "ssim"]
+__all__ = ["DSSLoss", "DSSNet", "WNeck", "decode", "dssnet", "for_inference", "ssim"]
 
 STRIDE = 8
 """Windows start and end on multiples of this many pixels."""
@@ -42,7 +42,7 @@ class _Down(nn.Module):
         return x
 
 
-class _WNeck(nn.Module):
+class WNeck(nn.Module):
     """W-NECK: 1×1 and 3×3 side by side, widened, PReLU, then narrowed twice; residual."""
 
     def __init__(self, width: int) -> None:
@@ -53,6 +53,7 @@ class _WNeck(nn.Module):
         self.narrow, self.out = _conv(2 * wide, narrow), _conv(narrow, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Features (n, width, h, w) → the same shape."""
         wide = self.act(torch.cat([self.point(x), self.area(x)], 1))
         return x + self.out(self.narrow(wide))
 
@@ -101,7 +102,7 @@ class _Basic(nn.Module):
 
 
 BLOCKS: dict[str, type[nn.Module]] = {
-    "wneck": _WNeck,
+    "wneck": WNeck,
     "wdsr-b": _WDSRB,
     "bottleneck": _Bottleneck,
     "basic": _Basic,
@@ -171,7 +172,7 @@ class DSSNet(nn.Module):
                 nn.PReLU(),
                 _conv(42, 64),
                 nn.PReLU(),
-                *(_WNeck(64) for _ in range(5)),
+                *(WNeck(64) for _ in range(5)),
                 _conv(64, 192),
                 nn.PReLU(),
                 _conv(192, 192),

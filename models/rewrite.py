@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .dssnet import DSSNet
+from .dssnet import DSSNet, WNeck
 
 __all__ = ["FastDSSNet", "rewrite"]
 
@@ -34,7 +34,10 @@ class FastDSSNet(nn.Module):
         self.entry = network.down.entry
         steps = (cast("nn.Sequential", step) for step in network.down.steps)
         self.steps = nn.ModuleList(_chained(*map(_conv, step)) for step in steps)
-        self.start, self.trunk = network.entry, network.trunk
+        self.start = network.entry
+        self.trunk = nn.Sequential(
+            *(_Split(block) if isinstance(block, WNeck) else block for block in network.trunk)
+        )
         self.mix, self.act = network.fusion.mix, network.fusion.act
         self.smooth = _Upsampled4(_conv(network.fusion.smooth), network.fusion.out)
         self.coarse = network.segmentation.coarse
@@ -80,6 +83,28 @@ def _numbers(conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
     """Weight and bias in double precision, in which they are merged."""
     assert conv.bias is not None
     return conv.weight.detach().double(), conv.bias.detach().double()
+
+
+class _Split(nn.Module):
+    """W-NECK whose two branches are narrowed each, then added, not laid side by side before."""
+
+    def __init__(self, block: WNeck) -> None:
+        super().__init__()
+        self.point, self.area, self.act, self.out = block.point, block.area, block.act, block.out
+        narrow = _conv(block.narrow)
+        self.parts = nn.ModuleList(
+            nn.Conv2d(narrow.in_channels // 2, narrow.out_channels, 3, padding=1, bias=not part)
+            for part in (0, 1)
+        )
+        for part, weight in zip(self.parts, narrow.weight.detach().chunk(2, 1), strict=True):
+            _conv(part).weight.data = weight.contiguous()
+        _conv(self.parts[0]).bias = narrow.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        point, area = self.act(self.point(x)), self.act(self.area(x))
+        narrow = self.parts[0](point).add_(self.parts[1](area))
+        wide: Tensor = self.out(narrow).add_(x)
+        return wide
 
 
 _TAPS = (  # places 0; 1 and 2; 3 of a block of four → which of the low scale's taps sees which

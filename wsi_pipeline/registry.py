@@ -26,6 +26,7 @@ __all__ = [
     "Window",
     "device_named",
     "has_bfloat16",
+    "keep_freed_memory",
     "list_models",
     "model_from_function",
     "model_from_module",
@@ -204,7 +205,7 @@ def _model(
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
     network = network.to(device, dtype).to(memory_format=torch.channels_last)
     if device == "cpu":
-        _keep_freed_memory()
+        keep_freed_memory()
         torch.set_num_threads(len(os.sched_getaffinity(0)))
     mean, std = (
         torch.tensor(value, dtype=torch.float32, device=device).view(-1, 1, 1)
@@ -242,7 +243,7 @@ def _model(
     )
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Let freed memory stay with the process: layers take and free 100 MB at a time.
 
     Otherwise each comes from the system anew, and is cleared by it page by page, which takes a
