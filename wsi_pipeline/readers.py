@@ -227,15 +227,16 @@ def _number(text: str) -> float:
 
 
 class ImageReader:
-    """PNG, JPEG, BMP and WebP: decoded whole, at the first read."""
+    """PNG, JPEG, BMP and WebP, decoded whole.
+
+    The background is the field's glass: a white margin beside grey glass looks like a cell's edge.
+    """
 
     name = "image"
     _opening = threading.Lock()
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._lock = threading.Lock()
-        self._pixels: NDArray[np.uint8] | None = None
         try:
             with self._open() as image:
                 width, height = image.size
@@ -249,7 +250,19 @@ class ImageReader:
                 f"{path.name} has {width} x {height} pixels, too many for a plain image; "
                 "convert it to a tiled pyramidal TIFF"
             )
-        self.header = Header(vendor, make_levels([(width, height)]), Box(0, 0, width, height))
+        try:
+            with self._open() as image:
+                self._pixels: NDArray[np.uint8] | None = _rgb(image)
+        except Exception as error:
+            raise SlideFormatError(
+                f"{path.name} is damaged ({one_line(error)}); copy it again"
+            ) from error
+        self.header = Header(
+            vendor,
+            make_levels([(width, height)]),
+            Box(0, 0, width, height),
+            background=_glass(self._pixels),
+        )
 
     def _open(self) -> Image.Image:
         # Pillow's own limit is far below a slide's size and is a global; ours is MAX_PX.
@@ -262,15 +275,19 @@ class ImageReader:
 
     def read(self, level: int, box: Box) -> NDArray[np.uint8]:
         """Pixels (h, w, 3) of a box."""
-        with self._lock:
-            if self._pixels is None:
-                with self._open() as image:
-                    self._pixels = _rgb(image)
+        assert self._pixels is not None  # Slide reads nothing that is closed
         return self._pixels[box.y0 : box.y1, box.x0 : box.x1].copy()
 
     def close(self) -> None:
         """Let go of the pixels."""
         self._pixels = None
+
+
+def _glass(pixels: NDArray[np.uint8]) -> tuple[int, int, int]:
+    """Colour than which a tenth of the pixels are brighter."""
+    step = max(1, math.isqrt(pixels.size // 3_000_000))
+    red, green, blue = np.percentile(pixels[::step, ::step], 90, axis=(0, 1)).round().astype(int)
+    return int(red), int(green), int(blue)
 
 
 def _rgb(image: Image.Image) -> NDArray[np.uint8]:
