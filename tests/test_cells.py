@@ -78,7 +78,7 @@ def scene(seed=3, large=()):
 def slide(folder):
     y, x = np.mgrid[:HEIGHT, :WIDTH]
     image = np.stack([x % 256, y % 256, x // 256 + 16 * (y // 256)], 2).astype(np.uint8)
-    path = folder / "where.png"
+    path = folder / "where.tif"  # a photographed field would go on in its own colour
     cv2.imwrite(str(path), image[..., ::-1])
     return path
 

@@ -298,7 +298,7 @@ def test_intersect_loses_nothing_that_both_keep(a, b):
     both, other = intersect(a, b), intersect(b, a)
     assert not (full(a) & full(b) & ~full(both)).any()
     assert np.array_equal(both.mask, other.mask)
-    fine = a if a.downsample <= b.downsample else b
+    fine = min(a, b, key=lambda f: (f.downsample, -f.mask.size))
     assert both.downsample == fine.downsample
     if a.mask.shape != b.mask.shape:
         assert not (both.mask & ~fine.mask).any()

@@ -281,7 +281,7 @@ def intersect(a: Foreground, b: Foreground) -> Foreground:
     rule = f"{a.rule}; {b.rule}"
     if a.mask.shape == b.mask.shape and a.downsample == b.downsample:
         return replace(a, mask=a.mask & b.mask, rule=rule)
-    fine, coarse = sorted((a, b), key=lambda f: f.downsample)
+    fine, coarse = sorted((a, b), key=lambda f: (f.downsample, -f.mask.size))
     spans = []
     for axis, end in ((0, a.height), (1, a.width)):
         low = np.arange(fine.mask.shape[axis]) * fine.downsample
