@@ -3,7 +3,7 @@
 Every step is exact up to rounding, borders included: consecutive linear layers are merged, and a
 3×3 convolution after nearest up-sampling becomes small kernels at the low scale, one for each
 place within the block of equal pixels (sub-pixel convolution, Shi et al. 2016). Activations work
-in place, and pooling is two maxima, ten times as fast on a CPU as the layer that can also train.
+in place, and pooling is two maxima, several times as fast on a CPU as the layer that can train.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ def _chained(first: nn.Conv2d, then: nn.Conv2d) -> nn.Conv2d:
     merged = nn.Conv2d(cin, cout, first.kernel_size[0], stride, first.kernel_size[0] // 2)
     (weight, bias), (mix, shift) = _numbers(first), _numbers(then)
     mix = mix[..., 0, 0]
-    merged.weight.data = torch.einsum("om,mikl->oikl", mix, weight).float()
-    merged.bias.data = (mix @ bias + shift).float()  # type: ignore[union-attr]
+    merged.weight = nn.Parameter(torch.einsum("om,mikl->oikl", mix, weight).float())
+    merged.bias = nn.Parameter((mix @ bias + shift).float())
     return merged
 
 
@@ -107,6 +107,7 @@ class _Split(nn.Module):
         return wide
 
 
+_PLACES = ((0,), (1, 2), (3,))
 _TAPS = (  # places 0; 1 and 2; 3 of a block of four → which of the low scale's taps sees which
     ((1, 0, 0), (0, 1, 1)),
     ((1, 1, 1),),
@@ -145,9 +146,6 @@ class _Upsampled4(nn.Module):
                 for column in _PLACES[j]:
                     out[:, :, row, :, column] = part
         return out.view(n, 4 * h, 4 * w, -1).permute(0, 3, 1, 2)
-
-
-_PLACES = ((0,), (1, 2), (3,))
 
 
 class _Fine(nn.Module):

@@ -356,7 +356,11 @@ def test_both_networks_see_the_same_tiles(slide_path, light, monkeypatch):
     def watched(name, device):
         model, note = real(name, device)
         images = seen.setdefault(name, [])
-        keep = lambda batch: images.append(batch) or model.predict(batch)  # noqa: E731
+
+        def keep(batch):
+            images.append(batch)
+            return model.predict(batch)
+
         return dataclasses.replace(model, predict=keep), note
 
     monkeypatch.setattr(benchmark_paper, "_network", watched)

@@ -23,6 +23,7 @@ import psutil
 import torch
 
 from wsi_pipeline.errors import OutputError
+from wsi_pipeline.pipeline import peak_bytes
 
 __all__ = [
     "Busy",
@@ -212,7 +213,7 @@ def run_process(
             listener.start()
             try:
                 while process.poll() is None:
-                    peak = max(peak, _peak_bytes(process.pid))
+                    peak = max(peak, peak_bytes(process.pid))
                     with suppress(subprocess.TimeoutExpired):
                         process.wait(MEMORY_EVERY_S)
                 seconds = time.perf_counter() - began
@@ -223,17 +224,3 @@ def run_process(
         last = said[-1].strip() if said else f"exit code {process.returncode}"
         raise OutputError(f"a run of the benchmark failed: {last.removeprefix('wsiseg: ')}")
     return Process(seconds, round(peak / 1e6), busy.result())
-
-
-def _peak_bytes(pid: int) -> int:
-    """The kernel's own high-water mark; 0 for a process that has just ended.
-
-    What a parent reads with `getrusage` holds the parent's own memory at the time of the fork.
-    """
-    try:
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return 0

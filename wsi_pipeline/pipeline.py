@@ -36,7 +36,7 @@ from wsi_pipeline.stitch import duplicates
 from wsi_pipeline.store import RunFolder, check_output
 from wsi_pipeline.tiling import Region, plan_regions
 
-__all__ = ["RunResult", "run_slide"]
+__all__ = ["RunResult", "peak_bytes", "run_slide"]
 
 RESULT_VERSION = 2
 """Raised when the same settings give other objects than before."""
@@ -241,7 +241,7 @@ class _Job:
             "failed_regions": failed,
             "seconds": round(time.perf_counter() - self.began, 2),
             "stage_seconds": {k: round(v, 2) for k, v in self.watch.items()},
-            "peak_memory_mb": round(_peak_kb() / 1024),
+            "peak_memory_mb": round(peak_bytes() / 2**20),
         }
         self.folder.write_json("run.json", summary)
         if not failed:
@@ -306,13 +306,16 @@ class _Job:
         }
 
 
-def _peak_kb() -> int:
-    """Most memory that this process held; `getrusage` also knows its parent's from before."""
+def peak_bytes(process: int | None = None) -> int:
+    """Most memory that a process held, by default this one; 0 for another that has ended.
+
+    It is the kernel's own mark; `getrusage` also counts what the parent held at the fork.
+    """
     with suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
+        for line in Path(f"/proc/{process or 'self'}/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
-                return int(line.split()[1])
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+                return int(line.split()[1]) * 1024
+    return 0 if process else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _roi(path: Path) -> shapely.Geometry:

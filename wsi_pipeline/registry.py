@@ -135,7 +135,8 @@ def has_bfloat16(device: str) -> bool:
     """Whether a device computes bfloat16 in hardware, not by emulation."""
     if device.startswith("cuda"):
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    abilities = torch.cpu.get_capabilities()
+    # Not in every PyTorch from 2.11 on; without it float32 is safe.
+    abilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(abilities.get("avx512_bf16") or abilities.get("amx_bf16"))
 
 
@@ -247,7 +248,7 @@ def keep_freed_memory() -> None:
     """Let freed memory stay with the process: layers take and free 100 MB at a time.
 
     Otherwise each comes from the system anew, and is cleared by it page by page, which takes a
-    third of the time of a run on a CPU. glibc only; elsewhere nothing happens.
+    sixth of DSSNet's time on a CPU. glibc only; elsewhere nothing happens.
     """
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
