@@ -23,7 +23,7 @@ from wsiseg_models.halo import CORE_PX, EXACT_PX, HALOS, crop_error
 from wsiseg_models.train import predict_image
 
 from wsi_pipeline.evaluate import nucleus_f1
-from wsi_pipeline.registry import keep_freed_memory
+from wsi_pipeline.model import keep_freed_memory
 from wsi_pipeline.synth import plan_slide, render
 from wsi_pipeline.tiling import Box
 

@@ -8,14 +8,15 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-__all__ = ["Card", "load_checkpoint", "read_card", "save_checkpoint"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Card", "load_checkpoint", "read_card", "save_checkpoint", "weights_path"]
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,11 @@ class Card:
             raise ValueError(f"std {self.std} is not above 0")
 
 
+def weights_path(name: str) -> Path:
+    """Where the checkpoint that ships for a network lies."""
+    return Path(__file__).parent / "weights" / f"{name}.safetensors"
+
+
 def save_checkpoint(
     path: Path, state: Mapping[str, torch.Tensor], card: Card, *, half: bool = False
 ) -> None:
@@ -88,6 +94,8 @@ def save_checkpoint(
 
     With `half` as float16, which takes half the room; a tensor that goes beyond its range stays.
     """
+    from safetensors.torch import save_file
+
     header = {k: v for k, v in asdict(card).items() if k != "sha256"}
     aside = path.with_name(path.name + ".part")
     tensors = {k: v.detach().cpu().contiguous() for k, v in state.items()}
@@ -98,6 +106,8 @@ def save_checkpoint(
 
 
 def _half(values: torch.Tensor) -> torch.Tensor:
+    import torch
+
     fits = values.is_floating_point() and (values.abs() <= torch.finfo(torch.float16).max).all()
     return values.half() if fits else values
 
@@ -117,7 +127,7 @@ def read_card(path: Path) -> Card:
             f"{path}: no such checkpoint; `wsiseg models` lists those that ship"
         )
     try:
-        with safe_open(path, "pt") as file:
+        with safe_open(path, "np") as file:
             text = (file.metadata() or {}).get("card")
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is not a safetensors file ({error})") from error

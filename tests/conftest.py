@@ -8,7 +8,8 @@ import torch
 from hypothesis import settings
 from wsiseg_models.checkpoint import Card
 
-from wsi_pipeline.registry import Model, model_from_module
+from wsi_pipeline.model import Model
+from wsi_pipeline.registry import model_from_module
 from wsi_pipeline.synth import SlidePlan, plan_slide, write_slide
 
 # Compiling numba's functions at their first call is no reason to fail. In CI the same examples

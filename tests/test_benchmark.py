@@ -20,7 +20,7 @@ from wsi_pipeline.benchmark import STAGES
 from wsi_pipeline.benchmark_machine import Busy, run_process
 from wsi_pipeline.benchmark_paper import PUBLISHED, compare_networks
 from wsi_pipeline.benchmark_report import as_markdown, plot
-from wsi_pipeline.benchmark_stages import Work, stand_in, time_network, time_objects
+from wsi_pipeline.benchmark_stages import Work, time_network, time_objects
 from wsi_pipeline.cli import cli
 from wsi_pipeline.config import RunConfig
 from wsi_pipeline.errors import OutputError
@@ -28,6 +28,7 @@ from wsi_pipeline.export.parquet import read_parquet
 from wsi_pipeline.metrics import match_objects
 from wsi_pipeline.pipeline import run_slide
 from wsi_pipeline.slide import open_slide
+from wsi_pipeline.stand_in import stand_in
 from wsi_pipeline.synth import plan_slide, truth_objects, write_slide
 
 

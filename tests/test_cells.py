@@ -19,8 +19,8 @@ from wsi_pipeline import RunConfig, run_slide
 from wsi_pipeline.cells import _draw, pair
 from wsi_pipeline.export.geojson import read_geojson
 from wsi_pipeline.export.parquet import read_parquet
+from wsi_pipeline.model import Instances, Model, paste
 from wsi_pipeline.objects import Objects
-from wsi_pipeline.registry import Instances, Model, paste
 
 WIDTH, HEIGHT = 1400, 1100
 SIDE = 28

@@ -22,6 +22,7 @@ from wsi_pipeline.cli import cli
 from wsi_pipeline.errors import SlideReadError, UsageError
 from wsi_pipeline.export.geojson import read_geojson, read_header
 from wsi_pipeline.export.parquet import read_parquet
+from wsi_pipeline.registry import open_model
 from wsi_pipeline.slides import NamedSlide, find_slides
 from wsi_pipeline.synth import plan_slide, write_slide
 
@@ -381,7 +382,7 @@ def test_info(made, bare):
 def test_info_counts_the_regions_that_a_run_works_on(tmp_path):
     write_slide(tmp_path / "wide.svs", plan_slide(5000, 800, mpp=0.5, seed=2, tissue=0.2))
     plan = json.loads(wsiseg("info", tmp_path / "wide.svs", "--json").stdout)["model"]
-    model = pipeline.open_model("dssnet", device="cpu")
+    model = open_model("dssnet", device="cpu")
     with pipeline.open_slide(tmp_path / "wide.svs") as slide:
         job = pipeline._Job(slide, model, pipeline.RunConfig(out=tmp_path))
     assert plan["regions"] == len(job.regions)

@@ -35,8 +35,8 @@ from wsi_pipeline.instance_metrics import (
     score_class,
     score_instances,
 )
+from wsi_pipeline.model import Instances, Model, paste
 from wsi_pipeline.objects import Objects
-from wsi_pipeline.registry import Instances, Model, paste
 
 
 def masks(*boxes, scores=None, shape=(8, 8)):

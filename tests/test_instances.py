@@ -29,6 +29,23 @@ def discs(*circles, shape=(80, 120)):
 masks = hnp.arrays(np.bool_, st.tuples(st.integers(1, 12), st.integers(1, 12)))
 
 
+@given(hnp.arrays(np.uint8, st.tuples(st.integers(1, 30), st.integers(1, 30))), st.integers(0, 255))
+def test_clumps_are_opencvs_components(probability, least):
+    clumps = find_clumps(probability, least / 255)
+    mask = (probability >= least).astype(np.uint8)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=4)
+    assert len(clumps) == count - 1
+    for k in range(1, count):
+        mine = clumps.labels == clumps.labels[labels == k][0]
+        assert np.array_equal(mine, labels == k)
+        (mine,) = np.unique(clumps.labels[labels == k])
+        x, y, w, h, area = stats[k]
+        assert clumps.boxes[mine].tolist() == [x, y, x + w, y + h]
+        assert clumps.area_px[mine] == area
+        assert clumps.first_x[mine] == np.flatnonzero(labels[y] == k)[0]
+    assert np.array_equal(clumps.labels > 0, mask > 0)
+
+
 @given(masks)
 def test_contours_of_any_mask_are_valid_and_enclose_its_pixels(mask):
     probability = np.where(mask, 255, 0).astype(np.uint8)
@@ -132,6 +149,6 @@ def test_label_images_become_clumps_pixel_by_pixel(labels):
 
 def test_an_outline_thinner_than_the_tolerance_stays_an_outline():
     ring = np.array([[0, 0], [9, 0.1], [18, 0], [18, 0.3], [0, 0.3], [0, 0]], float)
-    coords, offsets = simplified(ring, np.array([0, len(ring)]))
+    coords, offsets, _ = simplified(ring, np.array([0, len(ring)]))
     assert np.array_equal(coords, ring)
     assert offsets.tolist() == [0, len(ring)]

@@ -14,13 +14,14 @@ import pytest
 import shapely
 import tifffile
 
-from wsi_pipeline import inference, pipeline, store
+from wsi_pipeline import canvas, inference, pipeline, results, store
 from wsi_pipeline.config import RunConfig
 from wsi_pipeline.errors import ConfigError, OutputError
 from wsi_pipeline.export.geojson import read_geojson
 from wsi_pipeline.export.parquet import read_parquet
+from wsi_pipeline.model import model_from_function
 from wsi_pipeline.pipeline import run_slide
-from wsi_pipeline.registry import has_bfloat16, model_from_function, open_model
+from wsi_pipeline.registry import has_bfloat16, open_model
 from wsi_pipeline.slide import open_slide
 from wsi_pipeline.tiling import Box
 
@@ -70,6 +71,63 @@ def test_how_the_work_is_cut_up_does_not_show(
 ):
     monkeypatch.setattr(pipeline, "REGION_PX", region)
     assert same(objects_of(run(slide_path, tmp_path, darkness, **changes)), reference)
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 2**20, 2**27])
+def test_a_canvas_gives_what_the_slide_gives(slide_path, monkeypatch, kept_bytes):
+    monkeypatch.setattr(canvas, "KEPT_BYTES", kept_bytes)
+    windows = [Box(x, y, x + 300, y + 300) for y in (-50, 150, 350) for x in (-50, 350, 150, 550)]
+    windows += [Box(10, 10, 700, 900), Box(200, 200, 210, 210)]
+    with open_slide(slide_path) as slide:
+        seen = canvas.Canvas(slide, 1.3)
+        read = slide.read_scaled
+        pixels = []
+        monkeypatch.setattr(
+            slide, "read_scaled",
+            lambda box, scale: pixels.append(box.width * box.height) or read(box, scale),
+        )  # fmt: skip
+        for window in windows:
+            assert np.array_equal(seen.read(window, 100), read(window, 1.3))
+    whole = sum(w.width * w.height for w in windows)
+    assert sum(pixels) < 0.8 * whole if kept_bytes else sum(pixels) == whole
+
+
+def test_final_files_are_written_while_regions_come_in(
+    slide_path, darkness, reference, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(pipeline, "REGION_PX", 264)
+    waited = []
+    write = results.ParquetWriter.write
+
+    def noticed(self, objects, **how):
+        waited.append(len(objects))
+        return write(self, objects, **how)
+
+    parts = store.RunFolder.write_part
+
+    def last(self, region, *rest):
+        if region == 29:  # the last of 6 x 5
+            while len(waited) < 5:
+                time.sleep(0.01)
+        parts(self, region, *rest)
+
+    monkeypatch.setattr(results.ParquetWriter, "write", noticed)
+    monkeypatch.setattr(store.RunFolder, "write_part", last)
+    assert same(objects_of(run(slide_path, tmp_path, darkness)), reference)
+
+
+def test_a_writer_that_fails_loses_no_region(slide_path, darkness, tmp_path, monkeypatch):
+    def full(self, objects, **how):
+        raise OutputError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "REGION_PX", 264)
+        patch.setattr(results.ParquetWriter, "write", full)
+        with pytest.raises(OutputError, match="no space"):
+            run(slide_path, tmp_path, darkness)
+    left = sorted(p.name for p in (tmp_path / "crowded").iterdir())
+    assert left == ["parts", "plan.json"]
+    assert len(list((tmp_path / "crowded" / "parts").glob("*.npz"))) == 30
 
 
 def test_every_file_holds_the_same_valid_objects(slide_path, darkness, reference, tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsi_pipeline.resample import flatten, plan_taps, resample
+from wsi_pipeline.resample import _resample, flatten, plan_taps, resample
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (90, 90, 3), dtype=np.uint8)
 
@@ -67,6 +67,19 @@ def test_halving_has_the_known_weights_and_rounds_half_up():
     column[1:3] = [2, 3, 4]  # times 0.75: 1.5, 2.25, 3
     out = resample(column, taps, plan_taps(0, 1, 1.0))
     assert out[0, 0].tolist() == [2, 2, 3]
+
+
+@settings(deadline=None)
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 2**32 - 1))
+def test_halving_in_whole_numbers_is_the_filter_to_the_last_bit(height, width, seed):
+    rows, columns = plan_taps(3, 3 + height, 2.0), plan_taps(7, 7 + width, 2.0, 5)
+    shape = (rows.stop - rows.start, columns.stop - columns.start, 3)
+    source = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+    expected = np.empty((height, width, 3), np.uint8)
+    top, left = rows.first - rows.start, columns.first - columns.start
+    flat = source.reshape(len(source), -1)
+    _resample(flat, top, rows.weights, left, columns.weights, expected)
+    np.testing.assert_array_equal(resample(source, rows, columns), expected)
 
 
 @given(steps, origins, st.integers(0, 255))

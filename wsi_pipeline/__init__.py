@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from wsi_pipeline.export.geojson import read_geojson
     from wsi_pipeline.export.parquet import read_parquet
     from wsi_pipeline.metrics import match_objects
+    from wsi_pipeline.model import Card, model_from_function
     from wsi_pipeline.objects import Objects
     from wsi_pipeline.pipeline import RunResult, run_slide
-    from wsi_pipeline.registry import Card, model_from_function, model_from_module, open_model
+    from wsi_pipeline.registry import model_from_module, open_model
     from wsi_pipeline.slide import Slide, open_slide
 
     __version__: str
@@ -40,14 +41,14 @@ __all__ = [
 ]
 
 _HOME = {
-    "Card": "registry",
+    "Card": "model",
     "Objects": "objects",
     "RunConfig": "config",
     "RunResult": "pipeline",
     "Slide": "slide",
     "WsisegError": "errors",
     "match_objects": "metrics",
-    "model_from_function": "registry",
+    "model_from_function": "model",
     "model_from_module": "registry",
     "open_model": "registry",
     "open_slide": "slide",

@@ -29,7 +29,6 @@ from wsi_pipeline.benchmark_stages import (
     Stage,
     Work,
     check_model,
-    stand_in,
     time_decode,
     time_network,
     time_objects,
@@ -41,6 +40,7 @@ from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.export.parquet import read_parquet
 from wsi_pipeline.registry import device_named, open_model
 from wsi_pipeline.slide import open_slide
+from wsi_pipeline.stand_in import stand_in
 from wsi_pipeline.store import check_output
 from wsi_pipeline.synth import plan_slide, write_slide
 
@@ -54,9 +54,7 @@ STAGES = ("read", "network", "objects", "write")
 """Those that a run goes through; decode is a part of read."""
 
 _RUN = "from wsi_pipeline.cli import main; main()"
-_STAND_IN = (
-    "import sys; from wsi_pipeline.benchmark_stages import run_stand_in as f; f(*sys.argv[1:])"
-)
+_STAND_IN = "import sys; from wsi_pipeline.stand_in import run_stand_in as f; f(*sys.argv[1:])"
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from wsiseg_models.unet import unet
 
 from wsi_pipeline.benchmark_machine import Busy, forget_gpu_memory, gpu_memory_mb, synchronise
 from wsi_pipeline.errors import UsageError
-from wsi_pipeline.registry import Card, Model, device_named, model_from_module, open_model
+from wsi_pipeline.model import Card, Model
+from wsi_pipeline.registry import device_named, model_from_module, open_model
 from wsi_pipeline.slide import Slide, open_slide
 from wsi_pipeline.tiling import Box
 

@@ -15,19 +15,16 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from wsi_pipeline.benchmark_machine import Busy, forget_gpu_memory, gpu_memory_mb, synchronise
 from wsi_pipeline.config import RunConfig
-from wsi_pipeline.errors import UnknownModelError, UsageError
-from wsi_pipeline.export.geojson import GeoJsonWriter
-from wsi_pipeline.export.parquet import ParquetWriter
+from wsi_pipeline.errors import UsageError
 from wsi_pipeline.foreground import find_foreground
 from wsi_pipeline.inference import Engine
+from wsi_pipeline.model import Images, Model
 from wsi_pipeline.objects import Objects
 from wsi_pipeline.picture import Density, draw_overlay, to_png
-from wsi_pipeline.pipeline import run_slide
-from wsi_pipeline.registry import Model, list_models
+from wsi_pipeline.results import Results
 from wsi_pipeline.segment import REGION_PX, Keep, empty, reach_px, segment_region
 from wsi_pipeline.slide import Slide
 from wsi_pipeline.store import RunFolder
@@ -37,8 +34,6 @@ __all__ = [
     "Stage",
     "Work",
     "check_model",
-    "run_stand_in",
-    "stand_in",
     "time_decode",
     "time_network",
     "time_objects",
@@ -53,10 +48,6 @@ REGIONS_IN_MEMORY = 16
 REGIONS_WITHOUT_GPU = 4
 """Regions of which the network's answer is kept for timing objects; 17 MB each."""
 WARM_UP = 2
-DARK = 140
-"""Grey level below which a pixel of a generated slide is taken for a nucleus's."""
-
-Images = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -229,9 +220,9 @@ class _Remembering(Engine):
         super().__init__(*given, **named)
         self._known: dict[Box, tuple[Images, Images]] = {}
 
-    def predict(self, window: Box) -> tuple[Images, Images]:
+    def predict(self, window: Box, overlap: int = 0) -> tuple[Images, Images]:
         if window not in self._known:
-            self._known[window] = super().predict(window)
+            self._known[window] = super().predict(window, overlap)
         return self._known[window]
 
 
@@ -275,60 +266,13 @@ def time_write(work: Work, objects: Objects, out: Path) -> Stage:
     for n, part in enumerate(np.array_split(np.arange(len(objects)), len(work.regions))):
         folder.write_part(n, objects.take(part), {"oversized": 0})
 
-    def parts() -> Iterable[Objects]:
-        return (folder.read_part(n)[0] for n in folder.regions())
-
     began = time.perf_counter()
-    density = Density(slide.width, slide.height)
-    with (
-        GeoJsonWriter(folder.path / "objects.geojson.gz") as geojson,
-        ParquetWriter(folder.path / "objects.parquet") as parquet,
-    ):
-        for some in (empty(objects.classes), *parts()):
-            geojson.write(some)
-            parquet.write(some)
-            density.add(some)
+    results = Results(folder, {}, empty(objects.classes), Density(slide.width, slide.height))
+    results.write(folder.regions())
     folder.write_bytes("thumbnail.png", to_png(work.thumbnail))
     overlay = draw_overlay(
-        slide, work.thumbnail, work.downsample, work.foreground, density, parts(), scale=work.scale
-    )
+        slide, work.thumbnail, work.downsample, work.foreground, results.density, results.near,
+        scale=work.scale,
+    )  # fmt: skip
     folder.write_bytes("overlay.png", to_png(overlay))
     return Stage(time.perf_counter() - began, f"{len(objects)} objects")
-
-
-def stand_in(name: str) -> Model:
-    """A model with the card of `name` and, for its network, a threshold on each pixel.
-
-    Nuclei are dark in red and in green, cytoplasm in one of them at most. It costs a few
-    milliseconds per window, so that all else of a run has its true load.
-
-    Raises
-    ------
-    UnknownModelError
-        no model of that name has weights, or it finds instances
-    """
-    cards = {row["name"]: row["card"] for row in list_models() if row["card"]}
-    usable = sorted(k for k, card in cards.items() if card.task == "nuclei")
-    if name not in usable:
-        raise UnknownModelError(f"nothing stands in for {name!r}; known: {', '.join(usable)}")
-    card = cards[name]
-    grey = np.arange(256)
-    certain = np.clip((DARK - grey) * 8 + 128, 0, 255).astype(np.uint8)
-
-    def predict(images: Images) -> Images:
-        out = np.zeros((len(images), len(card.classes), *images.shape[1:3]), np.uint8)
-        for image, scores in zip(images, out, strict=True):
-            lighter = cv2.max(cv2.extractChannel(image, 0), cv2.extractChannel(image, 1))
-            cv2.LUT(lighter, certain, dst=scores[0])
-        return out
-
-    return Model(
-        name="stand-in", classes=card.classes, mpp=card.mpp, halo_px=card.halo_px,
-        stride=card.stride, tile_px=card.tile_px, identity="stand-in", predict=predict,
-    )  # fmt: skip
-
-
-def run_stand_in(path: str, out: str, name: str) -> None:
-    """`wsiseg run --overwrite` with the stand-in, for a process of its own."""
-    config = RunConfig(out=Path(out), overwrite=True, quiet=True)
-    run_slide(path, config, model=stand_in(name))

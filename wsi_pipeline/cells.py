@@ -14,7 +14,6 @@ import numba
 import numpy as np
 import shapely
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 from wsi_pipeline.config import RunConfig
 from wsi_pipeline.contours import trace
@@ -22,8 +21,8 @@ from wsi_pipeline.export.geojson import clean_objects
 from wsi_pipeline.features import CELL_CLASS, OD_MEAN, cell_features, mean_od
 from wsi_pipeline.inference import Engine
 from wsi_pipeline.instances import find_clumps, is_certain
+from wsi_pipeline.model import Instances
 from wsi_pipeline.objects import Objects
-from wsi_pipeline.registry import Instances
 from wsi_pipeline.segment import LARGEST_PX, Keep, in_reading_order, object_ids, simplified
 from wsi_pipeline.stitch import duplicates
 from wsi_pipeline.tiling import Box, Region, plan_tiles
@@ -220,7 +219,7 @@ def _objects(engine: Engine, view: _View, config: RunConfig) -> tuple[Objects, N
     limit = np.array([engine.slide.width, engine.slide.height]) / scale
     cut: NDArray[np.bool_] = ((low <= 1) & (low + at > 1)).any(1)
     cut |= ((high >= (width - 1, height - 1)) & (high + at < limit - 1)).any(1)
-    coords, offsets = simplified(np.clip(vertices + at, 0, limit) * scale, offsets)
+    coords, offsets, valid = simplified(np.clip(vertices + at, 0, limit) * scale, offsets)
     od = mean_od(_colours(view, sheet), labels, len(found), background=engine.slide.background)
     od[found.class_index == model.classes.index(CELL_CLASS)] = np.nan
     kind = area.astype(np.uint64) << np.uint64(8) | found.class_index.astype(np.uint64)
@@ -234,7 +233,7 @@ def _objects(engine: Engine, view: _View, config: RunConfig) -> tuple[Objects, N
         object_offsets=np.arange(len(found) + 1, dtype=np.int64),
         features={OD_MEAN: od, _ROW: np.arange(len(found), dtype=np.float32)},
     )
-    objects = clean_objects(objects)
+    objects = clean_objects(objects, valid=valid)
     row = objects.features[_ROW].astype(np.int64)
     objects = pair(replace(objects, features={OD_MEAN: objects.features[OD_MEAN]}))
     return cell_features(objects, model.mpp / scale), cut[row]
@@ -291,6 +290,8 @@ def pair(objects: Objects) -> Objects:
         fits = (share >= HELD) & (shapely.area(inner) < shapely.area(outer))
         n, c, worth = n[fits], c[fits], worth[fits]
         table = np.zeros((len(nuclei), len(cells)))
+        from scipy.optimize import linear_sum_assignment  # a third of a second, for cells alone
+
         table[n, c] = 1 + worth  # a pair at all is worth more than any better place
         for i, k in zip(*linear_sum_assignment(table, maximize=True), strict=True):
             if table[i, k] > 0:

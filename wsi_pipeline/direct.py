@@ -106,19 +106,22 @@ class DirectReader:
                 return False
         return True
 
-    def read(self, level: int, box: Box) -> NDArray[np.uint8]:
-        """Pixels (h, w, 3) of a box of the level."""
+    def read(self, level: int, box: Box, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+        """Pixels (h, w, 3) of a box of the level, in `out` where that is convenient."""
         tiles = self._levels[level]
         if tiles is not None:
             try:
-                return self._decode(tiles, box)
+                return self._decode(tiles, box, out)
             except (ValueError, RuntimeError, OSError):
                 pass  # OpenSlide tells why, or knows better
         return self._behind.read(level, box)
 
-    def _decode(self, tiles: Tiles, box: Box) -> NDArray[np.uint8]:
+    def _decode(
+        self, tiles: Tiles, box: Box, out: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8]:
         """Pixels of a box, each tile decoded once; an error if one of them is not whole."""
-        out = np.empty((box.height, box.width, 3), np.uint8)
+        if out is None:
+            out = np.empty((box.height, box.width, 3), np.uint8)
         width, height = tiles.tile
         pixels = np.empty((height, width, 3), np.uint8)
         for row in range(box.y0 // height, -(-box.y1 // height)):

@@ -25,8 +25,8 @@ from wsi_pipeline.errors import DataError, OutputError, UsageError, WsisegError
 from wsi_pipeline.evaluate import instances_of
 from wsi_pipeline.instance_metrics import COUNTS, Masks, score_instances
 from wsi_pipeline.instances import from_label_image
+from wsi_pipeline.model import Model, Window, paste
 from wsi_pipeline.progress import progress
-from wsi_pipeline.registry import Model, Window, paste
 
 __all__ = [
     "Field",

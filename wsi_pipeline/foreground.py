@@ -136,9 +136,12 @@ class Foreground:
         """
         x = (np.arange(box.x0, box.x1) + 0.5) * scale
         y = (np.arange(box.y0, box.y1) + 0.5) * scale
-        inside = ((y >= 0) & (y < self.height))[:, None] & ((x >= 0) & (x < self.width))
-        at = np.ix_(self._index(y, 0), self._index(x, 1))
-        return np.asarray(self.mask[at] & inside)
+        # A mask pixel is many rows of the window: one of each is made, then copied as a whole.
+        some, which = np.unique(self._index(y, 0), return_inverse=True)
+        columns = self.mask[np.ix_(some, self._index(x, 1))] & ((x >= 0) & (x < self.width))
+        rows = columns[which]
+        rows[(y < 0) | (y >= self.height)] = False
+        return np.asarray(rows)
 
     def contains(self, x: NDArray[np.floating], y: NDArray[np.floating]) -> NDArray[np.bool_]:
         """Whether level-0 points (n,) are kept; False outside the slide."""

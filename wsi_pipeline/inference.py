@@ -18,8 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi_pipeline.canvas import Canvas
 from wsi_pipeline.foreground import Foreground
-from wsi_pipeline.registry import Instances, Model
+from wsi_pipeline.model import Instances, Model
+from wsi_pipeline.readers import paste
 from wsi_pipeline.slide import Slide
 from wsi_pipeline.tiling import Box, plan_tiles
 
@@ -69,6 +71,7 @@ class Engine:
     ) -> None:
         self.slide, self.model, self.visible, self.scale = slide, model, visible, scale
         self.tile_px, self.batch = tile_px, batch
+        self.canvas = Canvas(slide, scale)
         self.watch = Stopwatch()
         # Two waiting batches are enough to keep the network busy.
         self._line: queue.Queue[Job | None] = queue.Queue(2)
@@ -118,28 +121,38 @@ class Engine:
         seen = np.unique(labels[self.visible.window(window, self.scale)])
         return image, np.where(np.isin(labels, seen), labels, 0)
 
-    def predict(self, window: Box) -> tuple[Images, Images]:
+    def predict(self, window: Box, overlap: int = 0) -> tuple[Images, Images]:
         """Image (h, w, 3) and class probabilities (classes, h, w) of a window of model pixels.
 
-        The window's corners are multiples of the model's stride.
+        The window's corners are multiples of the model's stride. The next windows `overlap` it by
+        so many pixels.
         """
         halo = self.model.halo_px
-        tiles = list(plan_tiles(window, self.tile_px, halo))
-        first, last = tiles[0].window, tiles[-1].window
-        reach = Box(first.x0, first.y0, last.x1, last.y1)
         began = time.perf_counter()
         shown = self.visible.window(window, self.scale)
-        image = self.slide.read_scaled(reach, self.scale)
-        self.watch.add("read", began)
+        wanted = [
+            tile
+            for tile in plan_tiles(window, self.tile_px, halo)
+            if _cut(shown, tile.core.clip(window), window).any()
+        ]
         out = np.zeros((len(self.model.classes), window.height, window.width), np.uint8)
-        wanted = [t for t in tiles if _cut(shown, t.core.clip(window), window).any()]
-        images = (_cut(image, t.window, reach) for t in wanted)
+        reach = window if not wanted else wanted[0].window
+        for tile in wanted:
+            reach = reach.around(tile.window)
+        image = self.canvas.read(reach, overlap + 2 * halo if overlap else 0)
+        self.watch.add("read", began)
+        images = (_cut(image, tile.window, reach) for tile in wanted)
         for tile, scores in zip(wanted, self._answers(images), strict=True):
             kept = tile.core.clip(window)
             core = scores[:, halo : halo + kept.height, halo : halo + kept.width]
             _cut(out.transpose(1, 2, 0), kept, window)[:] = core.transpose(1, 2, 0)
         out *= shown
-        return _cut(image, window, reach), out
+        if reach.clip(window) == window:
+            return _cut(image, window, reach), out
+        # Nothing is found where nothing was read.
+        around = np.zeros((window.height, window.width, 3), np.uint8)
+        paste(around, window, image, reach)
+        return around, out
 
     def detect(
         self, windows: Sequence[Box], cores: Sequence[Box]
@@ -166,7 +179,7 @@ class Engine:
         waiting: list[Future[Any]] = []
         for some in _batched(images, self.batch):
             answer: Future[Any] = Future()
-            self._line.put((np.stack(some), answer))
+            self._line.put((np.stack(some) if len(some) > 1 else some[0][None], answer))
             waiting.append(answer)
         for answer in waiting:
             yield from answer.result()

@@ -6,6 +6,7 @@ which window the clump was seen. A clump is a 4-connected set of pixels over the
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -60,13 +61,8 @@ class Clumps:
 
 def find_clumps(probability: Bytes, threshold: float) -> Clumps:
     """Clumps of pixels of `probability` uint8 (h, w) at or over `threshold` (0 to 1)."""
-    mask = (probability >= _byte(threshold)).view(np.uint8)
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(
-        mask, connectivity=4, ltype=cv2.CV_32S
-    )
-    x, y, w, h, area = stats[:count].T
-    boxes = np.stack([x, y, x + w, y + h], 1).astype(np.int32)
-    return Clumps(labels, boxes, area.astype(np.int32), _first_columns(labels, boxes))
+    labels, boxes, area, first = _connected(probability, _byte(threshold))
+    return Clumps(labels, boxes, area, first)
 
 
 def from_label_image(labels: NDArray[np.integer]) -> Clumps:
@@ -89,6 +85,95 @@ def from_label_image(labels: NDArray[np.integer]) -> Clumps:
 def _byte(threshold: float) -> int:
     """The smallest probability byte that counts as at or over `threshold`."""
     return int(np.ceil(threshold * 255))
+
+
+@numba.njit(nogil=True, cache=True)
+def _connected(
+    probability: Bytes, least: int
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
+    """Label image, boxes, areas and first columns of the 4-connected sets of bytes >= `least`.
+
+    Numbered by first pixel in reading order. Runs of a row are joined to those above them, so that
+    empty pixels are read once and never written.
+    """
+    h, w = probability.shape
+    starts = _count_runs(probability, least)
+    runs = np.empty((starts[h], 2), np.int32)  # first column, one past the last
+    parent = np.arange(starts[h]).astype(np.int32)
+    _join_runs(probability, least, starts, runs, parent)
+    number = np.zeros(len(runs), np.int32)
+    count = 0
+    for i in range(len(runs)):  # a root is its clump's first run, and so comes before the others
+        root = _root(parent, i)
+        if root == i:
+            count += 1
+            number[i] = count
+        else:
+            number[i] = number[root]
+    labels = np.zeros((h, w), np.int32)
+    boxes = np.zeros((count + 1, 4), np.int32)
+    area = np.zeros(count + 1, np.int32)
+    first = np.zeros(count + 1, np.int32)
+    for r in range(h):
+        for i in range(starts[r], starts[r + 1]):
+            begin, end, k = runs[i, 0], runs[i, 1], number[i]
+            for c in range(begin, end):
+                labels[r, c] = k
+            if area[k] == 0:
+                first[k] = begin
+                boxes[k, 0], boxes[k, 1] = begin, r
+            boxes[k, 0] = min(boxes[k, 0], begin)
+            boxes[k, 2] = max(boxes[k, 2], end)
+            boxes[k, 3] = r + 1
+            area[k] += end - begin
+    return labels, boxes, area, first
+
+
+@numba.njit(nogil=True, cache=True)
+def _count_runs(probability: Bytes, least: int) -> NDArray[np.int64]:
+    """How many runs of bytes >= `least` the rows above each row have, int64 (h + 1,)."""
+    h, w = probability.shape
+    starts = np.zeros(h + 1, np.int64)
+    for r in range(h):
+        line, count, inside = probability[r], 0, False
+        for c in range(w):
+            now = line[c] >= least
+            count += now and not inside
+            inside = now
+        starts[r + 1] = starts[r] + count
+    return starts
+
+
+@numba.njit(nogil=True, cache=True)
+def _join_runs(
+    probability: Bytes,
+    least: int,
+    starts: NDArray[np.int64],
+    runs: NDArray[np.int32],
+    parent: NDArray[np.int32],
+) -> None:
+    """Find the runs, and join each to those above it that share a column."""
+    h, w = probability.shape
+    n = 0
+    for r in range(h):
+        line, above, c = probability[r], starts[max(r - 1, 0)], 0
+        while c < w:
+            if line[c] < least:
+                c += 1
+                continue
+            begin = c
+            while c < w and line[c] >= least:
+                c += 1
+            runs[n, 0], runs[n, 1] = begin, c
+            while above < starts[r] and runs[above, 1] <= begin:
+                above += 1
+            mine, k = n, above
+            while k < starts[r] and runs[k, 0] < c:
+                other = _root(parent, k)
+                low, high = min(mine, other), max(mine, other)
+                parent[high] = mine = low
+                k += 1
+            n += 1
 
 
 @numba.njit(nogil=True, cache=True)
@@ -191,7 +276,10 @@ def _pieces(
     neck: float,
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
     out = np.zeros(labels.shape, np.int32)
-    capacity = 64
+    capacity = 0  # a clump has no more objects than its area has room for
+    for k in range(1, len(boxes)):
+        if wanted[k] and areas[k] >= min_px:
+            capacity += int(areas[k] / max(min_px, 1.0))
     first = np.zeros((capacity, 2), np.int32)
     area = np.zeros(capacity, np.int32)
     count = 0
@@ -204,49 +292,61 @@ def _pieces(
             parts, found = _part(mask, min_px, neck)
         else:
             parts, found = mask.astype(np.int32), 1
-        for p in range(1, found + 1):
-            size, fr, fc = 0, -1, -1
-            for r in range(parts.shape[0]):
-                for c in range(parts.shape[1]):
-                    if parts[r, c] == p:
-                        size += 1
-                        if fr < 0:
-                            fr, fc = r, c
-            if size < min_px:
-                continue
-            if count == capacity:
-                capacity *= 2
-                wider = np.zeros((capacity, 2), np.int32)
-                wider[:count] = first
-                first = wider
-                longer = np.zeros(capacity, np.int32)
-                longer[:count] = area
-                area = longer
-            first[count, 0], first[count, 1] = x0 + fc, y0 + fr
-            area[count] = size
-            count += 1
-            for r in range(parts.shape[0]):
-                for c in range(parts.shape[1]):
-                    if parts[r, c] == p:
-                        out[y0 + r, x0 + c] = count
+        count = _number(parts, found, min_px, x0, y0, out, first, area, count)
     return out, first[:count], area[:count]
 
 
 @numba.njit(nogil=True, cache=True)
-def _distance(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Exact Euclidean distance of each pixel to the nearest one outside `mask` (h, w)."""
+def _number(
+    parts: NDArray[np.int32],
+    found: int,
+    min_px: float,
+    x0: int,
+    y0: int,
+    out: NDArray[np.int32],
+    first: NDArray[np.int32],
+    area: NDArray[np.int32],
+    count: int,
+) -> int:
+    """Enter the parts 1…found of a clump, whose box begins at (x0, y0); how many there are then."""
+    size = np.zeros(found + 1, np.int32)
+    corner = np.zeros((found + 1, 2), np.int32)
+    h, w = parts.shape
+    for r in range(h):
+        for c in range(w):
+            p = parts[r, c]
+            if p > 0:
+                if size[p] == 0:
+                    corner[p, 0], corner[p, 1] = x0 + c, y0 + r
+                size[p] += 1
+    number = np.zeros(found + 1, np.int32)
+    for p in range(1, found + 1):
+        if size[p] >= min_px:
+            first[count, 0], first[count, 1] = corner[p, 0], corner[p, 1]
+            area[count] = size[p]
+            count += 1
+            number[p] = count
+    for r in range(h):
+        for c in range(w):
+            if number[parts[r, c]] > 0:
+                out[y0 + r, x0 + c] = number[parts[r, c]]
+    return count
+
+
+@numba.njit(nogil=True, cache=True)
+def _distance(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """Exact squared distance of each pixel to the nearest one outside `mask` (h, w)."""
     h, w = mask.shape
-    column = np.zeros((h, w), np.int64)  # distance within the column, beyond the frame is outside
-    for c in range(w):
-        run = 0
-        for r in range(h):
-            run = run + 1 if mask[r, c] else 0
-            column[r, c] = run
-        run = 0
-        for r in range(h - 1, -1, -1):
-            run = run + 1 if mask[r, c] else 0
-            column[r, c] = min(column[r, c], run)
-    out = np.zeros((h, w), np.float32)
+    column = np.zeros((h, w), np.int32)  # distance within the column, beyond the frame is outside
+    for r in range(h):
+        for c in range(w):
+            if mask[r, c]:
+                column[r, c] = column[r - 1, c] + 1 if r > 0 else 1
+    for r in range(h - 1, -1, -1):
+        for c in range(w):
+            below = column[r + 1, c] + 1 if r + 1 < h else 1
+            column[r, c] = min(column[r, c], below)
+    out = np.zeros((h, w), np.int32)
     for r in range(h):
         for c in range(w):
             best = column[r, c] ** 2
@@ -256,8 +356,25 @@ def _distance(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
                 right = column[r, c + gap] if c + gap < w else 0
                 best = min(best, gap * gap + min(left, right) ** 2)
                 gap += 1
-            out[r, c] = np.sqrt(best)
+            out[r, c] = best
     return out
+
+
+@numba.njit(nogil=True, cache=True)
+def _descending(values: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Positions of the values over 0, largest first and equal ones in their order."""
+    starts = np.zeros(values.max() + 2, np.int64)
+    for value in values:
+        starts[value] += 1
+    total = 0
+    for value in range(len(starts) - 1, 0, -1):
+        starts[value], total = total, total + starts[value]
+    order = np.empty(total, np.int64)
+    for i in range(len(values)):
+        if values[i] > 0:
+            order[starts[values[i]]] = i
+            starts[values[i]] += 1
+    return order
 
 
 @numba.njit(nogil=True, cache=True)
@@ -276,32 +393,28 @@ def _part(mask: NDArray[np.bool_], min_px: float, neck: float) -> tuple[NDArray[
     neck is narrow against both and each is large enough to be an object; otherwise they join.
     """
     h, w = mask.shape
-    distance = _distance(mask)
-    flat = distance.ravel()
-    inside = np.flatnonzero(flat > 0)
-    order = inside[np.argsort(-flat[inside], kind="mergesort")]
-    basin = np.zeros(h * w, np.int32)  # 0: not flooded yet
-    parent = np.zeros(len(inside) + 1, np.int32)
-    peak = np.zeros(len(inside) + 1, np.float32)
-    size = np.zeros(len(inside) + 1, np.int32)
+    squared = _distance(mask).ravel()
+    order = _descending(squared)
+    across = w + 2  # a frame around the basins saves asking for the border
+    basin = np.zeros((h + 2) * across, np.int32)  # 0: not flooded yet
+    parent = np.zeros(len(order) + 1, np.int32)
+    peak = np.zeros(len(order) + 1, np.float32)
+    size = np.zeros(len(order) + 1, np.int32)
     made = 0
-    steps = ((-1, 0), (0, -1), (0, 1), (1, 0))
     for i in order:
-        r, c = i // w, i % w
+        at = i + 2 * (i // w) + across + 1
+        width = np.float32(math.sqrt(squared[i]))
         mine = 0
-        for dr, dc in steps:
-            rr, cc = r + dr, c + dc
-            if rr < 0 or cc < 0 or rr >= h or cc >= w:
-                continue
-            other = basin[rr * w + cc]
-            if other == 0:
+        for step in (-across, -1, 1, across):
+            other = basin[at + step]
+            if other == 0 or other == mine:
                 continue
             other = _root(parent, other)
             if mine == 0:
                 mine = other
             elif other != mine:
                 thin = min(peak[mine], peak[other])
-                if flat[i] < neck * thin and min(size[mine], size[other]) >= min_px:
+                if width < neck * thin and min(size[mine], size[other]) >= min_px:
                     continue
                 if peak[other] > peak[mine]:
                     mine, other = other, mine
@@ -309,17 +422,21 @@ def _part(mask: NDArray[np.bool_], min_px: float, neck: float) -> tuple[NDArray[
                 size[mine] += size[other]
         if mine == 0:
             made += 1
-            parent[made], peak[made] = made, flat[i]
+            parent[made], peak[made] = made, width
             mine = made
-        basin[i] = mine
+        basin[at] = mine
         size[mine] += 1
     number = np.zeros(made + 1, np.int32)
     out = np.zeros((h, w), np.int32)
     found = 0
-    for i in inside:  # numbered in reading order
-        root = _root(parent, basin[i])
-        if number[root] == 0:
-            found += 1
-            number[root] = found
-        out[i // w, i % w] = number[root]
+    for r in range(h):  # numbered in reading order
+        for c in range(w):
+            k = basin[(r + 1) * across + c + 1]
+            if k == 0:
+                continue
+            root = _root(parent, k)
+            if number[root] == 0:
+                found += 1
+                number[root] = found
+            out[r, c] = number[root]
     return out, found

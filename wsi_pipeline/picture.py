@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import cv2
 import numpy as np
@@ -93,7 +93,7 @@ def draw_overlay(
     downsample: float,
     foreground: Foreground,
     density: Density,
-    parts: Iterable[Objects],
+    near: Callable[[tuple[float, float, float, float]], Iterable[Objects]],
     *,
     scale: float,
 ) -> Image:
@@ -103,8 +103,8 @@ def draw_overlay(
 
     Parameters
     ----------
-    parts
-        all objects of the slide, part by part; read once
+    near
+        gives objects of the slide, at least those that meet a box (x0, y0, x1, y1) of level 0
     scale
         level-0 pixels per model pixel, which is the detail of the field
     """
@@ -121,7 +121,7 @@ def draw_overlay(
     field, _ = slide.read_what_is_there(box, zoom)
     corner = box.x0 * zoom, box.y0 * zoom
     seen = (*corner, box.x1 * zoom, box.y1 * zoom)
-    found = objects_in(parts, seen)
+    found = objects_in(near(seen), seen)
     if found:  # at once: the cells of one part lie under the nuclei of all
         draw_objects(field, Objects.concatenate(found), origin=corner, scale=zoom)
     if whole:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import platform
 import resource
+import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -15,21 +16,18 @@ from typing import Any
 
 import cv2
 import dask
-import numpy as np
 import shapely
-from numpy.typing import NDArray
 
 from wsi_pipeline.cells import detect_region, empty_cells
 from wsi_pipeline.config import RunConfig
 from wsi_pipeline.errors import DataError, SlideError
-from wsi_pipeline.export.geojson import GeoJsonWriter, read_regions
-from wsi_pipeline.export.parquet import ParquetWriter
+from wsi_pipeline.export.geojson import read_regions
 from wsi_pipeline.foreground import find_foreground, intersect, roi_foreground
 from wsi_pipeline.inference import Engine
-from wsi_pipeline.objects import Objects
+from wsi_pipeline.model import Model
 from wsi_pipeline.picture import Density, draw_overlay, to_png
 from wsi_pipeline.progress import progress
-from wsi_pipeline.registry import Model, open_model
+from wsi_pipeline.results import Results
 from wsi_pipeline.segment import REGION_PX, Keep, empty, reach_px, segment_region
 from wsi_pipeline.slide import Slide, open_slide
 from wsi_pipeline.stitch import duplicates
@@ -88,16 +86,21 @@ def run_slide(
         cannot be read are no exception: they are in the result.
     """
     config = config or RunConfig()
-    model = model or open_model(
-        config.model, checkpoint=config.checkpoint, device=config.device,
-        precision=config.precision,
-    )  # fmt: skip
     with open_slide(path, mpp=config.mpp, mpp_source=mpp_source, crop=config.crop) as slide:
-        job = _Job(slide, model, config)
+        job = _Job(slide, model or _open(config), config)
         if job.folder.finished is not None:
             return _result(job.folder, job.folder.finished)
         job.segment()
         return job.finish()
+
+
+def _open(config: RunConfig) -> Model:
+    from wsi_pipeline.registry import open_model  # a model of one's own needs no PyTorch
+
+    return open_model(
+        config.model, checkpoint=config.checkpoint, device=config.device,
+        precision=config.precision,
+    )  # fmt: skip
 
 
 class _Job:
@@ -127,6 +130,13 @@ class _Job:
         # Objects at the foreground's edge are seen whole; those whose centre is outside are left.
         self.visible = self.foreground.dilate(reach_px(model) * self.scale)
         width, height = (-int(-n // self.scale) for n in (slide.width, slide.height))
+        # A network that says what each pixel is finds no object twice, so that nothing has to wait
+        # for other regions.
+        self.streams = model.predict is not None
+        none = (empty if model.detect is None else empty_cells)(model.classes)
+        self.results = Results(
+            self.folder, self._provenance(), none, Density(slide.width, slide.height)
+        )
         self.regions = [
             r for r in plan_regions(width, height, REGION_PX) if self.visible.covers(*self._box(r))
         ]
@@ -161,7 +171,11 @@ class _Job:
     def segment(self) -> None:
         """Bring every region that is not finished from pixels to a part on disk."""
         cv2.setNumThreads(1)  # regions run side by side; OpenCV must not multiply them
+        sys.setswitchinterval(0.0005)  # decoding asks for Python's lock once a tile
         todo = [r for r in self.regions if not self.folder.has(r.index)]
+        for region in self.regions:
+            if self.folder.has(region.index):
+                self.results.settle(region.index)
         bar = progress(
             len(self.regions), initial=len(self.regions) - len(todo), unit="region",
             desc=self.slide.slide_id, quiet=self.config.quiet,
@@ -185,16 +199,28 @@ class _Job:
             except Exception as error:
                 # Raised below: an engine that closes under running tasks would never answer them.
                 fatal.append(error)
+                return
+            self.results.settle(region.index)
             with lock:
                 bar.update()
 
         with ExitStack() as stack:
             stack.callback(bar.close)
+            if self.streams:
+                stack.enter_context(self.results.following([r.index for r in self.regions]))
             stack.enter_context(engine)
-            tasks = [dask.delayed(task, pure=False)(r) for r in todo]
+            # Dask takes the last name first. Every other region of a row is read whole, and those
+            # between find much of theirs read.
+            todo.sort(
+                key=lambda r: (r.core.y0, r.core.x0 // REGION_PX % 2, r.core.x0), reverse=True
+            )
+            names = [f"region-{n:09d}" for n in range(len(todo), 0, -1)]
+            tasks = [
+                dask.delayed(task)(r, dask_key_name=n) for r, n in zip(todo, names, strict=True)
+            ]
             dask.compute(*tasks, scheduler="threads", num_workers=self.config.workers)
-        if fatal:
-            raise fatal[0]
+            if fatal:
+                raise fatal[0]
         self.watch = engine.watch.seconds
 
     def _failure(self, region: Region, error: SlideError) -> dict[str, Any]:
@@ -205,38 +231,26 @@ class _Job:
         }
 
     def finish(self) -> RunResult:
-        """Stitch the parts into the final files and close the run."""
+        """Write what is left of the final files and close the run."""
         began = time.perf_counter()
-        provenance = self._provenance()
-        density = Density(self.slide.width, self.slide.height)
-        drop = self._duplicates()
-        count = 0
-        with (
-            GeoJsonWriter(
-                self.folder.path / "objects.geojson.gz", provenance=provenance
-            ) as geojson,
-            ParquetWriter(self.folder.path / "objects.parquet", provenance=provenance) as parquet,
-        ):
-            none = (empty if self.model.detect is None else empty_cells)(self.model.classes)
-            geojson.write(none)
-            parquet.write(none)
-            for objects in self._stitched(drop):
-                geojson.write(objects)
-                parquet.write(objects)
-                density.add(objects)
-                count += len(objects)
+        results = self.results
+        during = results.seconds
+        if not self.streams:
+            parts = ((n, self.folder.read_part(n)[0]) for n in self.folder.regions())
+            cores = {r.index: r.core for r in self.regions}
+            drop = duplicates(parts, cores, scale=self.scale, reach_px=reach_px(self.model))
+            results.write(self.folder.regions(), drop)
         self.folder.write_bytes("thumbnail.png", to_png(self.thumbnail))
         overlay = draw_overlay(
-            self.slide, self.thumbnail, self.downsample, self.foreground, density,
-            self._stitched(drop), scale=self.scale,
+            self.slide, self.thumbnail, self.downsample, self.foreground, results.density,
+            results.near, scale=self.scale,
         )  # fmt: skip
         self.folder.write_bytes("overlay.png", to_png(overlay))
-        self.watch["write"] = time.perf_counter() - began
+        self.watch["write"] = during + time.perf_counter() - began
         failed = self.folder.failures()
-        extra = [self.folder.read_part(n)[1] for n in self.folder.regions()]
-        summary = provenance | {
-            "objects": count,
-            "objects_larger_than_seen": sum(e["oversized"] for e in extra),
+        summary = dict(results.provenance) | {
+            "objects": results.objects,
+            "objects_larger_than_seen": results.oversized,
             "regions": len(self.regions),
             "failed_regions": failed,
             "seconds": round(time.perf_counter() - self.began, 2),
@@ -247,20 +261,6 @@ class _Job:
         if not failed:
             self.folder.discard_parts()
         return _result(self.folder, summary)
-
-    def _duplicates(self) -> dict[int, NDArray[np.bool_]]:
-        """Copies to leave out; a network that says what each pixel is makes none."""
-        if self.model.predict is not None:
-            return {}
-        parts = ((n, self.folder.read_part(n)[0]) for n in self.folder.regions())
-        cores = {r.index: r.core for r in self.regions}
-        return duplicates(parts, cores, scale=self.scale, reach_px=reach_px(self.model))
-
-    def _stitched(self, drop: Mapping[int, NDArray[np.bool_]]) -> Iterator[Objects]:
-        """The objects of all finished regions, in their order, without copies."""
-        for number in self.folder.regions():
-            objects, _ = self.folder.read_part(number)
-            yield objects.take(~drop[number]) if number in drop else objects
 
     def _provenance(self) -> dict[str, Any]:
         """Where the result comes from, for every file that leaves the run folder."""

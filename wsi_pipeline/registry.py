@@ -1,12 +1,9 @@
-"""Models ready to run; the only module of this package that imports the networks."""
+"""Models ready to run: the networks, opened here alone, and with them PyTorch."""
 
 from __future__ import annotations
 
-import ctypes
 import os
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,65 +11,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from wsiseg_models import registry as networks
-from wsiseg_models.checkpoint import Card, read_card
-from wsiseg_models.instance.instances import Instances, Window, paste
+from wsiseg_models.checkpoint import Card, read_card, weights_path
 
 from wsi_pipeline.errors import CheckpointError, DeviceError, UnknownModelError
+from wsi_pipeline.model import Images, Instances, Model, keep_freed_memory
 
 __all__ = [
-    "Card",
-    "Instances",
-    "Model",
-    "Window",
     "device_named",
     "has_bfloat16",
-    "keep_freed_memory",
     "list_models",
-    "model_from_function",
     "model_from_module",
     "open_model",
-    "paste",
 ]
-
-Images = NDArray[np.uint8]
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
-
-
-@dataclass(frozen=True)
-class Model:
-    """What the pipeline needs of a model; exactly one of `predict`, `label`, `detect` is set.
-
-    Attributes
-    ----------
-    predict
-        images uint8 (n, h, w, 3) → class probabilities uint8 (n, classes, h, w), 255 = certain
-    label
-        image uint8 (h, w, 3) → label image (h, w), 0 background and one number per object
-    detect
-        images uint8 (n, h, w, 3) → `Instances` of each image, which may overlap
-    mpp
-        µm per pixel of the images
-    halo_px, stride, tile_px
-        context that decides a pixel; multiple that windows start on; default tile
-    identity
-        tells weights apart: SHA-256 of the checkpoint, or a name
-    precision
-        of the network's arithmetic, ``float32`` or ``bfloat16``
-    """
-
-    name: str
-    classes: tuple[str, ...]
-    mpp: float
-    halo_px: int
-    stride: int
-    tile_px: int
-    identity: str
-    predict: Callable[[Images], NDArray[np.uint8]] | None = None
-    label: Callable[[Images], NDArray[np.integer]] | None = None
-    detect: Callable[[Images], list[Instances]] | None = None
-    device: str = "cpu"
-    precision: str = "float32"
-    card: Mapping[str, Any] = field(default_factory=dict)
 
 
 def device_named(name: str) -> str:
@@ -120,7 +70,7 @@ def open_model(
         known = ", ".join(sorted(networks.MODELS))
         raise UnknownModelError(f"unknown model {name!r}; known: {known}, or give --checkpoint")
     where = device_named(device)
-    path = checkpoint or networks.weights_path(name)
+    path = checkpoint or weights_path(name)
     try:
         network, decode, card = networks.load(path)
     except (FileNotFoundError, ValueError) as error:
@@ -160,37 +110,11 @@ def model_from_module(
     return _model(module.eval(), decode or default, card, device_named(device))
 
 
-def model_from_function(
-    function: Callable[[Images], NDArray[np.integer]],
-    *,
-    name: str,
-    mpp: float,
-    classes: Sequence[str] = ("nucleus",),
-    halo_px: int = 64,
-    tile_px: int = 1024,
-) -> Model:
-    """A model from a plain function image (h, w, 3) → label image (h, w).
-
-    All objects get the first class. `halo_px` is the context that the function needs, in pixels of
-    `mpp`.
-    """
-    return Model(
-        name=name,
-        classes=tuple(classes),
-        mpp=mpp,
-        halo_px=halo_px,
-        stride=1,
-        tile_px=tile_px,
-        identity=name,
-        label=function,
-    )
-
-
 def list_models() -> list[dict[str, Any]]:
     """One row per registered model, with the card of its checkpoint where one ships."""
     rows = []
     for name, entry in networks.MODELS.items():
-        path = networks.weights_path(name)
+        path = weights_path(name)
         card = read_card(path) if path.is_file() else None
         rows.append({"name": name, "summary": entry.summary, "card": card, "path": path})
     return rows
@@ -242,16 +166,3 @@ def _model(
         precision=precision,
         card={k: getattr(card, k) for k in ("task", "licence", "data", "parameters", "sha256")},
     )
-
-
-def keep_freed_memory() -> None:
-    """Let freed memory stay with the process: layers take and free 100 MB at a time.
-
-    Otherwise each comes from the system anew, and is cleared by it page by page, which takes a
-    sixth of DSSNet's time on a CPU. glibc only; elsewhere nothing happens.
-    """
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None)
-        if hasattr(libc, "mallopt"):
-            for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**30)):
-                libc.mallopt(option, value)

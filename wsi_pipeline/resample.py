@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 __all__ = ["Taps", "flatten", "plan_taps", "resample"]
 
+_HALF = np.array([1, 3, 3, 1], np.float32)
+
 
 @dataclass(frozen=True, eq=False)
 class Taps:
@@ -78,8 +80,17 @@ def resample(source: NDArray[np.uint8], rows: Taps, columns: Taps) -> NDArray[np
     flat = np.ascontiguousarray(source).reshape(len(source), -1)
     out = np.empty((len(rows.first), len(columns.first), 3), np.uint8)
     top, left = rows.first - rows.start, columns.first - columns.start
-    _resample(flat, top, rows.weights, left, columns.weights, out)
+    if _halves(rows) and _halves(columns):
+        _halve(flat, int(top[0]), int(left[0]), out)
+    else:
+        _resample(flat, top, rows.weights, left, columns.weights, out)
     return out
+
+
+def _halves(taps: Taps) -> bool:
+    """Whether the filter is that of step 2 from a whole origin, 1 3 3 1 ÷ 8."""
+    even = (np.diff(taps.first) == 2).all()
+    return bool(even and np.array_equal(8 * taps.weights, np.tile(_HALF, (len(taps.first), 1))))
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
@@ -117,6 +128,29 @@ def _resample(
             out[i, j, 0] = np.uint8(red)
             out[i, j, 1] = np.uint8(green)
             out[i, j, 2] = np.uint8(blue)
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def _halve(source: NDArray[np.uint8], top: int, left: int, out: NDArray[np.uint8]) -> None:
+    """`_resample` for the most common step in whole numbers, which are exact as its sums are."""
+    width = source.shape[1]
+    line = np.empty(width, np.uint16)
+    mixed = np.empty(width, np.uint8)
+    three, half, six = np.uint16(3), np.uint16(32), np.uint16(6)
+    for i in range(out.shape[0]):
+        r = top + 2 * i
+        a, b, c, d = source[r], source[r + 1], source[r + 2], source[r + 3]
+        for k in range(width):
+            middle = np.uint16(b[k]) + np.uint16(c[k])
+            line[k] = np.uint16(a[k]) + three * middle + np.uint16(d[k])
+        for k in range(width - 9):
+            middle = line[k + 3] + line[k + 6]
+            mixed[k] = np.uint8((line[k] + three * middle + line[k + 9] + half) >> six)
+        for j in range(out.shape[1]):
+            k = 3 * left + 6 * j
+            out[i, j, 0] = mixed[k]
+            out[i, j, 1] = mixed[k + 1]
+            out[i, j, 2] = mixed[k + 2]
 
 
 def flatten(

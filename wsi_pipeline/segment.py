@@ -6,6 +6,7 @@ import hashlib
 import time
 from dataclasses import dataclass, replace
 
+import numba
 import numpy as np
 import shapely
 from numpy.typing import NDArray
@@ -17,8 +18,8 @@ from wsi_pipeline.features import OD_MEAN, mean_od, morphometry
 from wsi_pipeline.foreground import Foreground
 from wsi_pipeline.inference import Engine
 from wsi_pipeline.instances import Clumps, find_clumps, from_label_image, is_certain, pieces_of
+from wsi_pipeline.model import Model
 from wsi_pipeline.objects import Objects
-from wsi_pipeline.registry import Model
 from wsi_pipeline.tiling import Box, Region
 
 __all__ = [
@@ -93,12 +94,12 @@ class _View:
         return x, self.clumps.boxes[:, 1].astype(np.int64) + self.window.y0
 
 
-def _look(engine: Engine, window: Box, config: RunConfig) -> _View:
+def _look(engine: Engine, window: Box, config: RunConfig, overlap: int = 0) -> _View:
     if engine.model.label is not None:
         image, labels = engine.label(window)
         certain = np.where(labels > 0, 255, 0).astype(np.uint8)[None]
         return _View(window, image, certain, from_label_image(labels))
-    image, probability = engine.predict(window)
+    image, probability = engine.predict(window, overlap)
     began = time.perf_counter()
     clumps = find_clumps(probability.max(0), config.threshold)
     engine.watch.add("objects", began)
@@ -115,7 +116,7 @@ def segment_region(
     is seen again through a window around it. Clumps are owned before they are parted.
     """
     window = region.core.grow(OBJECT_HALO_PX)
-    view = _look(engine, window, config)
+    view = _look(engine, window, config, 2 * OBJECT_HALO_PX)
     x, y = view.first_pixels()
     # A function may see an object a little differently through each window; both neighbours then
     # keep it, and `stitch` finds the copies.
@@ -177,7 +178,7 @@ def _objects(engine: Engine, view: _View, wanted: NDArray[np.bool_], config: Run
     vertices, offsets = trace(pieces.labels, strongest, pieces.first, 255 * config.threshold)
     limit = np.array([engine.slide.width, engine.slide.height], float)
     vertices = np.clip((vertices + view.corner) * scale, 0, limit)
-    coords, offsets = simplified(vertices, offsets)
+    coords, offsets, valid = simplified(vertices, offsets)
     classes, score = _scores(pieces.labels, view.probability, pieces.area_px)
     position = pieces.first + view.corner
     od = mean_od(view.image, pieces.labels, len(pieces), background=engine.slide.background)
@@ -195,7 +196,7 @@ def _objects(engine: Engine, view: _View, wanted: NDArray[np.bool_], config: Run
         score, pieces.area_px * model.mpp**2,
         min_score=config.min_score, min_small_score=config.min_small_score,
     )  # fmt: skip
-    objects = clean_objects(objects.take(certain))
+    objects = clean_objects(objects.take(certain), valid=valid[certain])
     measured = morphometry(objects, model.mpp / scale) | dict(objects.features)
     engine.watch.add("objects", began)
     return replace(objects, features=measured)
@@ -203,10 +204,10 @@ def _objects(engine: Engine, view: _View, wanted: NDArray[np.bool_], config: Run
 
 def simplified(
     vertices: NDArray[np.float64], offsets: NDArray[np.int64]
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Closed rings with fewer vertices, off by half a level-0 pixel at most, valid on 0.01 px.
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.bool_]]:
+    """Closed rings with fewer vertices, off by half a level-0 pixel at most, and which are valid.
 
-    A ring that would cross itself, or be a line, keeps all its vertices.
+    They lie on 0.01 px. A ring that would cross itself, or be a line, keeps all its vertices.
     """
     tolerance = np.full(len(offsets) - 1, 0.5)
     while True:
@@ -218,9 +219,10 @@ def simplified(
         coords = np.round(coords, 2)
         rings = np.arange(len(offsets), dtype=np.int64)
         polygons = shapely.from_ragged_array(shapely.GeometryType.POLYGON, coords, (shorter, rings))
-        crossed = ~shapely.is_valid(polygons) & (tolerance > 0)
+        valid = shapely.is_valid(polygons)
+        crossed = ~valid & (tolerance > 0)
         if not crossed.any():
-            return coords, shorter
+            return coords, shorter, valid
         tolerance[crossed] = 0
 
 
@@ -237,15 +239,23 @@ def _scores(
 
     A nucleus's class is decided per instance (Luo et al. 2022).
     """
-    rows, cols = np.nonzero(labels)
-    number = labels[rows, cols] - 1
-    sums = np.stack(
-        [np.bincount(number, p[rows, cols], minlength=len(area_px)) for p in probability], 1
-    )
+    sums = _class_sums(labels, probability, len(area_px))
     best = sums.argmax(1)
     # Sums of bytes are exact, so the score does not depend on the order of the pixels.
     mean = sums[np.arange(len(best)), best] / (255.0 * area_px)
     return best.astype(np.uint8), np.round(mean, 4).astype(np.float32)
+
+
+@numba.njit(nogil=True, cache=True)
+def _class_sums(labels: NDArray[np.int32], probability: Images, n: int) -> NDArray[np.int64]:
+    """Sum of each class's bytes over the pixels of each object 1…n, int64 (n, classes)."""
+    sums = np.zeros((n, len(probability)), np.int64)
+    for k in range(len(probability)):
+        for r in range(labels.shape[0]):
+            for c in range(labels.shape[1]):
+                if labels[r, c] > 0:
+                    sums[labels[r, c] - 1, k] += probability[k, r, c]
+    return sums
 
 
 def object_ids(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -147,6 +148,7 @@ class Slide:
             self.notes += (said,)
         self._reader = reader
         self._given, self._crop, self._closed = mpp, crop, False
+        self._scratch = threading.local()
 
     def require_mpp(self) -> Mpp:
         """The pixel size; `MppError` if there is none, or one that cannot be worked with."""
@@ -194,7 +196,20 @@ class Slide:
         rows = plan_taps(box.y0, box.y1, step, self.bounds.y0 / downsample)
         columns = plan_taps(box.x0, box.x1, step, self.bounds.x0 / downsample)
         window = Box(columns.start, rows.start, columns.stop, rows.stop)
+        if isinstance(self._reader, DirectReader) and step != 1:
+            return resample(self._window(level, window, self._borrowed(window)), rows, columns)
         return resample(self._window(level, window), rows, columns)
+
+    def _borrowed(self, window: Box) -> NDArray[np.uint8]:
+        """Memory for a window that this thread needs only for a moment.
+
+        Memory that is new each time is cleared by the system, which takes as long as decoding.
+        """
+        size = window.width * window.height * 3
+        memory: NDArray[np.uint8] | None = getattr(self._scratch, "memory", None)
+        if memory is None or len(memory) < size:
+            memory = self._scratch.memory = np.empty(size, np.uint8)
+        return memory[:size].reshape(window.height, window.width, 3)
 
     def _read_halves(self, box: Box, scale: float) -> NDArray[np.uint8]:
         """`read_scaled` of a box too large to hold its source: one half, then the other."""
@@ -253,8 +268,13 @@ class Slide:
             name=f"slide-{tokenize(*options, level, chunk_px)}",
         )
 
-    def _window(self, level: int, box: Box) -> NDArray[np.uint8]:
-        """Pixels of a box of the file's own level; background outside of the cropped area."""
+    def _window(
+        self, level: int, box: Box, out: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8]:
+        """Pixels of a box of the file's own level; background outside of the cropped area.
+
+        They may lie in `out`, which only a `DirectReader` fills.
+        """
         if self._closed:
             raise SlideReadError(f"{self.path.name} is closed; open it again")
         if box.width < 0 or box.height < 0:
@@ -263,7 +283,10 @@ class Slide:
         if inside.width == 0 or inside.height == 0:
             return np.full((box.height, box.width, 3), self.background, np.uint8)
         try:
-            pixels = self._reader.read(level, inside)
+            if inside == box and isinstance(self._reader, DirectReader):
+                pixels = self._reader.read(level, inside, out)
+            else:
+                pixels = self._reader.read(level, inside)
         except MemoryError:
             raise
         except Exception as error:

@@ -18,8 +18,8 @@ from wsi_pipeline.config import RunConfig
 from wsi_pipeline.errors import OutputError, SlideError, UsageError, WsisegError
 
 if TYPE_CHECKING:
+    from wsi_pipeline.model import Model
     from wsi_pipeline.pipeline import RunResult
-    from wsi_pipeline.registry import Model
 
 __all__ = ["SLIDE_SUFFIXES", "NamedSlide", "Outcome", "find_slides", "run_slides"]
 

@@ -70,16 +70,20 @@ def clean_polygons(
     return shapes[index], index
 
 
-def clean_objects(objects: Objects, *, min_area_px2: float = 1.0) -> Objects:
+def clean_objects(
+    objects: Objects, *, min_area_px2: float = 1.0, valid: NDArray[np.bool_] | None = None
+) -> Objects:
     """Objects whose polygons are clean (see `clean_polygons`), those without an area left out.
 
-    What is clean already is unchanged but for rounding to 0.01 px.
+    What is clean already is unchanged but for rounding to 0.01 px. `valid` says which polygons
+    (n,) are valid on that grid, where that is known.
     """
     if len(objects) == 0:
         return objects
     rounded = replace(objects, coords=np.round(objects.coords, 2))
     polygons = rounded.polygons()
-    good = shapely.is_valid(polygons) & (shapely.area(polygons) >= min_area_px2)
+    good = shapely.is_valid(polygons) if valid is None else valid
+    good = good & (shapely.area(polygons) >= min_area_px2)
     good &= (np.abs(_reach(rounded)) < _MAX_COORDINATE) & _closed(rounded)
     if good.all():
         return rounded

@@ -37,12 +37,13 @@ class ObjectWriter(ABC):
     def __enter__(self) -> Self:
         return self
 
-    def write(self, objects: Objects) -> None:
+    def write(self, objects: Objects, *, clean: bool = False) -> None:
         """Append `objects`; their classes and measurements are the same in every call.
 
         Polygons are rounded to 0.01 px; what is then invalid is repaired and, if less than 1 px²
         of it is left, dropped with a logged warning. `count` says how many the file holds. Each
-        nucleus comes right after its cell.
+        nucleus comes right after its cell. Objects of `clean_objects` need no more than that; they
+        are `clean`.
 
         Raises
         ------
@@ -67,13 +68,13 @@ class ObjectWriter(ABC):
         if self._linked and objects.parent is None:
             objects = replace(objects, parent=np.full(len(objects), -1, np.int64))
         for chunk in chunks(objects, _CHUNK):
-            clean = self._clean(chunk)
-            if len(clean) < len(chunk):
-                lost = len(chunk) - len(clean)
+            kept = self._arrange(chunk if clean else clean_objects(chunk))
+            if len(kept) < len(chunk):
+                lost = len(chunk) - len(kept)
                 _log.warning("%s: dropped %d polygons without an area", self.path, lost)
-            if len(clean):
-                self._append(clean)
-                self.count += len(clean)
+            if len(kept):
+                self._append(kept)
+                self.count += len(kept)
 
     def __exit__(
         self,
@@ -98,8 +99,9 @@ class ObjectWriter(ABC):
             del header["parents"]
         self._begin(header)
 
-    def _clean(self, objects: Objects) -> Objects:
-        return clean_objects(objects)
+    def _arrange(self, objects: Objects) -> Objects:
+        """Clean objects as the format can hold them."""
+        return objects
 
     @abstractmethod
     def _begin(self, header: Mapping[str, Any]) -> None:

@@ -106,8 +106,8 @@ class GeoJsonWriter(ObjectWriter):
             self._file.write(b",\n")
         self._file.write(format_features(objects, object_type=self.object_type, colors=self.colors))
 
-    def _clean(self, objects: Objects) -> Objects:
-        return nuclei_apart(clean_objects(objects))
+    def _arrange(self, objects: Objects) -> Objects:
+        return nuclei_apart(objects)
 
     def _end(self) -> None:
         self._file.write(b"]}\n")

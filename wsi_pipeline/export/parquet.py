@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numba
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -29,6 +30,7 @@ from wsi_pipeline.objects import Objects
 
 __all__ = ["ParquetWriter", "read_metadata", "read_parquet"]
 
+ROW_GROUP = 20_000
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _OWN = ("id", "class", "score", "parent_id", "geometry", "bbox")
 _GEO = {
@@ -46,7 +48,7 @@ _GEO = {
 
 
 class ParquetWriter(ObjectWriter):
-    """Objects of one slide as GeoParquet, a context manager; row groups follow the writes.
+    """Objects of one slide as GeoParquet, a context manager; row groups of 20 000 or more.
 
     The file gets its name when the `with` block ends well; with an exception nothing is left.
 
@@ -61,19 +63,31 @@ class ParquetWriter(ObjectWriter):
     def __init__(self, path: Path | str, *, provenance: Mapping[str, Any] | None = None) -> None:
         super().__init__(path, provenance)
         self._writer: pq.ParquetWriter
+        self._waiting: list[Objects] = []
 
     def _begin(self, header: Mapping[str, Any]) -> None:
         schema = _schema(header["measurements"], linked="parents" in header).with_metadata(
             {"geo": json.dumps(_GEO), "wsiseg": json.dumps(header, ensure_ascii=False)}
         )
         part = self._stack.enter_context(part_path(self.path))
-        self._writer = self._stack.enter_context(pq.ParquetWriter(part, schema, compression="zstd"))
+        # Only classes repeat themselves.
+        self._writer = self._stack.enter_context(
+            pq.ParquetWriter(part, schema, compression="zstd", use_dictionary=["class"])
+        )
 
     def _append(self, objects: Objects) -> None:
-        self._writer.write_table(_table(objects, self._writer.schema))
+        self._waiting.append(objects)
+        if sum(map(len, self._waiting)) >= ROW_GROUP:
+            self._flush()
 
     def _end(self) -> None:
-        """Nothing: the writer adds its footer on closing."""
+        if self._waiting:
+            self._flush()
+
+    def _flush(self) -> None:
+        objects = Objects.concatenate(self._waiting)
+        self._waiting.clear()
+        self._writer.write_table(_table(objects, self._writer.schema))
 
 
 def read_parquet(path: Path | str) -> Objects:
@@ -150,6 +164,53 @@ def _schema(measurements: tuple[str, ...], *, linked: bool) -> pa.Schema:
     )
 
 
+def _wkb(objects: Objects) -> pa.BinaryArray:
+    """The polygons in little-endian well-known binary, as shapely would write them."""
+    rings = np.diff(objects.object_offsets)
+    vertices = objects.ring_offsets[objects.object_offsets[1:]]
+    vertices = vertices - objects.ring_offsets[objects.object_offsets[:-1]]
+    ends = np.cumsum(9 + 4 * rings + 16 * vertices)
+    if len(ends) and ends[-1] >= 2**31:
+        raise DataError(f"outlines of {ends[-1] / 1e9:.1f} GB at once; write fewer at a time")
+    offsets = np.append(0, ends).astype(np.int32)
+    out = np.empty(offsets[-1], np.uint8)
+    coords = np.ascontiguousarray(objects.coords, "<f8").view(np.uint8)
+    _fill_wkb(out, offsets, coords, objects.ring_offsets, objects.object_offsets)
+    return pa.BinaryArray.from_buffers(
+        pa.binary(), len(objects), [None, pa.py_buffer(offsets), pa.py_buffer(out)]
+    )
+
+
+@numba.njit(nogil=True, cache=True)
+def _fill_wkb(
+    out: NDArray[np.uint8],
+    starts: NDArray[np.int32],
+    coords: NDArray[np.uint8],
+    ring_offsets: NDArray[np.int64],
+    object_offsets: NDArray[np.int64],
+) -> None:
+    for i in range(len(starts) - 1):
+        at = starts[i]
+        out[at] = 1  # little-endian
+        _put_uint32(out, at + 1, 3)  # a polygon
+        _put_uint32(out, at + 5, object_offsets[i + 1] - object_offsets[i])
+        at += 9
+        for ring in range(object_offsets[i], object_offsets[i + 1]):
+            first, last = ring_offsets[ring], ring_offsets[ring + 1]
+            _put_uint32(out, at, last - first)
+            at += 4
+            for k in range(first, last):
+                for b in range(16):
+                    out[at + b] = coords[k, b]
+                at += 16
+
+
+@numba.njit(nogil=True, cache=True)
+def _put_uint32(out: NDArray[np.uint8], at: int, value: int) -> None:
+    for b in range(4):
+        out[at + b] = (value >> (8 * b)) & 255
+
+
 def _table(objects: Objects, schema: pa.Schema) -> pa.Table:
     n = len(objects)
     ids = pa.StringArray.from_buffers(
@@ -170,7 +231,7 @@ def _table(objects: Objects, schema: pa.Schema) -> pa.Table:
         pa.array(objects.score),
         *links,
         *(pa.array(column) for column in objects.features.values()),
-        pa.array(shapely.to_wkb(objects.polygons()), pa.binary()),
+        _wkb(objects),
         pa.StructArray.from_arrays(bounds, fields=list(schema.field("bbox").type)),
     ]
     return pa.Table.from_arrays(columns, schema=schema)
