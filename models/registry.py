@@ -5,6 +5,7 @@ The instance models are imported when one is used: torchvision's detection parts
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from . import dssnet as _dssnet
-from .checkpoint import Card, load_checkpoint
+from .checkpoint import Card, load_checkpoint, weights_path
 from .instance.instances import Instances
 from .rewrite import rewrite
 
@@ -42,7 +43,10 @@ class Entry:
     bfloat16
         whether that precision changes nothing that counts (Dice of the masks at least 0.999)
     inference_options
-        builder's keywords that leave out what only training needs and no checkpoint holds
+        builder's keywords that leave out what only training needs and no checkpoint holds, or
+        that suit a window of a slide better than an image of a training set
+    tile_px
+        default tile on a slide, if not the card's
     """
 
     builder: Callable[..., nn.Module]
@@ -53,6 +57,7 @@ class Entry:
     faster: Callable[[Any], nn.Module] = lambda network: network
     bfloat16: bool = False
     inference_options: Mapping[str, Any] = field(default_factory=dict)
+    tile_px: int | None = None
 
 
 def _instance(name: str, summary: str) -> Entry:
@@ -70,7 +75,16 @@ def _instance(name: str, summary: str) -> Entry:
         found: list[Instances] = _instance_models().instances(output)
         return found
 
-    return Entry(builder, for_inference, decode, summary, task="cells")
+    def faster(network: nn.Module) -> nn.Module:
+        quick: nn.Module = import_module(".instance.fast", __package__).faster(network)
+        return quick
+
+    # More than any window holds: a limit that is reached drops cells.
+    options = {"max_detections": 4000}
+    return Entry(
+        builder, for_inference, decode, summary, task="cells", faster=faster, bfloat16=True,
+        inference_options=options, tile_px=960,
+    )  # fmt: skip
 
 
 def _instance_models() -> ModuleType:
@@ -95,11 +109,6 @@ MODELS: Mapping[str, Entry] = MappingProxyType(
 )
 
 
-def weights_path(name: str) -> Path:
-    """Where the checkpoint that ships for `name` lies."""
-    return Path(__file__).parent / "weights" / f"{name}.safetensors"
-
-
 def _entry(name: str) -> Entry:
     if name not in MODELS:
         raise ValueError(f"unknown model {name!r}; known: {', '.join(sorted(MODELS))}")
@@ -117,8 +126,10 @@ def build(name: str, **options: Any) -> nn.Module:
     return _entry(name).builder(**options)
 
 
-def load(path: Path) -> tuple[nn.Module, Callable[[Any], Any], Card]:
+def load(path: Path, *, least_score: float = 0.0) -> tuple[nn.Module, Callable[[Any], Any], Card]:
     """Network ready for inference, its decoder and card, from a checkpoint.
+
+    An instance model need not find what is below `least_score`.
 
     Raises
     ------
@@ -127,7 +138,10 @@ def load(path: Path) -> tuple[nn.Module, Callable[[Any], Any], Card]:
     """
     state, card = load_checkpoint(path)
     entry = _entry(card.name)
-    network = entry.builder(**{**card.options, **entry.inference_options})
+    options = {**card.options, **entry.inference_options}
+    if "score" in options and least_score > options["score"]:
+        options["score"] = math.nextafter(least_score, 0)  # the network's bound is exclusive
+    network = entry.builder(**options)
     try:
         network = entry.for_inference(network)
         network.load_state_dict(state)

@@ -356,4 +356,4 @@ def test_bfloat16_costs_no_accuracy(slide_path):
     assert open_model("dssnet", device="cpu", precision="float32").precision == "float32"
     native = "bfloat16" if has_bfloat16("cpu") else "float32"
     assert open_model("dssnet", device="cpu").precision == native
-    assert open_model("donet", device="cpu").precision == "float32"
+    assert open_model("donet", device="cpu").precision == native

@@ -36,7 +36,7 @@ from wsi_pipeline.tiling import Region, plan_regions
 
 __all__ = ["RunResult", "peak_bytes", "run_slide"]
 
-RESULT_VERSION = 2
+RESULT_VERSION = 3
 """Raised when the same settings give other objects than before."""
 
 
@@ -95,12 +95,9 @@ def run_slide(
 
 
 def _open(config: RunConfig) -> Model:
-    from wsi_pipeline.registry import open_model  # a model of one's own needs no PyTorch
+    from wsi_pipeline.registry import model_for  # a model of one's own needs no PyTorch
 
-    return open_model(
-        config.model, checkpoint=config.checkpoint, device=config.device,
-        precision=config.precision,
-    )  # fmt: skip
+    return model_for(config)
 
 
 class _Job:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from wsiseg_models import registry as networks
 from wsiseg_models.checkpoint import Card, read_card, weights_path
 
+from wsi_pipeline.config import RunConfig
 from wsi_pipeline.errors import CheckpointError, DeviceError, UnknownModelError
 from wsi_pipeline.model import Images, Instances, Model, keep_freed_memory
 
@@ -20,6 +21,7 @@ __all__ = [
     "device_named",
     "has_bfloat16",
     "list_models",
+    "model_for",
     "model_from_module",
     "open_model",
 ]
@@ -51,7 +53,12 @@ def device_named(name: str) -> str:
 
 
 def open_model(
-    name: str, *, checkpoint: Path | None = None, device: str = "auto", precision: str = "auto"
+    name: str,
+    *,
+    checkpoint: Path | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    least_score: float = 0.0,
 ) -> Model:
     """The model of that name with the weights that ship, or the one in `checkpoint`.
 
@@ -60,6 +67,8 @@ def open_model(
     precision
         ``float32``, ``bfloat16``, or ``auto``: the latter where the device has it in hardware and
         it is known to change nothing that counts for this architecture
+    least_score
+        below which nobody wants an instance, so that no mask is computed for it
 
     Raises
     ------
@@ -72,13 +81,13 @@ def open_model(
     where = device_named(device)
     path = checkpoint or weights_path(name)
     try:
-        network, decode, card = networks.load(path)
+        network, decode, card = networks.load(path, least_score=least_score)
     except (FileNotFoundError, ValueError) as error:
         raise CheckpointError(str(error)) from error
     entry = networks.MODELS[card.name]
     if precision == "auto":
         precision = "bfloat16" if entry.bfloat16 and has_bfloat16(where) else "float32"
-    return _model(entry.faster(network), decode, card, where, precision)
+    return _model(entry.faster(network), decode, card, where, precision, entry.tile_px)
 
 
 def has_bfloat16(device: str) -> bool:
@@ -126,6 +135,7 @@ def _model(
     card: Card,
     device: str,
     precision: str = "float32",
+    tile_px: int | None = None,
 ) -> Model:
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
     network = network.to(device, dtype).to(memory_format=torch.channels_last)
@@ -158,11 +168,22 @@ def _model(
         mpp=card.mpp,
         halo_px=card.halo_px,
         stride=card.stride,
-        tile_px=card.tile_px,
+        tile_px=tile_px or card.tile_px,
         identity=card.sha256 or card.name,
         predict=None if card.task == "cells" else predict,
         detect=detect if card.task == "cells" else None,
         device=device,
         precision=precision,
         card={k: getattr(card, k) for k in ("task", "licence", "data", "parameters", "sha256")},
+    )
+
+
+def model_for(config: RunConfig) -> Model:
+    """The model that a run with these settings uses; errors as `open_model`."""
+    return open_model(
+        config.model,
+        checkpoint=config.checkpoint,
+        device=config.device,
+        precision=config.precision,
+        least_score=min(config.min_score, config.min_small_score),
     )

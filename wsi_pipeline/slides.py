@@ -207,17 +207,14 @@ def _mpp(slide: NamedSlide, config: RunConfig) -> tuple[float | None, str]:
 
 def _ready(config: RunConfig) -> Model:
     """The model, opened once for all slides, after a look at where results go."""
-    from wsi_pipeline.registry import open_model
+    from wsi_pipeline.registry import model_for
     from wsi_pipeline.store import check_output
 
     try:
         check_output(config.out, 0)
     except OutputError as error:
         raise UsageError(str(error)) from error
-    return open_model(
-        config.model, checkpoint=config.checkpoint, device=config.device,
-        precision=config.precision,
-    )  # fmt: skip
+    return model_for(config)
 
 
 def _run(slide: NamedSlide, config: RunConfig, model: Model) -> Outcome:

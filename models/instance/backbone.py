@@ -60,19 +60,22 @@ class ModulatedDeformConv2d(nn.Module):
         nn.init.zeros_(self.offset.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, cin, h, w) → (n, cout, h/stride, w/stride), in float32."""
+        """(n, cin, h, w) → (n, cout, h/stride, w/stride), computed in float32."""
         moves = self.offset(x).float()
         offset, weight = moves[:, :18], moves[:, 18:].sigmoid() * self.mask_scale
         with torch.autocast(x.device.type, enabled=False):
-            x = x.float()
+            x, kernel = x.float(), self.weight.float()
+            bias = None if self.bias is None else self.bias.float()
             if self.implementation == "grid":
-                return self._by_grid(x, offset, weight)
-            y: Tensor = deform_conv2d(
-                x, offset, self.weight, self.bias, (self.stride, self.stride), (1, 1), mask=weight
-            )
-        return y
+                y = self._by_grid(x, offset, weight, kernel, bias)
+            else:
+                stride = (self.stride, self.stride)
+                y = deform_conv2d(x, offset, kernel, bias, stride, (1, 1), mask=weight)
+        return y.to(self.weight.dtype)
 
-    def _by_grid(self, x: Tensor, offset: Tensor, weight: Tensor) -> Tensor:
+    def _by_grid(
+        self, x: Tensor, offset: Tensor, weight: Tensor, kernel: Tensor, bias: Tensor | None
+    ) -> Tensor:
         n, c, h, w = x.shape
         rows, cols = offset.shape[-2:]
         tap = torch.arange(9, device=x.device)
@@ -86,8 +89,8 @@ class ModulatedDeformConv2d(nn.Module):
         taps = taps.view(n, c, 9, rows, cols) * weight[:, None]
         return F.conv2d(
             taps.view(n, c * 9, rows, cols),
-            self.weight.view(len(self.weight), -1, 1, 1),
-            self.bias,
+            kernel.view(len(kernel), -1, 1, 1),
+            bias,
             groups=self.groups,
         )
 

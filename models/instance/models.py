@@ -20,7 +20,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from .backbone import ModulatedDeformConv2d, build_backbone
 from .config import CASCADE, CELL, DONET, IMBMDCR, MASKRCNN, InstanceConfig, configure
 from .instances import Instances
-from .paste import attention
+from .paste import Sum, attention, paste_sum
 from .rois import Detections, RegionHeads
 from .rpn import RegionProposals
 from .targets import check_targets
@@ -51,15 +51,19 @@ class InstanceNetwork(nn.Module):
     (k,), ``scores`` (k,), ``masks`` (k, 1, 28, 28) probability over the box, of its own class.
     """
 
+    paste_sum: Sum = staticmethod(paste_sum)
+
     def __init__(self, config: InstanceConfig) -> None:
         super().__init__()
         self.config = config
-        self.backbone = build_backbone(config)
+        self.backbone: nn.Module = build_backbone(config)
         classes = tuple(range(1, config.classes + 1))
-        self.rpn = RegionProposals(config)
+        self.rpn: nn.Module = RegionProposals(config)
         self.roi_heads = RegionHeads(config, (CELL,) if config.mrp else classes)
-        self.second_rpn: RegionProposals | None = None
+        self.second_rpn: nn.Module | None = None
         if config.mrp:
+            # Cells that are not asked for may weigh the second pass all the same.
+            self.roi_heads.score = min(config.score, config.attention_score)
             self.second_rpn = RegionProposals(config)
             self.second_heads = RegionHeads(config, tuple(c for c in classes if c != CELL))
 
@@ -82,11 +86,11 @@ class InstanceNetwork(nn.Module):
             found, more = self._pass(self.second_rpn, self.second_heads, features, images, targets)
             passes.append(found)
             losses |= {f"second_{name}": loss for name, loss in more.items()}
-        return losses if self.training else _merged(passes)
+        return losses if self.training else _merged(passes, self.config.score)
 
     def _pass(
         self,
-        rpn: RegionProposals,
+        rpn: nn.Module,
         heads: RegionHeads,
         features: dict[str, Tensor],
         images: Tensor,
@@ -118,9 +122,10 @@ class InstanceNetwork(nn.Module):
                     FINEST,
                     mode=c.attention,
                     floor=c.attention_floor,
+                    summed=self.paste_sum,
                 )
             )
-        weight = torch.stack(maps)[:, None]
+        weight = torch.stack(maps)[:, None].to(finest.dtype)
         return {
             # The mean over the coarser cell, where DoNet's code takes one of its corners.
             name: level * F.adaptive_avg_pool2d(weight, (level.shape[2], level.shape[3]))
@@ -128,12 +133,13 @@ class InstanceNetwork(nn.Module):
         }
 
 
-def _merged(passes: list[Detections]) -> list[dict[str, Tensor]]:
-    """What the passes found, per image, best first."""
+def _merged(passes: list[Detections], least: float) -> list[dict[str, Tensor]]:
+    """What the passes found with a score above `least`, per image, best first."""
     output = []
     for i in range(len(passes[0].boxes)):
         scores = torch.cat([found.scores[i] for found in passes])
         order = scores.argsort(descending=True, stable=True)
+        order = order[scores[order] > least]
         logits = torch.cat([found.logits[i] for found in passes])[order]
         output.append(
             {

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["attention", "paste"]
+__all__ = ["Sum", "attention", "paste", "paste_sum", "paste_sum_in_boxes"]
+
+Sum = Callable[[Tensor, Tensor, tuple[int, int], int, Callable[[Tensor], Tensor]], Tensor]
 
 
 def paste(masks: Tensor, boxes: Tensor, size: tuple[int, int], stride: int = 1) -> Tensor:
@@ -25,6 +29,47 @@ def paste(masks: Tensor, boxes: Tensor, size: tuple[int, int], stride: int = 1) 
     return F.grid_sample(masks[:, None].float(), grid, align_corners=False)[:, 0]
 
 
+def paste_sum(
+    masks: Tensor,
+    boxes: Tensor,
+    size: tuple[int, int],
+    stride: int,
+    of: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """What `paste` gives, `of` each summed over the masks: (rows, cols)."""
+    return of(paste(masks, boxes, size, stride)).sum(0)
+
+
+def paste_sum_in_boxes(
+    masks: Tensor,
+    boxes: Tensor,
+    size: tuple[int, int],
+    stride: int,
+    of: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """As `paste_sum`, computed only where boxes are; `of` zero is zero."""
+    rows, cols = size
+    total = masks.new_zeros(rows * cols)
+    if not len(masks):
+        return total.view(size)
+    low, side = boxes[:, None, :2], masks.shape[1]
+    cell = (boxes[:, None, 2:] - low) / side
+    # Half a cell around its box a mask fades to zero.
+    first = ((low - cell / 2) / stride - 0.5).ceil()
+    reach = int(((side + 1) * cell.max() / stride).ceil()) + 1
+    place = first + torch.arange(reach, device=boxes.device)[:, None]
+    at = ((place + 0.5) * stride - low) / cell - 0.5
+    near = at[..., None] - torch.arange(side, device=boxes.device)
+    x, y = (1 - near.abs()).clamp(min=0).to(masks.dtype).unbind(2)
+    pasted = of(y @ masks @ x.transpose(1, 2))
+    limit = place.new_tensor([cols, rows])
+    in_x, in_y = ((place >= 0) & (place < limit)).unbind(2)
+    column, row = torch.minimum(place.clamp(min=0), limit - 1).long().unbind(2)
+    index = row[:, :, None] * cols + column[:, None]
+    seen = pasted * (in_y[:, :, None] & in_x[:, None])
+    return total.index_add_(0, index.flatten(), seen.flatten()).view(size)
+
+
 def attention(
     logits: Tensor,
     boxes: Tensor,
@@ -33,6 +78,7 @@ def attention(
     *,
     mode: str = "prob",
     floor: float = 0.0,
+    summed: Sum = paste_sum,
 ) -> Tensor:
     """Where cells are: mask logits (k, m, m) of one image → (rows, cols) of `size`.
 
@@ -40,8 +86,8 @@ def attention(
     `floor` … 1. ``code`` is what DoNet's code has: sigmoid of the sum of positive logits, 0.5 … 1.
     """
     if mode == "code":
-        return paste(logits, boxes, size, stride).clamp(min=0).sum(0).sigmoid()
-    p = paste(logits.float().sigmoid(), boxes, size, stride)
+        return summed(logits, boxes, size, stride, lambda v: v.clamp(min=0)).sigmoid()
     # A sum of logarithms: the gradient of a product takes a slow road where a factor is zero.
-    any_cell = 1 - torch.log1p(-p.clamp(max=1 - 1e-6)).sum(0).exp()
-    return floor + (1 - floor) * any_cell
+    p = logits.float().sigmoid()
+    free = summed(p, boxes, size, stride, lambda v: torch.log1p(-v.clamp(max=1 - 1e-6))).exp()
+    return floor + (1 - floor) * (1 - free)

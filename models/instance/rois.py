@@ -84,7 +84,7 @@ class RegionHeads(nn.Module):
 
     def __init__(self, config: InstanceConfig, keep: tuple[int, ...]) -> None:
         super().__init__()
-        self.config, self.keep = config, keep
+        self.config, self.keep, self.score = config, keep, config.score
         stages = len(config.stage_iou)
         self.box_pool = MultiScaleRoIAlign(list(LEVELS), 7, 2)
         self.mask_pool = MultiScaleRoIAlign(list(LEVELS), GRID // 2, 2)
@@ -250,7 +250,7 @@ class RegionHeads(nn.Module):
         boxes = boxes.expand(-1, labels.shape[1], -1).reshape(-1, 4)
         scores, labels = scores[:, list(self.keep)].reshape(-1), labels.reshape(-1)
         big = (boxes[:, 2:] - boxes[:, :2] >= MIN_PX).all(1)
-        keep = (big & (scores > c.score)).nonzero()[:, 0]
+        keep = (big & (scores > self.score)).nonzero()[:, 0]
         boxes, labels, scores = boxes[keep], labels[keep], scores[keep]
         keep = batched_nms(boxes, scores, labels, c.nms)[: c.max_detections]
         return boxes[keep], labels[keep], scores[keep]
