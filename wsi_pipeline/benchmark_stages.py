@@ -173,25 +173,31 @@ def time_decode(work: Work) -> Stage:
 def time_network(work: Work) -> Stage:
     """The network on tiles that lie in memory, until its speed is steady or all tiles are done."""
     model, total = work.model, len(work.tiles)
-    assert model.predict is not None
+    predict = model.predict
+    assert predict is not None
     batches = _batches(work)
     forget_gpu_memory(model.device)
-    began = time.perf_counter()
-    for k in range(WARM_UP):
-        model.predict(batches[k % len(batches)])
-    synchronise(model.device)
-    further: dict[str, Any] = {"warm_up_s": time.perf_counter() - began}
     enough = STEADY_S[model.device.partition(":")[0]]
     done = calls = 0
-    with Busy(model.device) as busy:
+    with ThreadPoolExecutor(model.at_once, initializer=model.share) as pool:
         began = time.perf_counter()
-        while done < total and (calls < 3 or time.perf_counter() - began < enough):
-            images = batches[calls % len(batches)]
-            with busy.call():
-                model.predict(images)
-            done, calls = done + len(images), calls + 1
+        list(pool.map(predict, (WARM_UP * model.at_once * batches)[: WARM_UP * model.at_once]))
         synchronise(model.device)
-        seconds = time.perf_counter() - began
+        further: dict[str, Any] = {"warm_up_s": time.perf_counter() - began}
+        with Busy(model.device) as busy:
+
+            def call(images: Images) -> int:
+                with busy.call():
+                    predict(images)
+                return len(images)
+
+            began = time.perf_counter()
+            while done < total and (calls < 3 or time.perf_counter() - began < enough):
+                left = -(-(total - done) // len(batches[0]))
+                some = [batches[(calls + k) % len(batches)] for k in range(min(left, 8))]
+                done, calls = done + sum(pool.map(call, some)), calls + len(some)
+            synchronise(model.device)
+            seconds = time.perf_counter() - began
     further |= busy.result() | gpu_memory_mb(model.device)
     measured = f"{done} tiles for {total}" if done != total else f"{total} of {total} tiles"
     return Stage(seconds * total / done, measured, scaled=done != total, further=further)

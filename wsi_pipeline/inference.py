@@ -6,7 +6,10 @@ that readers wait for the network and memory stays bounded.
 
 from __future__ import annotations
 
+import gc
+import logging
 import queue
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.canvas import Canvas
+from wsi_pipeline.errors import OutOfMemoryError
 from wsi_pipeline.foreground import Foreground
 from wsi_pipeline.model import Instances, Model
 from wsi_pipeline.readers import paste
@@ -29,6 +33,10 @@ __all__ = ["Engine", "Stopwatch"]
 
 Images = NDArray[np.uint8]
 Job = tuple[Images, "Future[Any]"]
+NO_MEMORY = ("out of memory", "can't allocate memory", "STATUS_ALLOC_FAILED")
+"""What PyTorch says where it has no class of its own for it."""
+
+_log = logging.getLogger(__name__)
 
 
 class Stopwatch:
@@ -49,14 +57,15 @@ class Stopwatch:
 class Engine:
     """Reads windows of one slide on the model's grid and runs the model on them.
 
-    Thread-safe; a context manager, since it owns the thread that runs the network.
+    Thread-safe; a context manager, since it owns the threads that run the network.
 
     Parameters
     ----------
     visible
         where the model looks; elsewhere every probability is 0
     tile_px, batch
-        how the network gets its input; without influence on the result
+        how the network gets its input; without influence on the result. Where the memory is too
+        small for a batch it is halved, and `batch` is then what fits.
     """
 
     def __init__(
@@ -73,12 +82,17 @@ class Engine:
         self.tile_px, self.batch = tile_px, batch
         self.canvas = Canvas(slide, scale)
         self.watch = Stopwatch()
-        # Two waiting batches are enough to keep the network busy.
-        self._line: queue.Queue[Job | None] = queue.Queue(2)
-        self._thread = threading.Thread(target=self._serve, name="network", daemon=True)
+        self._reducing = threading.Lock()
+        # Two waiting batches are enough to keep a thread busy.
+        self._line: queue.Queue[Job | None] = queue.Queue(2 * model.at_once)
+        self._threads = [
+            threading.Thread(target=self._serve, name=f"network {k}", daemon=True)
+            for k in range(model.at_once)
+        ]
 
     def __enter__(self) -> Engine:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(
@@ -87,20 +101,62 @@ class Engine:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._line.put(None)
-        self._thread.join()
+        for _ in self._threads:
+            self._line.put(None)
+        for thread in self._threads:
+            thread.join()
 
     def _serve(self) -> None:
+        self.model.share()
         while (job := self._line.get()) is not None:
             images, answer = job
             began = time.perf_counter()
             try:
-                network = self.model.predict or self.model.detect
-                assert network is not None
-                answer.set_result(network(images))
+                answer.set_result(self._run(images))
             except BaseException as error:
                 answer.set_exception(error)
             self.watch.add("network", began)
+
+    def _run(self, images: Images) -> Any:
+        """What the network makes of a batch, image by image; in pieces that the memory holds."""
+        size, done = len(images), list[Any]()
+        while len(done) < len(images):
+            piece = images[len(done) : len(done) + size]
+            answer = self._attempt(piece)
+            if answer is not None:
+                done.extend(answer)
+            elif len(piece) == 1:
+                raise OutOfMemoryError(_too_large(self.model, piece.shape[1]))
+            else:
+                size = len(piece) // 2
+        self._reduce(len(images), size)
+        return done
+
+    def _attempt(self, images: Images) -> Any:
+        """What the network makes of a batch; None if the memory is too small for it."""
+        network = self.model.predict or self.model.detect
+        assert network is not None
+        try:
+            return network(images)
+        except Exception as error:
+            if not _lacks_memory(error):
+                raise
+        # Only here, where the error has gone, and with it all that the network had in hand.
+        gc.collect()
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+        return None
+
+    def _reduce(self, tried: int, fits: int) -> None:
+        """Send smaller batches from now on, if what fits is less than what is sent."""
+        with self._reducing:
+            if fits < min(tried, self.batch):
+                self.batch = fits
+                _log.warning(
+                    "%s on %s: no memory for batches of %d; going on with batches of %d",
+                    self.model.name, self.model.device, tried, fits,
+                )  # fmt: skip
 
     def label(self, window: Box) -> tuple[Images, NDArray[np.integer]]:
         """Image (h, w, 3) and label image (h, w) of a window, from a model that is a function.
@@ -183,6 +239,21 @@ class Engine:
             waiting.append(answer)
         for answer in waiting:
             yield from answer.result()
+
+
+def _lacks_memory(error: Exception) -> bool:
+    # By name, since a model of one's own needs no PyTorch.
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    said = isinstance(error, RuntimeError) and any(text in str(error) for text in NO_MEMORY)
+    return named or said
+
+
+def _too_large(model: Model, tile_px: int) -> str:
+    smaller = max(64, tile_px // 16 * 8)
+    return (
+        f"{model.name} finds no memory on {model.device} for one tile of {tile_px} px; "
+        f"give a smaller --tile-px, e.g. --tile-px {smaller}, or fewer --workers"
+    )
 
 
 def _batched(items: Iterable[Images], size: int) -> Iterator[list[Images]]:

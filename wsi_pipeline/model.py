@@ -49,6 +49,9 @@ class Model:
         tells weights apart: SHA-256 of the checkpoint, or a name
     precision
         of the network's arithmetic, ``float32`` or ``bfloat16``
+    at_once, share
+        calls of the network that go on at a time; what each thread that makes them does first, to
+        keep to its share of the processor
     """
 
     name: str
@@ -63,6 +66,8 @@ class Model:
     detect: Callable[[Images], list[Instances]] | None = None
     device: str = "cpu"
     precision: str = "float32"
+    at_once: int = 1
+    share: Callable[[], None] = lambda: None
     card: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -27,6 +27,10 @@ __all__ = [
 ]
 
 
+MOST_AT_ONCE = 4
+"""Calls of the network that go on at a time on a CPU."""
+
+
 def device_named(name: str) -> str:
     """``auto`` resolved, anything else checked.
 
@@ -139,9 +143,13 @@ def _model(
 ) -> Model:
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
     network = network.to(device, dtype).to(memory_format=torch.channels_last)
+    cores, at_once = len(os.sched_getaffinity(0)), 1
     if device == "cpu":
         keep_freed_memory()
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        torch.set_num_threads(cores)
+        # Threads of one call wait for the slowest of them after each layer, and so for whatever
+        # else runs beside it; two calls do not wait for each other. Each takes half a gigabyte.
+        at_once = min(cores, MOST_AT_ONCE)
     mean, std = (
         torch.tensor(value, dtype=torch.float32, device=device).view(-1, 1, 1)
         for value in (card.mean, card.std)
@@ -174,6 +182,8 @@ def _model(
         detect=detect if card.task == "cells" else None,
         device=device,
         precision=precision,
+        at_once=at_once,
+        share=lambda: torch.set_num_threads(cores // at_once) if at_once > 1 else None,
         card={k: getattr(card, k) for k in ("task", "licence", "data", "parameters", "sha256")},
     )
 
