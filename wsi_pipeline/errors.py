@@ -11,10 +11,13 @@
     │   ├── SlideNotFoundError
     │   ├── SlideFormatError
     │   ├── SlideReadError
+    │   │   └── SlideTimeoutError
     │   └── MppError
     ├── CheckpointError   weights or their card cannot be used
     ├── DataError         training data, truth or GeoJSON cannot be used
-    └── OutputError       a result cannot be written or continued
+    ├── ClusterError      the Dask cluster cannot be reached, does not fit, or has gone
+    ├── OutOfMemoryError  not even one tile fits into the device's memory
+    └── OutputError       a result cannot be written, continued, or is being written by another run
 
 A message says what is wrong, the value that was met and what to do, on one line.
 Each class also inherits the fitting builtin, so that callers need not know this tree.
@@ -22,15 +25,18 @@ Each class also inherits the fitting builtin, so that callers need not know this
 
 __all__ = [
     "CheckpointError",
+    "ClusterError",
     "ConfigError",
     "DataError",
     "DeviceError",
     "MppError",
+    "OutOfMemoryError",
     "OutputError",
     "SlideError",
     "SlideFormatError",
     "SlideNotFoundError",
     "SlideReadError",
+    "SlideTimeoutError",
     "UnknownModelError",
     "UsageError",
     "WsisegError",
@@ -73,6 +79,10 @@ class SlideReadError(SlideError):
     """Pixels of an otherwise good slide cannot be read."""
 
 
+class SlideTimeoutError(SlideReadError, TimeoutError):
+    """The drive that the slide lies on does not answer."""
+
+
 class MppError(SlideError, ValueError):
     """The pixel size is missing, absurd, or differs between x and y."""
 
@@ -83,6 +93,14 @@ class CheckpointError(WsisegError, ValueError):
 
 class DataError(WsisegError, ValueError):
     """Training data, truth or a GeoJSON file cannot be used."""
+
+
+class ClusterError(WsisegError, ConnectionError):
+    """A Dask cluster cannot be reached, has other software than this machine, or has gone."""
+
+
+class OutOfMemoryError(WsisegError, MemoryError):
+    """Not even one tile fits into the memory of the device."""
 
 
 class OutputError(WsisegError, OSError):
