@@ -143,20 +143,31 @@ def _model(
 ) -> Model:
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
     network = network.to(device, dtype).to(memory_format=torch.channels_last)
-    cores, at_once = len(os.sched_getaffinity(0)), 1
+    cores = len(os.sched_getaffinity(0))
     if device == "cpu":
         keep_freed_memory()
         torch.set_num_threads(cores)
         # Threads of one call wait for the slowest of them after each layer, and so for whatever
         # else runs beside it; two calls do not wait for each other. Each takes half a gigabyte.
         at_once = min(cores, MOST_AT_ONCE)
+    else:
+        at_once = 2  # one computes while the other's tiles come and its answers go
     mean, std = (
         torch.tensor(value, dtype=torch.float32, device=device).view(-1, 1, 1)
         for value in (card.mean, card.std)
     )
 
+    def share() -> None:
+        if device != "cpu":
+            torch.cuda.set_stream(torch.cuda.Stream(device))
+        elif at_once > 1:
+            torch.set_num_threads(cores // at_once)
+
     def run(images: Images) -> Any:
-        x = torch.from_numpy(images).to(device, non_blocking=True).permute(0, 3, 1, 2).float()
+        x = torch.from_numpy(images)
+        if device != "cpu":
+            x = x.pin_memory()  # else the copy would hold up this thread, and all streams
+        x = x.to(device, non_blocking=True).permute(0, 3, 1, 2).float()
         x = ((x - mean) / std).to(dtype, memory_format=torch.channels_last)
         return decode(network(x))
 
@@ -183,7 +194,7 @@ def _model(
         device=device,
         precision=precision,
         at_once=at_once,
-        share=lambda: torch.set_num_threads(cores // at_once) if at_once > 1 else None,
+        share=share,
         card={k: getattr(card, k) for k in ("task", "licence", "data", "parameters", "sha256")},
     )
 
