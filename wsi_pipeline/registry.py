@@ -159,7 +159,7 @@ def _model(
 
     def share() -> None:
         if device != "cpu":
-            torch.cuda.set_stream(torch.cuda.Stream(device))
+            torch.cuda.set_stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
         elif at_once > 1:
             torch.set_num_threads(cores // at_once)
 
