@@ -385,6 +385,7 @@ def test_info_counts_the_regions_that_a_run_works_on(tmp_path):
     model = open_model("dssnet", device="cpu")
     with pipeline.open_slide(tmp_path / "wide.svs") as slide:
         job = pipeline._Job(slide, model, pipeline.RunConfig(out=tmp_path))
+        job.look()
     assert plan["regions"] == len(job.regions)
 
 

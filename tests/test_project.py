@@ -23,13 +23,15 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # Every module may import those before it. What objects look like in a file (export) is fixed
 # before they are made (segment), so that an outline is cleaned once.
 ORDER = """
-errors config progress tiling objects resample readers tiff direct slide foreground canvas model
+errors names config progress lock stopping deadline
+tiling objects resample readers tiff direct slide foreground focus canvas model
 registry inference instances contours features metrics cell_metrics instance_metrics
 export._grammar export._format export._part export._geometry export._read export._writer
 export.geojson export.parquet export.labels export.coco export
-segment stitch cells store picture results pipeline
+segment stitch cells store cluster_work cluster picture results pipeline
+page object_table summary cohort report
 synth_cells synth_bank synth_plan synth_render synth_fields synth
-evaluate evaluation describe commands training slides doctor
+evaluate evaluation describe commands training slides stage workflow doctor
 stand_in benchmark_machine benchmark_stages benchmark_paper benchmark_report benchmark cli
 """.split()  # noqa: SIM905
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -15,13 +16,14 @@ from click.core import ParameterSource
 from wsi_pipeline.config import RunConfig
 from wsi_pipeline.errors import OutputError, SlideError, UsageError, WsisegError
 from wsi_pipeline.export import FORMATS
+from wsi_pipeline.stopping import STOPPED, stop_on_signals
 
 if TYPE_CHECKING:
     from wsi_pipeline.slides import Outcome
 
 __all__ = ["cli", "main"]
 
-FAILED, USAGE, STOPPED = 1, 2, 130
+FAILED, USAGE = 1, 2
 _RUN = {field.name: field.default for field in fields(RunConfig)}
 
 
@@ -49,6 +51,9 @@ def _complain(text: str) -> None:
 
 def main() -> None:
     """The console script."""
+    notes = logging.StreamHandler()
+    notes.setFormatter(logging.Formatter("wsiseg: %(message)s"))
+    logging.getLogger("wsi_pipeline").addHandler(notes)
     try:
         cli(prog_name="wsiseg")
     except SystemExit as end:
@@ -106,6 +111,12 @@ def _run_option(*names: str, **options: Any) -> Callable[[Any], Any]:
 @_run_option("--tile-px", type=int, help="Tile of the network.  [default: the model's]")
 @_run_option("--batch", type=int, help="Tiles per call of the network.")
 @_run_option("--workers", type=int, help="Regions worked on at a time.")
+@_run_option(
+    "--scheduler",
+    metavar="ADDRESS",
+    help="Of a Dask cluster that does the regions: tcp://host:8786, or a scheduler file.",
+)
+@_run_option("--read-timeout-s", type=float, help="After which a drive counts as gone.")
 @_run_option("--threshold", type=float, help="Probability from which a pixel is a nucleus's.")
 @_run_option("--min-area-um2", type=float, help="Smaller objects are debris, µm².")
 @_run_option("--min-score", type=float, help="Objects of a lower mean probability are left out.")
@@ -124,7 +135,8 @@ def run(slides: tuple[str, ...], recursive: bool, **settings: Any) -> None:
     from wsi_pipeline.slides import find_slides, run_slides
 
     config = RunConfig(**settings)
-    outcomes = run_slides(find_slides(slides, recursive=recursive), config)
+    with stop_on_signals(quiet=config.quiet) as stop:
+        outcomes = run_slides(find_slides(slides, recursive=recursive), config, stop)
     if not config.quiet:
         _summarise(outcomes)
     if any(outcome.failed for outcome in outcomes):
@@ -153,12 +165,16 @@ def _summarise(outcomes: Sequence[Outcome]) -> None:
 @_mpp
 @_crop
 @_run_option("--model", metavar="NAME", help="Model to plan a run for.")
+@click.option("--plan/--no-plan", default=True, show_default=True,
+              help="Say how a run would cut it up, which opens the model.")  # fmt: skip
 @_json
-def info(slide: Path, mpp: float | None, crop: bool, model: str, as_json: bool) -> None:
+def info(
+    slide: Path, mpp: float | None, crop: bool, model: str, plan: bool, as_json: bool
+) -> None:
     """What is known about SLIDE, and how a run would cut it up."""
     from wsi_pipeline import describe
 
-    about = describe.describe_slide(slide, mpp=mpp, crop=crop, model=model)
+    about = describe.describe_slide(slide, mpp=mpp, crop=crop, model=model if plan else None)
     click.echo(describe.as_json(about) if as_json else describe.table(describe.slide_rows(about)))
 
 
@@ -279,6 +295,57 @@ def export(source: Path, destination: Path, format: str | None, **options: Any) 
     click.echo(f"{destination} ({taken})")
 
 
+@cli.command()
+@click.argument("folder", metavar="RUN_FOLDER", type=_FILE)
+@click.option("--out", type=_FILE, help="Folder for the files.  [default: RUN_FOLDER]")
+@click.option("--qc", type=_FILE, help="What `wsiseg info --json` said; brings the focus score.")
+@click.option("--preparation", type=click.Choice(("liquid", "conventional")), default="liquid",
+              show_default=True, help="How many cells are enough: 5000 or 8000.")  # fmt: skip
+@_quiet
+def features(
+    folder: Path, out: Path | None, qc: Path | None, preparation: str, quiet: bool
+) -> None:
+    """Write tables of a run: SLIDE.objects.csv.gz, one row per object, and SLIDE.summary.json."""
+    from wsi_pipeline.summary import write_features
+
+    files = write_features(folder, out, qc=qc, preparation=preparation)
+    if not quiet:
+        click.echo("\n".join(map(str, files)))
+
+
+@cli.command()
+@click.argument("folder", metavar="RUN_FOLDER", type=_FILE)
+@click.option("--out", type=_FILE, required=True, help="The HTML file.")
+@click.option("--summary", type=_FILE, help="Row of `wsiseg features`, which may know the focus.")
+@_quiet
+def report(folder: Path, out: Path, summary: Path | None, quiet: bool) -> None:
+    """Write one self-contained HTML page about a run: picture, numbers, distributions, origin."""
+    from wsi_pipeline.report import write_report
+
+    write_report(folder, out, summary=summary)
+    if not quiet:
+        click.echo(out)
+
+
+@cli.command()
+@click.argument("out", type=_FILE)
+@click.argument("sources", metavar="[SUMMARIES|RUN_FOLDERS]...", nargs=-1, type=_FILE)
+@_quiet
+def cohort(out: Path, sources: tuple[Path, ...], quiet: bool) -> None:
+    """Write cohort.parquet, cohort.csv and cohort.html into OUT, one row per slide.
+
+    Sources are run folders, files of `wsiseg features`, JSON files {"slide", "status": "failed",
+    "cause"}, or folders of these; without any, OUT itself.
+    """
+    from wsi_pipeline.cohort import write_cohort
+
+    rows = write_cohort(out, sources)
+    if not quiet:
+        failed = sum(row["status"] == "failed" for row in rows)
+        slides = f"{len(rows)} slide{'s' * (len(rows) != 1)}"
+        click.echo(f"{out / 'cohort.parquet'}: {slides}, {failed} failed")
+
+
 def _mpp_range(ctx: Any, param: Any, text: str) -> float | tuple[float, float]:
     """A pixel size, or two with a hyphen between them."""
     try:
@@ -328,6 +395,45 @@ def synth(
         )  # fmt: skip
     if not quiet:
         click.echo("\n".join(str(file) for file in files))
+
+
+class _Passing(click.Command):
+    """Keeps what stands behind `--` for another program."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        at = args.index("--") if "--" in args else len(args)
+        ctx.meta["further"] = tuple(args[at + 1 :])
+        return super().parse_args(ctx, args[:at])
+
+
+@cli.command(
+    cls=_Passing, options_metavar="[OPTIONS]", epilog="What stands behind -- is for Snakemake."
+)
+@click.argument("slides", nargs=-1, required=True)
+@click.argument("out", type=_FILE)
+@click.option("--config", type=_FILE, help="YAML with settings; see docs/workflow.md.")
+@click.option("--cores", type=int, help="Of this machine.  [default: the profile's]")
+@click.option("--profile", default="workstation", show_default=True,
+              metavar="workstation|slurm|dask|DIR", help="Where jobs run.")  # fmt: skip
+@click.option("--retry-failed", is_flag=True, help="Try again what failed, unchanged though it is.")
+@click.option("--recursive", is_flag=True, help="Look into folders of folders.")
+def workflow(slides: tuple[str, ...], out: Path, **options: Any) -> None:
+    """Take SLIDES (files, folders, globs, sheets) from QC to the cohort's table, into OUT.
+
+    Snakemake runs one job per slide and stage. The same command continues what was stopped, and
+    does nothing twice; slides that failed are named at the end, with exit code 1.
+    """
+    from wsi_pipeline.workflow import run_workflow
+
+    ctx = click.get_current_context()
+    code, verdict = run_workflow(slides, out, further=ctx.meta["further"], **options)
+    for name, cause in verdict.failed.items():
+        _complain(f"{name}: {cause}")
+    if verdict.unknown:  # a dry run, or Snakemake has said why not
+        click.echo(f"{len(verdict.unknown)} slides are not finished", err=True)
+    click.echo(f"{verdict.done} done, {len(verdict.failed)} failed; tables and reports: {out}")
+    if code or verdict.failed:
+        ctx.exit(FAILED)
 
 
 @cli.command()

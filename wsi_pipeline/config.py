@@ -36,6 +36,11 @@ class RunConfig:
         GeoJSON of regions of interest; objects whose centroid lies in them are kept
     tile_px, batch, workers
         how the work is cut up; they change speed and memory, never the result
+    scheduler
+        of a Dask cluster whose workers do the regions: ``tcp://host:8786``, or its scheduler file;
+        `workers` then has no meaning
+    read_timeout_s
+        how long a read of the slide may take, in seconds, before its drive counts as gone
     threshold
         class probability from which a pixel belongs to an object
     min_area_um2
@@ -62,6 +67,8 @@ class RunConfig:
     tile_px: int | None = None
     batch: int = 1
     workers: int = 2
+    scheduler: str | None = None
+    read_timeout_s: float = 300.0
     threshold: float = 0.5
     min_area_um2: float = 8.0
     min_score: float = 0.55
@@ -84,6 +91,7 @@ class RunConfig:
         _within("min_small_score", self.min_small_score, 0, 1)
         _within("batch", self.batch, 1, 4096)
         _within("workers", self.workers, 1, 1024)
+        _within("read_timeout_s", self.read_timeout_s, 0.01, 1e6)
         if self.mpp is not None:
             _within("mpp", self.mpp, 0.02, 20)
         if self.tile_px is not None:

@@ -38,14 +38,19 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def describe_slide(path: Path, *, mpp: float | None, crop: bool, model: str) -> dict[str, Any]:
+def describe_slide(
+    path: Path, *, mpp: float | None, crop: bool, model: str | None
+) -> dict[str, Any]:
     """What `wsiseg info` shows of a slide and, if its pixel size is known, of a run.
+
+    Without a model nothing is said of a run, and no network is opened.
 
     Raises
     ------
     SlideError, UnknownModelError, CheckpointError
         the slide or the model cannot be used
     """
+    from wsi_pipeline.focus import measure_focus
     from wsi_pipeline.foreground import find_foreground
     from wsi_pipeline.slide import open_slide
 
@@ -65,8 +70,9 @@ def describe_slide(path: Path, *, mpp: float | None, crop: bool, model: str) -> 
             "levels": [asdict(level) for level in slide.levels],
             "notes": list(slide.notes),
             "foreground": {"share": round(kept.share, 4), "rule": kept.rule},
+            "focus": asdict(measure_focus(slide, kept)),
         }
-        if slide.mpp is not None:
+        if slide.mpp is not None and model is not None:
             about["model"] = _work(slide, kept, model)
         return about
 
@@ -147,6 +153,7 @@ def slide_rows(about: Mapping[str, Any]) -> list[list[str]]:
         ["bounds", f"x {x0}–{x1}, y {y0}–{y1} of the file's level 0"],
         *(["level", size] for size in sizes),
         ["foreground", f"{share:.1%}, {about['foreground']['rule']}"],
+        ["focus", _focus(about["focus"])],
         *(["note", note] for note in about["notes"]),
     ]
     if plan:
@@ -158,6 +165,13 @@ def slide_rows(about: Mapping[str, Any]) -> list[list[str]]:
             ["work", f"{plan['regions']} regions, about {plan['tiles']} tiles"],
         ]
     return rows
+
+
+def _focus(focus: Mapping[str, Any]) -> str:
+    if focus["score"] is None:
+        return f"not measured: {focus['note']}"
+    blurred = f"{focus['blurred_share']:.0%} of {focus['fields']} fields blurred"
+    return f"{focus['score']:.2f} (1 = sharp, 0.25 = none), {blurred}"
 
 
 def card_rows(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:

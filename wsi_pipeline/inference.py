@@ -119,7 +119,7 @@ class Engine:
 
     def _run(self, images: Images) -> Any:
         """What the network makes of a batch, image by image; in pieces that the memory holds."""
-        size, done = len(images), list[Any]()
+        size, done = min(len(images), self.batch), list[Any]()
         while len(done) < len(images):
             piece = images[len(done) : len(done) + size]
             answer = self._attempt(piece)
@@ -128,7 +128,7 @@ class Engine:
             elif len(piece) == 1:
                 raise OutOfMemoryError(_too_large(self.model, piece.shape[1]))
             else:
-                size = len(piece) // 2
+                size = -(-len(piece) // 2)
         self._reduce(len(images), size)
         return done
 

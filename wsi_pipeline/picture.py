@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi_pipeline.errors import SlideTimeoutError
 from wsi_pipeline.features import is_cell
 from wsi_pipeline.foreground import Foreground
 from wsi_pipeline.objects import Objects
@@ -15,6 +17,8 @@ from wsi_pipeline.slide import Slide
 from wsi_pipeline.tiling import Box
 
 __all__ = ["Density", "draw_objects", "draw_overlay", "objects_in", "to_png"]
+
+_log = logging.getLogger(__name__)
 
 Image = NDArray[np.uint8]
 OUTLINE = (0, 220, 80)
@@ -118,7 +122,11 @@ def draw_overlay(
         x0 = int(np.clip(x - side / 2, 0, max(0, slide.width - side)) / zoom)
         y0 = int(np.clip(y - side / 2, 0, max(0, slide.height - side)) / zoom)
         box = Box(x0, y0, x0 + FIELD_PX, y0 + FIELD_PX)
-    field, _ = slide.read_what_is_there(box, zoom)
+    try:
+        field, _ = slide.read_what_is_there(box, zoom)
+    except SlideTimeoutError as error:  # the objects are worth more than their picture
+        _log.warning("overlay.png shows no pixels: %s", error)
+        field = np.full((box.height, box.width, 3), slide.background, np.uint8)
     corner = box.x0 * zoom, box.y0 * zoom
     seen = (*corner, box.x1 * zoom, box.y1 * zoom)
     found = objects_in(near(seen), seen)

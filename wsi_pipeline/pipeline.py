@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import resource
 import sys
 import threading
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -19,8 +20,9 @@ import dask
 import shapely
 
 from wsi_pipeline.cells import detect_region, empty_cells
+from wsi_pipeline.cluster import Answer, Cluster, model_there
 from wsi_pipeline.config import RunConfig
-from wsi_pipeline.errors import DataError, SlideError
+from wsi_pipeline.errors import ClusterError, DataError, SlideError
 from wsi_pipeline.export.geojson import read_regions
 from wsi_pipeline.foreground import find_foreground, intersect, roi_foreground
 from wsi_pipeline.inference import Engine
@@ -68,6 +70,7 @@ def run_slide(
     *,
     model: Model | None = None,
     mpp_source: str = "--mpp",
+    stop: threading.Event | None = None,
 ) -> RunResult:
     """Segment one slide and write its run folder; the same call again continues.
 
@@ -78,46 +81,74 @@ def run_slide(
         one that `config` names
     mpp_source
         where `config.mpp` comes from: "--mpp" or "slide sheet"
+    stop
+        once it is set no region is begun, and what is in flight is finished
 
     Raises
     ------
     SlideError, UsageError, CheckpointError, OutputError, DataError
         nothing can be done for this slide; the message says why and what to do. Regions that
         cannot be read are no exception: they are in the result.
+    KeyboardInterrupt
+        `stop` was set before all was done; the same call continues
     """
     config = config or RunConfig()
-    with open_slide(path, mpp=config.mpp, mpp_source=mpp_source, crop=config.crop) as slide:
-        job = _Job(slide, model or _open(config), config)
+    with (
+        open_slide(
+            path, mpp=config.mpp, mpp_source=mpp_source, crop=config.crop,
+            read_timeout_s=config.read_timeout_s,
+        ) as slide,
+        _Job(slide, model or _open(config), config, stop) as job,
+    ):  # fmt: skip
         if job.folder.finished is not None:
             return _result(job.folder, job.folder.finished)
+        job.look()
         job.segment()
         return job.finish()
 
 
 def _open(config: RunConfig) -> Model:
+    if config.scheduler:
+        return model_there(config)
     from wsi_pipeline.registry import model_for  # a model of one's own needs no PyTorch
 
     return model_for(config)
 
 
 class _Job:
-    """One slide on its way through the stages."""
+    """One slide on its way through the stages; a context manager, since it holds a run folder."""
 
-    def __init__(self, slide: Slide, model: Model, config: RunConfig) -> None:
+    def __init__(
+        self, slide: Slide, model: Model, config: RunConfig, stop: threading.Event | None = None
+    ) -> None:
         self.slide, self.model, self.config = slide, model, config
+        self.stop = stop or threading.Event()
         self.began = time.perf_counter()
+        self.watch: dict[str, float] = {}
+        self.batch = config.batch
+        self.workers: list[str] = []
         self.mpp = slide.require_mpp()
         self.scale = model.mpp / self.mpp.value
         # 135 nuclei a megapixel on a third of the slide, 2 kB each in parts and results.
         check_output(config.out, 20_000_000 + slide.width * slide.height // 11)
-        roi = _roi(config.roi) if config.roi else None
+        self.roi = _roi(config.roi) if config.roi else None
         self.folder = RunFolder(
             config.out, slide.slide_id, self._plan(), overwrite=config.overwrite
         )
+
+    def __enter__(self) -> _Job:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.folder.close()
+
+    def look(self) -> None:
+        """Find out where there are cells, and which regions that makes."""
+        slide, model, roi = self.slide, self.model, self.roi
         box, self.downsample = slide.thumbnail_box()
         self.thumbnail, readable = slide.read_what_is_there(box, self.downsample)
         kept = find_foreground(
-            self.thumbnail, self.downsample, slide.width, slide.height, mode=config.foreground
+            self.thumbnail, self.downsample, slide.width, slide.height, mode=self.config.foreground
         )
         # What cannot be read may hold cells: it is tried, and its failure recorded.
         kept = replace(kept, mask=kept.mask | ~readable)
@@ -156,7 +187,7 @@ class _Job:
                 "precision": self.model.precision,
             },
             "foreground": config.foreground,
-            "roi": config.roi.read_text() if config.roi else None,
+            "roi": hashlib.sha256(config.roi.read_bytes()).hexdigest() if config.roi else None,
             "threshold": config.threshold,
             "min_area_um2": config.min_area_um2,
             "min_score": config.min_score,
@@ -167,8 +198,6 @@ class _Job:
 
     def segment(self) -> None:
         """Bring every region that is not finished from pixels to a part on disk."""
-        cv2.setNumThreads(1)  # regions run side by side; OpenCV must not multiply them
-        sys.setswitchinterval(0.0005)  # decoding asks for Python's lock once a tile
         todo = [r for r in self.regions if not self.folder.has(r.index)]
         for region in self.regions:
             if self.folder.has(region.index):
@@ -177,8 +206,28 @@ class _Job:
             len(self.regions), initial=len(self.regions) - len(todo), unit="region",
             desc=self.slide.slide_id, quiet=self.config.quiet,
         )  # fmt: skip
-        find = segment_region if self.model.detect is None else detect_region
         lock = threading.Lock()
+        left = {r.index for r in todo}
+
+        def settle(region: int) -> None:
+            self.results.settle(region)
+            with lock:
+                left.discard(region)
+                bar.update()
+
+        with ExitStack() as stack:
+            stack.callback(bar.close)
+            if self.streams:
+                stack.enter_context(self.results.following([r.index for r in self.regions]))
+            (self._on_cluster if self.config.scheduler else self._here)(todo, settle)
+            if left and self.stop.is_set():
+                raise KeyboardInterrupt
+
+    def _here(self, todo: list[Region], settle: Callable[[int], None]) -> None:
+        """Do regions in threads of this process."""
+        cv2.setNumThreads(1)  # regions run side by side; OpenCV must not multiply them
+        sys.setswitchinterval(0.0005)  # decoding asks for Python's lock once a tile
+        find = segment_region if self.model.detect is None else detect_region
         fatal: list[BaseException] = []
         engine = Engine(
             self.slide, self.model, self.visible, scale=self.scale,
@@ -186,26 +235,20 @@ class _Job:
         )  # fmt: skip
 
         def task(region: Region) -> None:
-            if fatal:
+            if fatal or self.stop.is_set():
                 return
             try:
                 objects, oversized = find(engine, region, self.config, self.keep)
                 self.folder.write_part(region.index, objects, {"oversized": oversized})
             except SlideError as error:
-                self.folder.write_failure(region.index, self._failure(region, error))
+                self.folder.write_failure(region.index, self._failure(region, str(error)))
             except Exception as error:
                 # Raised below: an engine that closes under running tasks would never answer them.
                 fatal.append(error)
                 return
-            self.results.settle(region.index)
-            with lock:
-                bar.update()
+            settle(region.index)
 
-        with ExitStack() as stack:
-            stack.callback(bar.close)
-            if self.streams:
-                stack.enter_context(self.results.following([r.index for r in self.regions]))
-            stack.enter_context(engine)
+        with engine:
             # Dask takes the last name first. Every other region of a row is read whole, and those
             # between find much of theirs read.
             todo.sort(
@@ -218,13 +261,45 @@ class _Job:
             dask.compute(*tasks, scheduler="threads", num_workers=self.config.workers)
             if fatal:
                 raise fatal[0]
-        self.watch = engine.watch.seconds
+        self.watch, self.batch = engine.watch.seconds, engine.batch
 
-    def _failure(self, region: Region, error: SlideError) -> dict[str, Any]:
+    def _on_cluster(self, todo: list[Region], settle: Callable[[int], None]) -> None:
+        """Have regions done by the workers of a Dask cluster, and write what they answer."""
+        regions = {r.index: r for r in todo}
+        try:
+            with Cluster(self.config) as cluster:
+                answers = cluster.spread(
+                    self.slide, self.model, todo, scale=self.scale, visible=self.visible,
+                    keep=self.keep, stop=self.stop.is_set,
+                )  # fmt: skip
+                with closing(answers):
+                    for index, answer in answers:
+                        self._write(regions[index], answer)
+                        settle(index)
+            self.workers = sorted(cluster.workers)
+        except ClusterError as error:
+            kept = sum(self.folder.has(r.index) for r in self.regions)
+            raise ClusterError(
+                f"{self.slide.path.name}: {error}; {kept} of {len(self.regions)} regions are kept, "
+                "the same command continues, also without a scheduler"
+            ) from error
+
+    def _write(self, region: Region, answer: Answer) -> None:
+        """Keep what a worker made of a region."""
+        if "part" in answer:
+            self.folder.keep_part(region.index, answer["part"])
+        else:
+            failure = self._failure(region, answer["failure"])
+            self.folder.write_failure(region.index, failure)
+        self.batch = min(self.batch, answer.get("batch", self.batch))
+        for stage, seconds in answer.get("seconds", {}).items():
+            self.watch[stage] = self.watch.get(stage, 0.0) + seconds
+
+    def _failure(self, region: Region, cause: str) -> dict[str, Any]:
         return {
             "region": region.index,
             "level0_box": [round(v) for v in self._box(region)],
-            "cause": str(error),
+            "cause": cause,
         }
 
     def finish(self) -> RunResult:
@@ -254,6 +329,10 @@ class _Job:
             "stage_seconds": {k: round(v, 2) for k, v in self.watch.items()},
             "peak_memory_mb": round(peak_bytes() / 2**20),
         }
+        if self.batch < self.config.batch:
+            summary["batch_reduced_to"] = self.batch
+        if self.config.scheduler:
+            summary["cluster"] = {"scheduler": self.config.scheduler, "workers": self.workers}
         self.folder.write_json("run.json", summary)
         if not failed:
             self.folder.discard_parts()
@@ -292,7 +371,7 @@ class _Job:
             "settings": {
                 k: str(v) if isinstance(v, Path) else v
                 for k, v in asdict(self.config).items()
-                if k not in ("out", "quiet", "overwrite")
+                if k not in ("out", "quiet", "overwrite", "scheduler")
             },
             "versions": {
                 name: version(name)

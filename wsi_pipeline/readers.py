@@ -21,10 +21,22 @@ from .errors import SlideFormatError
 from .resample import flatten
 from .tiling import Box
 
-__all__ = ["MAX_PX", "Header", "ImageReader", "Level", "Mpp", "OpenSlideReader", "Reader"]
+__all__ = [
+    "MAX_PX",
+    "MAX_TILE_PX",
+    "Header",
+    "ImageReader",
+    "Level",
+    "Mpp",
+    "OpenSlideReader",
+    "Reader",
+]
 
 WHITE = (255, 255, 255)
-MAX_PX = 2**31  # a picture or strip that can only be decoded whole takes no more than this
+MAX_PX = 2**29
+"""Pixels of a picture or strip that can only be decoded whole: 1.6 GB of RGB, and as much again."""
+MAX_TILE_PX = 2**26
+"""Pixels of a tile, of which several are held at once."""
 CHUNK_PX = 512
 
 
@@ -125,6 +137,7 @@ class OpenSlideReader:
                 f"{path.name} is damaged or not supported ({one_line(error)}); "
                 "copy it again, or export it as a pyramidal TIFF"
             ) from error
+        _check_tiles(path, self._handle)
 
     def read(self, level: int, box: Box) -> NDArray[np.uint8]:
         """Pixels (h, w, 3) of a box of the level.
@@ -174,6 +187,22 @@ def paste(out: NDArray[Any], box: Box, pixels: NDArray[Any], where: Box) -> None
     out[both.y0 - box.y0 : both.y1 - box.y0, both.x0 - box.x0 : both.x1 - box.x0] = pixels[
         both.y0 - where.y0 : both.y1 - where.y0, both.x0 - where.x0 : both.x1 - where.x0
     ]
+
+
+def _check_tiles(path: Path, handle: Any) -> None:
+    """Refuse tiles for which OpenSlide could get no memory: it then ends the whole process."""
+    properties = handle.properties
+    if properties["openslide.vendor"] == "hamamatsu":  # a level that is one tile is read in rows
+        return
+    for level in range(handle.level_count):
+        sides = (f"openslide.level[{level}].tile-{side}" for side in ("width", "height"))
+        width, height = (int(properties.get(side, 0)) for side in sides)
+        if width * height > MAX_TILE_PX:
+            handle.close()
+            raise SlideFormatError(
+                f"{path.name} has tiles of {width} x {height} pixels, more than {MAX_TILE_PX}; "
+                "convert it to a pyramidal TIFF with tiles of 512 x 512"
+            )
 
 
 def _openslide_header(handle: Any) -> Header:

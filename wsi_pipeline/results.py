@@ -123,6 +123,7 @@ class Results:
                     low, high = box[:, :2].min(axis=0), box[:, 2:].max(axis=0)
                     self._bounds[region] = (*low.tolist(), *high.tolist())
                 self.seconds += time.perf_counter() - began
+            self.folder.check_owner()  # the files get their names next
 
     def near(self, box: Bounds) -> Iterator[Objects]:
         """The objects of the regions that have some in or near a box of level-0 pixels."""

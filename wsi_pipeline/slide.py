@@ -14,8 +14,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .config import RunConfig
+from .deadline import Deadline
 from .direct import DirectReader
-from .errors import MppError, SlideFormatError, SlideNotFoundError, SlideReadError
+from .errors import (
+    MppError,
+    SlideFormatError,
+    SlideNotFoundError,
+    SlideReadError,
+    SlideTimeoutError,
+)
+from .names import check_name
 from .readers import ImageReader, Level, Mpp, OpenSlideReader, Reader, Refusal, one_line, paste
 from .resample import plan_taps, resample
 from .tiff import TiffReader
@@ -26,7 +35,7 @@ if TYPE_CHECKING:
 
     import dask.array
 
-__all__ = ["Level", "Mpp", "Slide", "open_slide"]
+__all__ = ["Level", "Mpp", "Slide", "open_slide", "slide_id_of"]
 
 READERS: tuple[type[OpenSlideReader] | type[TiffReader] | type[ImageReader], ...] = (
     OpenSlideReader,
@@ -38,7 +47,12 @@ DAMAGED_PX = 16
 
 
 def open_slide(
-    path: str | Path, *, mpp: float | None = None, mpp_source: str = "--mpp", crop: bool = True
+    path: str | Path,
+    *,
+    mpp: float | None = None,
+    mpp_source: str = "--mpp",
+    crop: bool = True,
+    read_timeout_s: float = RunConfig.read_timeout_s,
 ) -> Slide:
     """Open a slide with the first reader that understands it.
 
@@ -53,6 +67,8 @@ def open_slide(
     crop
         whether level 0 is only the scanned area that the file declares (openslide.bounds), as
         QuPath shows it, or the whole canvas
+    read_timeout_s
+        how long opening and each read may take, in seconds
 
     Raises
     ------
@@ -62,18 +78,25 @@ def open_slide(
         no reader understands it; the message says why for each of them
     MppError
         `mpp` is not between 0.02 and 20 µm
+    SlideTimeoutError
+        its drive does not answer
     """
-    path = Path(path)
+    deadline = Deadline(Path(path).name, read_timeout_s)
+    given = None if mpp is None else Mpp(mpp, mpp, mpp_source)
+    return deadline.call(_open, Path(path), given, crop, deadline)
+
+
+def _open(path: Path, given: Mpp | None, crop: bool, deadline: Deadline) -> Slide:
     if not path.exists():
         raise SlideNotFoundError(f"{path} does not exist; check the path")
     if path.is_dir():
         raise SlideFormatError(f"{path} is a directory; give a slide file in it")
-    given = None if mpp is None else Mpp(mpp, mpp, mpp_source)
+    slide_id_of(path)  # what cannot be named is refused before it is opened
     if given is not None and not given.plausible:
         raise MppError(
-            f"{path.name}: {mpp:g} µm per pixel ({mpp_source}) is not in 0.02–20; fix it"
+            f"{path.name}: {given.x:g} µm per pixel ({given.source}) is not in 0.02–20; fix it"
         )
-    return Slide(path, _open_reader(path), mpp=given, crop=crop)
+    return Slide(path, _open_reader(path), mpp=given, crop=crop, deadline=deadline)
 
 
 def _open_reader(path: Path) -> Reader:
@@ -127,11 +150,19 @@ class Slide:
         what a user should know about how the file was understood
     """
 
-    def __init__(self, path: Path, reader: Reader, *, mpp: Mpp | None, crop: bool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        reader: Reader,
+        *,
+        mpp: Mpp | None,
+        crop: bool,
+        deadline: Deadline | None = None,
+    ) -> None:
         header = reader.header
         whole = Box(0, 0, header.levels[0].width, header.levels[0].height)
         self.path = path
-        self.slide_id = Path(path.stem).stem if _is_ome(path) else path.stem
+        self.slide_id = slide_id_of(path)
         self.reader, self.vendor = reader.name, header.vendor
         self.decoder = "direct" if isinstance(reader, DirectReader) else reader.name
         self.background = header.background
@@ -148,6 +179,7 @@ class Slide:
             self.notes += (said,)
         self._reader = reader
         self._given, self._crop, self._closed = mpp, crop, False
+        self._deadline = deadline or Deadline(path.name, RunConfig.read_timeout_s)
         self._scratch = threading.local()
 
     def require_mpp(self) -> Mpp:
@@ -225,6 +257,8 @@ class Slide:
         """
         try:
             return self.read_scaled(box, scale), np.ones((box.height, box.width), np.bool_)
+        except SlideTimeoutError:
+            raise  # so would each half of it be
         except SlideReadError:
             if self._closed or max(box.width, box.height) <= DAMAGED_PX:
                 blank = np.full((box.height, box.width, 3), self.background, np.uint8)
@@ -284,10 +318,13 @@ class Slide:
             return np.full((box.height, box.width, 3), self.background, np.uint8)
         try:
             if inside == box and isinstance(self._reader, DirectReader):
-                pixels = self._reader.read(level, inside, out)
+                pixels = self._deadline.call(self._reader.read, level, inside, out)
             else:
-                pixels = self._reader.read(level, inside)
+                pixels = self._deadline.call(self._reader.read, level, inside)
         except MemoryError:
+            raise
+        except SlideTimeoutError:
+            self._scratch.memory = None  # the late read may yet write into it
             raise
         except Exception as error:
             raise SlideReadError(
@@ -301,9 +338,10 @@ class Slide:
         return out
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Let go of the file; where a read still hangs, when it comes back."""
         self._closed = True
-        self._reader.close()
+        if not self._deadline.hanging:
+            self._reader.close()
 
     def __enter__(self) -> Slide:
         return self
@@ -317,14 +355,16 @@ class Slide:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self.path.absolute(), self._given, self._crop)
+        options = (self._given, self._crop, self._deadline.seconds)
+        return _reopen, (self.path.absolute(), *options)
 
     def __repr__(self) -> str:
         return f"<Slide {self.slide_id} {self.width} x {self.height}, {self.reader} {self.vendor}>"
 
 
-def _reopen(path: Path, given: Mpp | None, crop: bool) -> Slide:
-    return Slide(path, _open_reader(path), mpp=given, crop=crop)
+def _reopen(path: Path, given: Mpp | None, crop: bool, read_timeout_s: float) -> Slide:
+    deadline = Deadline(path.name, read_timeout_s)
+    return deadline.call(_open, path, given, crop, deadline)
 
 
 def _read_block(*, slide: Slide, level: int, block_info: Any = None) -> NDArray[np.uint8]:
@@ -332,8 +372,10 @@ def _read_block(*, slide: Slide, level: int, block_info: Any = None) -> NDArray[
     return slide.read_region(Box(x0, y0, x1, y1), level)
 
 
-def _is_ome(path: Path) -> bool:
-    return path.name.lower().endswith((".ome.tif", ".ome.tiff"))
+def slide_id_of(path: Path) -> str:
+    """The id of a slide: its file's name without suffix. `NameRefused` if it can name no folder."""
+    ome = path.name.lower().endswith((".ome.tif", ".ome.tiff"))
+    return check_name(Path(path.stem).stem if ome else path.stem)
 
 
 def _area(level: Level, bounds: Box, whole: Box) -> Box:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import glob
 import math
+import threading
 import time
 import traceback
 from collections.abc import Iterable, Sequence
@@ -15,13 +16,13 @@ from typing import TYPE_CHECKING
 import click
 
 from wsi_pipeline.config import RunConfig
-from wsi_pipeline.errors import OutputError, SlideError, UsageError, WsisegError
+from wsi_pipeline.errors import ClusterError, OutputError, SlideError, UsageError, WsisegError
 
 if TYPE_CHECKING:
     from wsi_pipeline.model import Model
     from wsi_pipeline.pipeline import RunResult
 
-__all__ = ["SLIDE_SUFFIXES", "NamedSlide", "Outcome", "find_slides", "run_slides"]
+__all__ = ["SLIDE_SUFFIXES", "NamedSlide", "Outcome", "check_slides", "find_slides", "run_slides"]
 
 SLIDE_SUFFIXES = (
     ".bif",
@@ -37,15 +38,27 @@ SLIDE_SUFFIXES = (
     ".vmu",
 )
 """What is taken for a slide in a folder; anything else is read when it is named itself."""
-_COLUMNS = ("slide", "mpp")
+_COLUMNS = ("slide", "mpp", "model", "roi")
 
 
 @dataclass(frozen=True)
 class NamedSlide:
-    """A slide that was asked for, and its pixel size in µm where a slide sheet gives it."""
+    """A slide that was asked for, and what a slide sheet says of it.
+
+    Attributes
+    ----------
+    mpp
+        µm per level-0 pixel
+    model
+        registered name, instead of the run's
+    roi
+        GeoJSON of its regions of interest
+    """
 
     path: Path
     mpp: float | None = None
+    model: str | None = None
+    roi: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +80,8 @@ def find_slides(names: Sequence[str], *, recursive: bool = False) -> list[NamedS
     """The slides that files, folders, globs and slide sheets (CSV) name, each once.
 
     A folder stands for the files with one of `SLIDE_SUFFIXES` in it, sorted; a sheet has a column
-    `slide`, with paths relative to the sheet, and may have a column `mpp`. A file need not exist.
+    `slide` and may have `mpp`, `model` and `roi`, with paths relative to the sheet. A slide need
+    not exist.
 
     Parameters
     ----------
@@ -83,8 +97,11 @@ def find_slides(names: Sequence[str], *, recursive: bool = False) -> list[NamedS
     for name in names:
         for slide in _named(name, recursive):
             before = found.setdefault(slide.path.resolve(), slide)
-            if before.mpp != slide.mpp:
-                raise UsageError(f"{slide.path} is named twice with different mpp; name it once")
+            for what in _COLUMNS[1:]:
+                if getattr(before, what) != getattr(slide, what):
+                    raise UsageError(
+                        f"{slide.path} is named twice with different {what}; name it once"
+                    )
     return list(found.values())
 
 
@@ -131,35 +148,55 @@ def _in_sheet(sheet: Path) -> list[NamedSlide]:
 
 def _row(sheet: Path, line: int, row: dict[str, str]) -> NamedSlide:
     where = f"slide sheet {sheet}, line {line}"
-    name, text = row["slide"], row.get("mpp") or ""
-    if not name or None in row:
-        raise UsageError(f"{where}: {'too many cells' if name else 'no slide'}; correct the line")
-    if not text.strip():
-        return NamedSlide(sheet.parent / name)
+    if None in row:
+        raise UsageError(f"{where}: too many cells; correct the line")
+    cells = {k: (v or "").strip() for k, v in row.items()}
+    if not cells["slide"]:
+        raise UsageError(f"{where}: no slide; correct the line")
+    roi = cells.get("roi")
+    return NamedSlide(
+        sheet.parent / cells["slide"],
+        _pixel_size(where, cells.get("mpp", "")),
+        cells.get("model") or None,
+        sheet.parent / roi if roi else None,
+    )
+
+
+def _pixel_size(where: str, text: str) -> float | None:
     try:
-        mpp = float(text)
+        mpp = float(text) if text else None
     except ValueError:
         mpp = math.nan
-    if not 0.02 <= mpp <= 20:
+    if mpp is not None and not 0.02 <= mpp <= 20:
         raise UsageError(f"{where}: mpp {text!r} is not a number of 0.02 to 20 µm; e.g. 0.25")
-    return NamedSlide(sheet.parent / name, mpp)
+    return mpp
 
 
-def run_slides(slides: Sequence[NamedSlide], config: RunConfig) -> list[Outcome]:
+def run_slides(
+    slides: Sequence[NamedSlide], config: RunConfig, stop: threading.Event | None = None
+) -> list[Outcome]:
     """Segment slides one after another; one that fails does not stop the others.
 
     What can be checked beforehand is checked before the first tile is read. Failures are written
     to standard error as they come.
 
+    Parameters
+    ----------
+    stop
+        once it is set no region and no slide is begun, and what is in flight is finished
+
     Raises
     ------
     UsageError, CheckpointError, DataError
         nothing was started, since an argument must change
+    KeyboardInterrupt
+        `stop` was set before all was done
     """
-    _check(slides, config)
+    check_slides(slides, config)
     outcomes: dict[Path, Outcome] = {}
     ids: dict[str, Path] = {}
     for slide in slides:
+        _go_on(stop)
         try:
             slide_id = _header(slide, config)
         except SlideError as error:
@@ -172,23 +209,50 @@ def run_slides(slides: Sequence[NamedSlide], config: RunConfig) -> list[Outcome]
                 "give each its own --out"
             )
     if ids:
-        model = _ready(config)
+        models = _ready([s for s in slides if s.path not in outcomes], config)
         for slide in slides:
             if slide.path not in outcomes:
-                outcomes[slide.path] = _run(slide, config, model)
+                _go_on(stop)
+                try:
+                    outcomes[slide.path] = _run(slide, config, models[slide.model], stop)
+                except ClusterError as error:  # the next slide would only wait for it
+                    outcomes[slide.path] = _failed(slide, _one_line(error))
+                    lost = "not begun, since the cluster failed; the same command continues"
+                    for rest in (s for s in slides if s.path not in outcomes):
+                        outcomes[rest.path] = _failed(rest, f"{rest.path.name}: {lost}")
     return [outcomes[s.path] for s in slides]
 
 
-def _check(slides: Sequence[NamedSlide], config: RunConfig) -> None:
-    """Faults of the arguments that need no slide and no network to be seen."""
-    if config.mpp is not None and any(s.mpp is not None for s in slides):
-        raise UsageError("the slide sheet gives mpp and so does --mpp; use one of them")
-    if config.roi is not None:
+def _go_on(stop: threading.Event | None) -> None:
+    if stop is not None and stop.is_set():
+        raise KeyboardInterrupt
+
+
+def check_slides(slides: Sequence[NamedSlide], config: RunConfig) -> None:
+    """Look for faults of the arguments that need no slide and no network to be seen.
+
+    Raises
+    ------
+    UsageError, DataError
+        the slide sheet and the settings contradict each other, or a file of regions is no good
+    """
+    for what in ("mpp", "roi"):
+        if getattr(config, what) is not None and any(getattr(s, what) is not None for s in slides):
+            raise UsageError(f"the slide sheet gives {what} and so does --{what}; use one of them")
+    if config.checkpoint is not None and any(s.model is not None for s in slides):
+        raise UsageError(
+            "the slide sheet gives models, and --checkpoint decides the model; use one of them"
+        )
+    if config.roi is not None and len(slides) > 1:
+        raise UsageError(
+            f"--roi belongs to one slide, not to {len(slides)}; give them in a slide sheet"
+        )
+    rois = {config.roi, *(s.roi for s in slides)}
+    if any(rois):
         from wsi_pipeline.export.geojson import read_regions
 
-        if len(slides) > 1:
-            raise UsageError(f"--roi belongs to one slide, not to {len(slides)}; run them singly")
-        read_regions(config.roi)
+        for roi in sorted(filter(None, rois)):
+            read_regions(roi)
 
 
 def _header(slide: NamedSlide, config: RunConfig) -> str:
@@ -196,7 +260,10 @@ def _header(slide: NamedSlide, config: RunConfig) -> str:
     from wsi_pipeline.slide import open_slide
 
     mpp, source = _mpp(slide, config)
-    with open_slide(slide.path, mpp=mpp, mpp_source=source, crop=config.crop) as opened:
+    with open_slide(
+        slide.path, mpp=mpp, mpp_source=source, crop=config.crop,
+        read_timeout_s=config.read_timeout_s,
+    ) as opened:  # fmt: skip
         opened.require_mpp()
         return opened.slide_id
 
@@ -205,26 +272,36 @@ def _mpp(slide: NamedSlide, config: RunConfig) -> tuple[float | None, str]:
     return (config.mpp, "--mpp") if slide.mpp is None else (slide.mpp, "slide sheet")
 
 
-def _ready(config: RunConfig) -> Model:
-    """The model, opened once for all slides, after a look at where results go."""
-    from wsi_pipeline.registry import model_for
+def _ready(slides: Sequence[NamedSlide], config: RunConfig) -> dict[str | None, Model]:
+    """The models, each opened once for all slides, after a look at where results go."""
     from wsi_pipeline.store import check_output
 
     try:
         check_output(config.out, 0)
     except OutputError as error:
         raise UsageError(str(error)) from error
-    return model_for(config)
+    if config.scheduler:
+        from wsi_pipeline.cluster import model_there as model_for
+    else:
+        from wsi_pipeline.registry import model_for
+    names = {s.model: s.model or config.model for s in slides}
+    opened = {n: model_for(replace(config, model=n)) for n in dict.fromkeys(names.values())}
+    return {name: opened[model] for name, model in names.items()}
 
 
-def _run(slide: NamedSlide, config: RunConfig, model: Model) -> Outcome:
+def _run(
+    slide: NamedSlide, config: RunConfig, model: Model, stop: threading.Event | None
+) -> Outcome:
     from wsi_pipeline.pipeline import run_slide
 
     began = time.perf_counter()
     mpp, source = _mpp(slide, config)
     _log(f"{slide.path.name}: {model.name} on {model.device}", config)
+    own = replace(config, mpp=mpp, model=slide.model or config.model, roi=slide.roi or config.roi)
     try:
-        result = run_slide(slide.path, replace(config, mpp=mpp), model=model, mpp_source=source)
+        result = run_slide(slide.path, own, model=model, mpp_source=source, stop=stop)
+    except ClusterError:
+        raise
     except WsisegError as error:
         return _failed(slide, _one_line(error), time.perf_counter() - began)
     except Exception as error:  # a bug or a machine at its limit; the other slides are not harmed

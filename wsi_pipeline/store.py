@@ -8,25 +8,31 @@
       parts/000123.failed.json a region that could not be read, and why
       thumbnail.png  overlay.png  objects.parquet  objects.geojson.gz
       run.json                 written last: a folder with it is finished
+      lock.json                who works on it, while somebody does
 
 Everything is written aside and renamed: a file that exists is finished.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+import weakref
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 
 from wsi_pipeline.errors import OutputError
+from wsi_pipeline.lock import RunLock
+from wsi_pipeline.names import check_name
 from wsi_pipeline.objects import Objects
 
-__all__ = ["FILES", "RunFolder", "check_output"]
+__all__ = ["FILES", "RunFolder", "check_output", "part_bytes"]
 
 FILES = (
     "objects.geojson.gz",
@@ -64,8 +70,31 @@ def check_output(out: Path, needed_bytes: int) -> None:
         )
 
 
+def part_bytes(objects: Objects, extra: Mapping[str, int]) -> bytes:
+    """The file that keeps the objects of a finished region, with counts that belong to it."""
+    columns: dict[str, Any] = {f"feature {k}": v for k, v in objects.features.items()}
+    if objects.parent is not None:
+        columns["parent"] = objects.parent
+    file = io.BytesIO()
+    np.savez(
+        file,
+        ids=objects.ids,
+        class_index=objects.class_index,
+        score=objects.score,
+        coords=objects.coords,
+        ring_offsets=objects.ring_offsets,
+        object_offsets=objects.object_offsets,
+        classes=np.array(objects.classes),
+        extra=np.array(json.dumps(dict(extra))),
+        **columns,
+    )
+    return file.getvalue()
+
+
 class RunFolder:
-    """One slide's results under `out`, new or continued.
+    """One slide's results under `out`, new or continued; a context manager.
+
+    It is this run's alone until it is closed; a finished one is only read, and by anybody.
 
     Parameters
     ----------
@@ -77,31 +106,73 @@ class RunFolder:
     Raises
     ------
     OutputError
-        the folder holds a run with other settings, or cannot be written
+        the folder holds a run with other settings, is another run's at present, or cannot be
+        written
     """
 
     def __init__(
         self, out: Path, slide_id: str, plan: Mapping[str, Any], *, overwrite: bool = False
     ) -> None:
-        self.path = out / slide_id
+        self.path = out / check_name(slide_id)
         self.parts = self.path / "parts"
-        if overwrite:
-            self._clear()
-        before = self._read("plan.json")
+        self._lock: RunLock | None = None
+        self._release: Callable[[], Any] = lambda: None
         now = json.loads(json.dumps(plan))
-        if before is not None and before != now:
-            changed = sorted(k for k in {*before, *now} if before.get(k) != now.get(k))
+        if not overwrite and self._begun(now) and self.finished is not None:
+            return
+        with _explained(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = RunLock(self.path)
+        self._release = weakref.finalize(self, self._lock.release)
+        try:
+            self._take_up(now, overwrite)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let others write into the folder; a second time nothing happens."""
+        self._release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _begun(self, plan: Mapping[str, Any]) -> bool:
+        """Whether there is a run with this plan; `OutputError` if with another."""
+        before = self._read("plan.json")
+        if before is not None and before != plan:
+            changed = sorted(k for k in {*before, *plan} if before.get(k) != plan.get(k))
             raise OutputError(
                 f"{self.path} holds a run with another {', '.join(changed)}; "
                 "use --overwrite or give another --out"
             )
+        return before is not None
+
+    def _take_up(self, plan: Mapping[str, Any], overwrite: bool) -> None:
+        """Continue what is there, now that nobody else writes."""
+        if overwrite:
+            self._clear()
+        begun = self._begun(plan)
         with _explained(self.path):
             self.parts.mkdir(parents=True, exist_ok=True)
             for pattern in ("parts/*.part", *(f"{name}.*part" for name in FILES)):
                 for left in self.path.glob(pattern):  # of a run that was killed while writing
                     left.unlink()
-            if before is None:
-                self.write_json("plan.json", now)
+            if not begun:
+                self.write_json("plan.json", plan)
+
+    def check_owner(self) -> None:
+        """Make sure that the folder is still this run's; `OutputError` if somebody took over."""
+        if self._lock is not None:
+            self._lock.check()
 
     def _clear(self) -> None:
         with _explained(self.path):
@@ -135,6 +206,7 @@ class RunFolder:
         path = self.path / name
         aside = path.with_name(path.name + ".part")
         with _explained(path):
+            self.check_owner()
             with aside.open("wb") as file:
                 file.write(content)
                 file.flush()
@@ -150,28 +222,14 @@ class RunFolder:
 
     def write_part(self, region: int, objects: Objects, extra: Mapping[str, int]) -> None:
         """Keep the objects of a finished region, with counts that belong to it."""
+        with _explained(self._part(region)):
+            self.keep_part(region, part_bytes(objects, extra))
+
+    def keep_part(self, region: int, content: bytes) -> None:
+        """Keep what `part_bytes` made of a finished region, here or on another machine."""
         path = self._part(region)
-        aside = path.with_name(path.name + ".part")
-        columns: dict[str, Any] = {f"feature {k}": v for k, v in objects.features.items()}
-        if objects.parent is not None:
-            columns["parent"] = objects.parent
+        self.write_bytes(f"{self.parts.name}/{path.name}", content)
         with _explained(path):
-            with aside.open("wb") as file:
-                np.savez(
-                    file,
-                    ids=objects.ids,
-                    class_index=objects.class_index,
-                    score=objects.score,
-                    coords=objects.coords,
-                    ring_offsets=objects.ring_offsets,
-                    object_offsets=objects.object_offsets,
-                    classes=np.array(objects.classes),
-                    extra=np.array(json.dumps(dict(extra))),
-                    **columns,
-                )
-                file.flush()
-                os.fsync(file.fileno())
-            aside.replace(path)
             self._failure(region).unlink(missing_ok=True)
 
     def read_part(self, region: int) -> tuple[Objects, dict[str, int]]:

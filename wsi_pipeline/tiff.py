@@ -18,7 +18,18 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from .readers import MAX_PX, WHITE, Header, Mpp, Refusal, believe, make_levels, one_line, paste
+from .readers import (
+    MAX_PX,
+    MAX_TILE_PX,
+    WHITE,
+    Header,
+    Mpp,
+    Refusal,
+    believe,
+    make_levels,
+    one_line,
+    paste,
+)
 from .resample import flatten
 from .tiling import Box
 
@@ -81,10 +92,7 @@ class TiffReader:
         """Samples (h, w, samples of the page) as they are stored."""
         frame = page.keyframe
         if page.is_memmappable:
-            dtype = np.dtype(self._file.byteorder + frame.dtype.char)
-            stored = self._file.filehandle.memmap_array(dtype, frame.shaped, page.dataoffsets[0])
-            window = stored[:, 0, box.y0 : box.y1, box.x0 : box.x1]
-            return np.asarray(np.moveaxis(window, 0, 2).reshape(box.height, box.width, -1))
+            return self._plain(page, box)
         out = np.empty((box.height, box.width, frame.samplesperpixel), frame.dtype)
         for index, sample, where in _chunks(frame, box):
             pixels = self._chunk(level, number, page, index)
@@ -93,6 +101,24 @@ class TiffReader:
                 pixels = np.broadcast_to(_blank(frame), (where.height, where.width, part.shape[2]))
             paste(part, box, pixels, where)
         return out
+
+    def _plain(self, page: Any, box: Box) -> NDArray[Any]:
+        """Samples of a page that is stored as one array.
+
+        They are read, not mapped: a mapped file that shrinks or goes away ends the process.
+        """
+        frame, handle = page.keyframe, self._file.filehandle
+        planes, depth, height, width, samples = frame.shaped
+        dtype = np.dtype(self._file.byteorder + frame.dtype.char)
+        out = np.empty((planes, box.height, box.width, samples), dtype)
+        with self._lock:
+            for plane, y in np.ndindex(planes, box.height):
+                pixel = (plane * depth * height + box.y0 + y) * width + box.x0
+                handle.seek(page.dataoffsets[0] + pixel * samples * dtype.itemsize)
+                row = out[plane, y].view(np.uint8)
+                if handle.readinto(row) < row.nbytes:
+                    raise EOFError("the file ends too early")
+        return np.moveaxis(out, 0, 2).reshape(box.height, box.width, -1)
 
     def _chunk(self, level: int, number: int, page: Any, index: int) -> NDArray[Any] | None:
         """A decoded tile or strip (h, w, samples), from the cache if it was read lately."""
@@ -191,7 +217,7 @@ def _pages(level: Any, chosen: list[int]) -> list[Any]:
             if frame.is_tiled
             else frame.imagewidth * frame.rowsperstrip
         )
-        if chunk_px > MAX_PX and not page.is_memmappable:
+        if chunk_px > (MAX_TILE_PX if frame.is_tiled else MAX_PX) and not page.is_memmappable:
             raise Refusal(f"a tile or strip of {chunk_px} pixels would have to be decoded whole")
     return pages
 

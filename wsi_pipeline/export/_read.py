@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import gzip
+import io
 import json
 import uuid
 import zipfile
@@ -45,6 +46,9 @@ __all__ = ["ids_from_text", "read_geojson", "read_header", "read_regions"]
 
 _GEOMETRIES = ("Point", "MultiPoint", "LineString", "MultiLineString", "Polygon", "MultiPolygon")
 _MAX_CLASSES = 256
+# GeoJSON shrinks to a tenth or a thirtieth; a hundredth is made to fill memory.
+_MAX_GROWTH = 100
+_PLAIN_BYTES = 2**26
 # QuPath repairs rings that touch themselves and refuses every other invalid polygon.
 _REPAIRABLE = ("Ring Self-intersection", "Interior is disconnected")
 
@@ -183,13 +187,31 @@ def _texts(path: Path) -> Iterator[str]:
         entries = [raw]
         if raw[:4] == b"PK\x03\x04":
             with zipfile.ZipFile(path) as archive:
-                names = [n for n in archive.namelist() if n.lower().endswith(SUFFIXES)]
-                entries = [archive.read(name) for name in names]
+                infos = [i for i in archive.infolist() if i.filename.lower().endswith(SUFFIXES)]
+                _check_growth(path, sum(info.file_size for info in infos), len(raw))
+                entries = [archive.read(info) for info in infos]
         for entry in entries:
-            plain = gzip.decompress(entry) if entry[:2] == b"\x1f\x8b" else entry
+            plain = _gunzip(path, entry, len(raw)) if entry[:2] == b"\x1f\x8b" else entry
             yield plain.decode("utf-8-sig")
     except (OSError, EOFError, zlib.error, zipfile.BadZipFile, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read: {_one_line(error)}") from error
+
+
+def _gunzip(path: Path, packed: bytes, file_bytes: int) -> bytes:
+    """All that a gzip file holds, unless it grows beyond measure."""
+    limit = max(_PLAIN_BYTES, _MAX_GROWTH * file_bytes)
+    with gzip.GzipFile(fileobj=io.BytesIO(packed)) as file:
+        plain = file.read(limit + 1)
+    _check_growth(path, len(plain), file_bytes)
+    return plain
+
+
+def _check_growth(path: Path, plain: int, packed: int) -> None:
+    if plain > max(_PLAIN_BYTES, _MAX_GROWTH * packed):
+        raise DataError(
+            f"{path} of {packed} bytes unpacks to {plain} or more, over {_MAX_GROWTH} times as "
+            "much; if you trust it, unpack it yourself"
+        )
 
 
 def _documents(path: Path) -> Iterator[Any]:

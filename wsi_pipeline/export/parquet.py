@@ -28,9 +28,11 @@ from wsi_pipeline.export._read import ids_from_text
 from wsi_pipeline.export._writer import ObjectWriter
 from wsi_pipeline.objects import Objects
 
-__all__ = ["ParquetWriter", "read_metadata", "read_parquet"]
+__all__ = ["ParquetWriter", "check_claims", "read_metadata", "read_parquet"]
 
 ROW_GROUP = 20_000
+_MAX_GROWTH = 100
+_PLAIN_BYTES = 2**26
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _OWN = ("id", "class", "score", "parent_id", "geometry", "bbox")
 _GEO = {
@@ -100,6 +102,7 @@ def read_parquet(path: Path | str) -> Objects:
     """
     try:
         header = read_metadata(path)
+        check_claims(path)
         table = pq.read_table(path)
         classes = tuple(header["classes"])
         shapes = shapely.from_wkb(table["geometry"].to_numpy())
@@ -113,6 +116,8 @@ def read_parquet(path: Path | str) -> Objects:
             features={name: table[name].to_numpy() for name in header["measurements"]},
             parent=_parent(table),
         )
+    except DataError:
+        raise
     except (
         OSError,
         KeyError,
@@ -123,6 +128,27 @@ def read_parquet(path: Path | str) -> Objects:
         raise DataError(
             f"{path} is not a GeoParquet file of wsiseg: {' '.join(str(error).split())}"
         ) from error
+
+
+def check_claims(path: Path | str) -> None:
+    """Refuse a file that says it holds more than fits into its bytes, before any of it is read.
+
+    Raises
+    ------
+    DataError
+        more objects than bytes, or columns that unpack to over a hundred times the file
+    OSError, pyarrow.ArrowException
+        it is no Parquet file
+    """
+    size = Path(path).stat().st_size
+    about = pq.read_metadata(path)
+    plain = sum(about.row_group(i).total_byte_size for i in range(about.num_row_groups))
+    # Each object has an id of its own, and sixteen random bytes shrink no further.
+    if about.num_rows > size or plain > max(_PLAIN_BYTES, _MAX_GROWTH * size):
+        raise DataError(
+            f"{path} of {size} bytes claims {about.num_rows} objects in {plain} bytes; "
+            "it is damaged or made to fill memory, write it again"
+        )
 
 
 def read_metadata(path: Path | str) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""The workflow that `wsiseg workflow` runs, as files for Snakemake."""

@@ -1,0 +1,49 @@
+# The last rules: one table of all slides, those that failed among them, and their verdict.
+localrules:
+    all,
+    everything,
+    verdict,
+
+
+rule cohort:
+    input:
+        expand(
+            "status/{stage}/{slide}.json",
+            stage=("features", "export", "report"),
+            slide=PLAN.slides,
+        ),
+    output:
+        "cohort.parquet",
+        "cohort.csv",
+        "cohort.html",
+    params:
+        slides=list(PLAN.slides),
+    log:
+        "logs/cohort.log",
+    benchmark:
+        "benchmarks/cohort.tsv"
+    conda:
+        "../envs/wsiseg.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    script:
+        "../scripts/cohort.py"
+
+
+# Names what failed and ends with exit code 1, each time; leaves its file when nothing did.
+rule verdict:
+    input:
+        "cohort.parquet",
+    output:
+        "status/all-done",
+    params:
+        slides=list(PLAN.slides),
+    log:
+        "logs/verdict.log",
+    benchmark:
+        "benchmarks/verdict.tsv"
+    conda:
+        "../envs/wsiseg.yaml"
+    script:
+        "../scripts/verdict.py"

@@ -1,0 +1,28 @@
+# One row per object, and the slide's row of the cohort.
+rule features:
+    input:
+        run="status/segment/{slide}.json",
+        qc="status/qc/{slide}.json",
+    output:
+        "status/features/{slide}.json",
+    params:
+        preparation=PLAN.options["preparation"],
+    log:
+        "logs/features/{slide}.log",
+    benchmark:
+        "benchmarks/features/{slide}.tsv"
+    conda:
+        "../envs/wsiseg.yaml"
+    threads: 1
+    retries: PLAN.options["retries"]
+    resources:
+        mem_mb=lambda wildcards, attempt: 2000 * attempt,
+        runtime=30,
+        tries_left=lambda wildcards, attempt: PLAN.options["retries"] + 1 - attempt,
+    shell:
+        "python -m wsi_pipeline.stage --record {output:q} --slide {wildcards.slide:q}"
+        " --log {log:q} --tries-left {resources.tries_left} --after {input.run:q}"
+        " --product features/{wildcards.slide:q}.summary.json"
+        " --product features/{wildcards.slide:q}.objects.csv.gz"
+        " -- wsiseg features runs/{wildcards.slide:q} --out features"
+        " --qc qc/{wildcards.slide:q}.json --preparation {params.preparation}"

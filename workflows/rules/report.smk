@@ -1,0 +1,24 @@
+# A page about the slide.
+rule report:
+    input:
+        features="status/features/{slide}.json",
+    output:
+        "status/report/{slide}.json",
+    log:
+        "logs/report/{slide}.log",
+    benchmark:
+        "benchmarks/report/{slide}.tsv"
+    conda:
+        "../envs/wsiseg.yaml"
+    threads: 1
+    retries: PLAN.options["retries"]
+    resources:
+        mem_mb=lambda wildcards, attempt: 2000 * attempt,
+        runtime=30,
+        tries_left=lambda wildcards, attempt: PLAN.options["retries"] + 1 - attempt,
+    shell:
+        "python -m wsi_pipeline.stage --record {output:q} --slide {wildcards.slide:q}"
+        " --log {log:q} --tries-left {resources.tries_left} --after {input.features:q}"
+        " --product reports/{wildcards.slide:q}.html"
+        " -- wsiseg report runs/{wildcards.slide:q} --out reports/{wildcards.slide:q}.html"
+        " --summary features/{wildcards.slide:q}.summary.json"

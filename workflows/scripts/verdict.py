@@ -1,0 +1,13 @@
+"""Rule verdict: names the slides that failed, with their causes."""
+
+import sys
+from pathlib import Path
+
+from wsi_pipeline.workflow import judge
+
+verdict = judge(Path(), snakemake.params.slides)
+lines = [f"{slide}  failed: {cause}" for slide, cause in verdict.failed.items()]
+Path(snakemake.log[0]).write_text("\n".join([f"{verdict.done} done", *lines, ""]))
+if lines:
+    sys.exit("\n".join(lines))
+Path(snakemake.output[0]).touch()

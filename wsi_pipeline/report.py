@@ -1,0 +1,131 @@
+"""The report of one slide: picture, numbers, distributions, faults and origin on one page."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_pipeline.cohort import read_row
+from wsi_pipeline.errors import DataError, OutputError
+from wsi_pipeline.export._part import open_part
+from wsi_pipeline.page import histogram_svg, page, shown, table_html
+from wsi_pipeline.summary import measured, read_run, summarise
+
+__all__ = ["write_report"]
+
+_ORIGIN = (
+    "file", "mpp_um", "mpp_source", "width_px", "height_px", "model", "model_sha256", "precision",
+    "device", "wsiseg", "versions", "settings", "run_sha256", "seconds",
+)  # fmt: skip
+_ELSEWHERE = (*_ORIGIN, "slide", "cause", "failed_causes")
+_BINS = 50
+_JPEG_QUALITY = 90
+
+
+def write_report(folder: Path, out: Path, *, summary: Path | None = None) -> Path:
+    """Write one self-contained HTML page about a run folder.
+
+    Parameters
+    ----------
+    out
+        the file to make
+    summary
+        row of `wsiseg features`, which may know the focus; by default it is computed
+
+    Raises
+    ------
+    DataError
+        the folder holds no finished run, or the summary is another slide's
+    OutputError
+        `out` cannot be written
+    """
+    run = read_run(folder)
+    row = summarise(folder) if summary is None else read_row(summary)
+    slide_id = run["slide"]["id"]
+    if row["slide"] != slide_id:
+        raise DataError(f"{summary} is about slide {row['slide']!r}, not {slide_id!r}")
+    body = [
+        f"<h1>{escape(slide_id)}</h1>",
+        _picture(folder / "overlay.png"),
+        "<h2>Summary</h2>",
+        table_html(("measure", "value"), [(k, v) for k, v in row.items() if k not in _ELSEWHERE]),
+        _distributions(folder, row),
+        _failures(run),
+        "<h2>Origin</h2>",
+        table_html(("what", "value"), [(name, _exact(row[name])) for name in _ORIGIN]),
+        "<p>Research use; not a medical device.</p>",
+    ]
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"cannot make {out.parent} ({error.strerror}); give another --out"
+        ) from error
+    with open_part(out) as file:
+        file.write(page(f"wsiseg: {slide_id}", "\n".join(body)).encode())
+    return out
+
+
+def _exact(value: Any) -> str:
+    return shown(value) if value is None or isinstance(value, str) else str(value)
+
+
+def _picture(path: Path) -> str:
+    """The overlay as a JPEG in the page: a fifth of the PNG."""
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise DataError(f"{path} cannot be read; run the slide again with --overwrite")
+    done, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+    assert done
+    code = base64.b64encode(data.tobytes()).decode()
+    return (
+        f'<img alt="the slide and a field with what was found" src="data:image/jpeg;base64,{code}">'
+    )
+
+
+def _distributions(folder: Path, row: Mapping[str, Any]) -> str:
+    found = measured(folder)
+    figures = ["<h2>Distributions</h2>"]
+    for name, caption, high, mark in (
+        ("nucleus_area_um2", "nucleus area, µm²", None, row["large_nucleus_um2"]),
+        ("cell_area_um2", "cell area, µm²", None, None),
+        ("nc_ratio", "nucleus/cell area ratio", 1.0, None),
+    ):
+        if len(found[name]):
+            figures.append(_figure(found[name], caption, high, mark))
+    return "\n".join(figures) if len(figures) > 1 else ""
+
+
+def _figure(
+    values: NDArray[np.floating], caption: str, high: float | None, mark: float | None
+) -> str:
+    top = high or _round_up(float(np.quantile(values, 0.99)))
+    said = f"{caption}; n = {len(values):,}, median {np.median(values):.4g}"
+    if mark is not None:
+        said += f"; dashed: large from {mark:g}"
+    svg = histogram_svg(values, low=0, high=top, bins=_BINS, mark=mark)
+    return f"<figure>{svg}<figcaption>{escape(said)}</figcaption></figure>"
+
+
+def _round_up(value: float) -> float:
+    """The next of 1, 2, 5, 10, 20, … times ten, for an axis that ends at a plain number."""
+    power = 10.0 ** np.floor(np.log10(max(value, 1e-6)))
+    return float(next(f * power for f in (1, 1.5, 2, 3, 4, 5, 6, 8, 10) if f * power >= value))
+
+
+def _failures(run: Mapping[str, Any]) -> str:
+    failed = run["failed_regions"]
+    if not failed:
+        return "<h2>Failures</h2>\n<p>None: every region was segmented.</p>"
+    rows = [(f["region"], ", ".join(map(str, f["level0_box"])), f["cause"]) for f in failed]
+    head = ("region", "x0, y0, x1, y1 (level 0)", "cause")
+    return f"<h2>Failures: {len(failed)} of {run['regions']} regions</h2>\n" + table_html(
+        head, rows
+    )
