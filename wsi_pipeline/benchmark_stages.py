@@ -179,6 +179,7 @@ def time_network(work: Work) -> Stage:
     forget_gpu_memory(model.device)
     enough = STEADY_S[model.device.partition(":")[0]]
     done = calls = 0
+    together = 1 if model.at_once == 1 else 4 * model.at_once  # threads rarely wait for the last
     with ThreadPoolExecutor(model.at_once, initializer=model.share) as pool:
         began = time.perf_counter()
         list(pool.map(predict, (WARM_UP * model.at_once * batches)[: WARM_UP * model.at_once]))
@@ -194,7 +195,7 @@ def time_network(work: Work) -> Stage:
             began = time.perf_counter()
             while done < total and (calls < 3 or time.perf_counter() - began < enough):
                 left = -(-(total - done) // len(batches[0]))
-                some = [batches[(calls + k) % len(batches)] for k in range(min(left, 8))]
+                some = [batches[(calls + k) % len(batches)] for k in range(min(left, together))]
                 done, calls = done + sum(pool.map(call, some)), calls + len(some)
             synchronise(model.device)
             seconds = time.perf_counter() - began

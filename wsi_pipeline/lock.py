@@ -7,6 +7,7 @@ mtime of one file is compared with that of another on the same drive, or watched
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
@@ -14,7 +15,8 @@ import secrets
 import socket
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -64,11 +66,12 @@ class Owner:
     @classmethod
     def here(cls) -> Owner:
         """The process that asks."""
+        machine = _machine()
         return cls(
             host=socket.gethostname(),
-            machine=_machine(),
+            machine=machine,
             pid=os.getpid(),
-            process_start=_process_start(os.getpid()) or 0,
+            process_start=_process(os.getpid())[1] if machine else 0,
             token=secrets.token_hex(8),
             wsiseg=version("wsiseg"),
             since=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -87,16 +90,16 @@ class Owner:
         """Whether the process is there; None where this machine cannot know."""
         if not self.machine or self.machine != _machine():
             return None
-        start = _process_start(self.pid)
-        if start is not None:
-            return start == self.process_start
         try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:
+            state, start = _process(self.pid)
+        except (FileNotFoundError, ProcessLookupError):
+            with suppress(PermissionError):
+                try:
+                    os.kill(self.pid, 0)
+                except ProcessLookupError:
+                    return False
             return None  # another user's, hidden from us
-        return False  # ended, and not yet buried by its parent
+        return start == self.process_start and state not in "ZX"  # ended, and not yet buried
 
     def __str__(self) -> str:
         return f"pid {self.pid} on {self.host} since {self.since}"
@@ -111,13 +114,25 @@ def _machine() -> str:
         return ""
 
 
-def _process_start(pid: int) -> int | None:
-    """Clock ticks from boot to the start of a process; None if it is not there or has ended."""
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Keep others of this machine out, between a look at a lock and its removal.
+
+    Drives that have no such locks for folders do without; then the rename decides.
+    """
+    file = os.open(folder, os.O_RDONLY)
     try:
-        state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (OSError, ValueError):
-        return None
-    return None if state in "ZX" else int(rest[18])
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)
+
+
+def _process(pid: int) -> tuple[str, int]:
+    """State of a process, one letter, and its start in clock ticks from boot."""
+    state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return state, int(rest[18])
 
 
 @dataclass(frozen=True)
@@ -209,26 +224,30 @@ class RunLock:
     def _drive_now_ns(self) -> int:
         """Time by the clock that gives files their times."""
         probe = self.path.with_name(f"{LOCK}.{secrets.token_hex(4)}.probe")
-        with probe.open("xb") as file:
-            file.write(b"0")
-            file.flush()
-            now_ns = os.fstat(file.fileno()).st_mtime_ns
-        probe.unlink(missing_ok=True)
-        return now_ns
+        try:
+            with probe.open("xb") as file:
+                file.write(b"0")
+                file.flush()
+                return os.fstat(file.fileno()).st_mtime_ns
+        finally:
+            probe.unlink(missing_ok=True)
 
     def _take(self, stale: _Sight) -> None:
         """Remove a lock whose owner has gone. Of several who try, one renames this very file."""
         aside = self.path.with_name(f"{LOCK}.{self.owner.token}.stale")
-        try:
-            self.path.rename(aside)
-            text = aside.read_text()
-        except FileNotFoundError:
-            return
-        if text == stale.text:
-            _log.warning("%s was left by %s; taken over", self.path, stale)
-        else:  # somebody was faster, and this is already his
-            self._create(text)
-        aside.unlink(missing_ok=True)
+        with _one_at_a_time(self.path.parent):
+            try:
+                if self.path.read_text() != stale.text:
+                    return
+                self.path.rename(aside)
+                text = aside.read_text()
+            except FileNotFoundError:
+                return
+            if text == stale.text:
+                _log.warning("%s was left by %s; taken over", self.path, stale)
+            else:  # somebody was faster, and this is already his
+                self._create(text)
+            aside.unlink(missing_ok=True)
 
     def _beat(self) -> None:
         while not self._ended.wait(BEAT_S):

@@ -8,8 +8,8 @@ import resource
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack, closing, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -26,7 +26,7 @@ from wsi_pipeline.errors import ClusterError, DataError, SlideError
 from wsi_pipeline.export.geojson import read_regions
 from wsi_pipeline.foreground import find_foreground, intersect, roi_foreground
 from wsi_pipeline.inference import Engine
-from wsi_pipeline.model import Model
+from wsi_pipeline.model import Model, give_back_freed_memory
 from wsi_pipeline.picture import Density, draw_overlay, to_png
 from wsi_pipeline.progress import progress
 from wsi_pipeline.results import Results
@@ -94,6 +94,7 @@ def run_slide(
     """
     config = config or RunConfig()
     with (
+        _memory_given_back(),
         open_slide(
             path, mpp=config.mpp, mpp_source=mpp_source, crop=config.crop,
             read_timeout_s=config.read_timeout_s,
@@ -105,6 +106,14 @@ def run_slide(
         job.look()
         job.segment()
         return job.finish()
+
+
+@contextmanager
+def _memory_given_back() -> Iterator[None]:
+    try:
+        yield
+    finally:
+        give_back_freed_memory()
 
 
 def _open(config: RunConfig) -> Model:
