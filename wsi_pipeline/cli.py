@@ -168,9 +168,7 @@ def _summarise(outcomes: Sequence[Outcome]) -> None:
 @click.option("--plan/--no-plan", default=True, show_default=True,
               help="Say how a run would cut it up, which opens the model.")  # fmt: skip
 @_json
-def info(
-    slide: Path, mpp: float | None, crop: bool, model: str, plan: bool, as_json: bool
-) -> None:
+def info(slide: Path, mpp: float | None, crop: bool, model: str, plan: bool, as_json: bool) -> None:
     """What is known about SLIDE, and how a run would cut it up."""
     from wsi_pipeline import describe
 
