@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from wsi_pipeline.config import RunConfig
 from wsi_pipeline.contours import trace
-from wsi_pipeline.export.geojson import clean_objects
+from wsi_pipeline.export.geojson import clean_objects, nuclei_apart
 from wsi_pipeline.features import CELL_CLASS, OD_MEAN, cell_features, mean_od
 from wsi_pipeline.inference import Engine
 from wsi_pipeline.instances import find_clumps, is_certain
@@ -233,9 +233,12 @@ def _objects(engine: Engine, view: _View, config: RunConfig) -> tuple[Objects, N
         object_offsets=np.arange(len(found) + 1, dtype=np.int64),
         features={OD_MEAN: od, _ROW: np.arange(len(found), dtype=np.float32)},
     )
-    objects = clean_objects(objects, valid=valid)
+    objects = pair(clean_objects(objects, valid=valid))
+    # A nucleus of which nothing is left beside the others of its cell is one of them again.
+    apart = nuclei_apart(objects).features[_ROW]
+    objects = objects.take(np.isin(objects.features[_ROW], apart))
     row = objects.features[_ROW].astype(np.int64)
-    objects = pair(replace(objects, features={OD_MEAN: objects.features[OD_MEAN]}))
+    objects = replace(objects, features={OD_MEAN: objects.features[OD_MEAN]})
     return cell_features(objects, model.mpp / scale), cut[row]
 
 

@@ -38,7 +38,7 @@ from wsi_pipeline.tiling import Region, plan_regions
 
 __all__ = ["RunResult", "peak_bytes", "run_slide"]
 
-RESULT_VERSION = 3
+RESULT_VERSION = 4
 """Raised when the same settings give other objects than before."""
 
 
