@@ -25,7 +25,7 @@ from wsi_pipeline.pipeline import run_slide
 from wsi_pipeline.slides import NamedSlide, find_slides, run_slides
 from wsi_pipeline.stage import DONE, FAILED, INCOMPLETE, read_record, run_stage
 from wsi_pipeline.synth import plan_slide, write_slide
-from wsi_pipeline.workflow import STAGES, judge, read_plan
+from wsi_pipeline.workflow_plan import STAGES, Plan, judge, read_plan
 
 ROOT = Path(__file__).parent.parent
 FILES = ROOT / "workflows"
@@ -47,7 +47,7 @@ def run(*command, **options):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Three small slides, one of them in a sheet with regions of interest, and one broken."""
+    """Three small slides, in a sheet that has regions for one, a broken one and a bad name."""
     folder = tmp_path_factory.mktemp("made")
     for seed, name in enumerate("abc"):
         write_slide(folder / f"{name}.svs", plan_slide(560, 500, mpp=0.5, seed=seed, tissue=0.9))
@@ -64,6 +64,7 @@ def made(tmp_path_factory):
         "b.svs,,dssnet,half.geojson",
         "c.svs,,,",
         "words.svs,,,",
+        "d{e}.svs,,,",
     ]
     (folder / "slides.csv").write_text("\n".join(rows) + "\n")
     (folder / "config.yaml").write_text(yaml.safe_dump(QUICK))
@@ -102,13 +103,14 @@ def times(folder):
 
 def test_every_slide_is_done_or_named(made, ran):
     assert ran.returncode == 1, ran.stdout
-    *_, named, last = ran.stdout.splitlines()
+    *_, badly, named, last = ran.stdout.splitlines()
+    assert badly.startswith("wsiseg: d{e}.svs: d{e}.svs has a brace")
     assert named.startswith("wsiseg: words: words.svs cannot be read")
-    assert last.startswith("3 done, 1 failed")
+    assert last.startswith("3 done, 2 failed")
     out = made / "out"
     table = pq.read_table(out / "cohort.parquet").to_pylist()
     assert {row["slide"]: row["status"] for row in table} == {
-        "a": "done", "b": "done", "c": "done", "words": "failed",
+        "a": "done", "b": "done", "c": "done", "d{e}.svs": "failed", "words": "failed",
     }  # fmt: skip
     assert "words.svs cannot be read" in table[-1]["cause"]
     for name in "abc":
@@ -167,6 +169,9 @@ def test_what_has_gone_is_made_again(made, ran):
     shutil.copytree(made / "out", out)
     (out / "reports" / "a.html").unlink()
     objects = times(out / "runs")
+    records = times(out / "status")
+    assert planned(start(made, "--retry-failed", "--", "-n", out="copy"))["segment"] == 1
+    assert times(out / "status") == records
     again = start(made, "--retry-failed", out="copy")
     assert again.returncode == 1
     assert (out / "reports" / "a.html").is_file()
@@ -221,7 +226,7 @@ def test_every_setting_reaches_the_command_line():
     )  # fmt: skip
     default = asdict(RunConfig())
     assert [k for k, v in asdict(other).items() if v == default[k]] == ["out"]
-    plan = workflow.Plan({"a": NamedSlide(Path("a.svs"))}, other, {})
+    plan = Plan({"a": NamedSlide(Path("a.svs"))}, {}, other, {})
     flags = [*plan.deciding("a"), *plan.machine()]
     command = cli.commands["run"].make_context("run", ["a.svs", *flags])
     given = {k: v for k, v in command.params.items() if k in default}
@@ -254,6 +259,23 @@ def test_two_slides_of_one_name_are_refused(tmp_path):
         read_plan({"workflow": {"slides": names}})
     with pytest.raises(ConfigError, match="where Snakemake works"):
         read_plan({"out": "elsewhere"})
+
+
+@pytest.mark.parametrize("name", ["{x}", "new\nline", "bad\udcff", "x" * 201, "turn\u202eed"])
+def test_a_name_that_can_name_no_files_fails_alone(name, tmp_path):
+    other = tmp_path / "{in}" / "a b.svs"
+    other.parent.mkdir()
+    other.touch()
+    plan = read_plan({"workflow": {"slides": [f"{name}.svs", str(other)]}})
+    assert list(plan.slides) == ["a b"]
+    assert plan.inputs("a b") == []  # Snakemake would take its folder for a wildcard
+    ((shown, cause),) = plan.refused.items()
+    assert shown.isprintable()
+    assert "rename it" in cause
+    (tmp_path / "workflow").mkdir()
+    workflow._write_plan(tmp_path, [NamedSlide(Path(f"/{name}.svs"))], {})
+    again = read_plan({"workflow": {"slides": [str(tmp_path / "workflow" / "slides.csv")]}})
+    assert again.refused.keys() == {shown}
 
 
 # --- slide sheets
@@ -421,6 +443,6 @@ def test_jobs_that_vanished_are_named_and_tried_again(tmp_path):
     assert workflow._close_lost(tmp_path, ["a"])
     verdict = judge(tmp_path, ["a"])
     assert "qc: its job ended without a word" in verdict.failed["a"]
-    workflow._forget(tmp_path, ["a"], failed=False)
-    assert judge(tmp_path, ["a"]).unknown == ["a"]
+    with workflow._forgotten(tmp_path, ["a"], failed=False, back=()):
+        assert judge(tmp_path, ["a"]).unknown == ["a"]
     assert read_record(tmp_path / "status" / "segment" / "a.json")["status"] == DONE

@@ -1,192 +1,43 @@
-"""`wsiseg workflow`: many slides through Snakemake, and what its rules ask about them.
+"""`wsiseg workflow`: many slides through Snakemake.
 
 ::
 
     slides, settings → OUT/workflow/  → Snakemake: qc → segment → features → export → report
                                         → OUT/status/<stage>/<slide_id>.json → cohort table
 
-Relative paths are those of OUT, where Snakemake works. `stage` says why a failure is a record.
+Relative paths are those of OUT, where Snakemake works. The rules ask `workflow_plan`; `stage` says
+why a failure is a record.
 """
 
 from __future__ import annotations
 
 import csv
 import fcntl
-import hashlib
 import io
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import fields, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from wsi_pipeline.config import RunConfig
 from wsi_pipeline.errors import ConfigError, OutputError, UsageError
-from wsi_pipeline.slide import slide_id_of
 from wsi_pipeline.slides import NamedSlide, check_slides, find_slides
 from wsi_pipeline.stage import DONE, FAILED, read_record, write_record
+from wsi_pipeline.workflow_plan import STAGES, Verdict, judge, read_plan
 
-__all__ = [
-    "PROFILES",
-    "STAGES",
-    "Plan",
-    "Verdict",
-    "judge",
-    "own_programs_first",
-    "read_plan",
-    "run_workflow",
-]
+__all__ = ["PROFILES", "run_workflow"]
 
-STAGES = ("qc", "segment", "features", "export", "report")
-"""What is done for each slide, in order."""
 PROFILES = ("workstation", "slurm", "dask")
-DECIDING = (
-    "model", "checkpoint", "precision", "mpp", "foreground", "roi", "threshold", "min_area_um2",
-    "min_score", "min_small_score", "split", "crop",
-)  # fmt: skip
-"""Settings that decide what is found; the others say how and where it is computed."""
-_ELSEWHERE = ("out", "overwrite")
+_DRY = {"-n", "--dry-run", "--dryrun"}
+_UNDECODED = "backslashreplace"  # such a name is refused, before and after
 _LOST = "its job ended without a word (killed, out of time or of memory)"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What the rules ask: slides by id, settings, and the workflow's own options."""
-
-    slides: Mapping[str, NamedSlide]
-    config: RunConfig
-    options: Mapping[str, Any]
-
-    def slide(self, slide_id: str) -> str:
-        """The slide's path."""
-        return str(self.slides[slide_id].path)
-
-    def inputs(self, slide_id: str) -> list[str]:
-        """Files that decide the slide's result and are there.
-
-        One that is missing is no reason for Snakemake to stop; its job says so.
-        """
-        return [str(p) for p in self._files(slide_id) if p is not None and p.exists()]
-
-    def key(self, slide_id: str) -> str:
-        """Changes when the files or the settings do that decide the slide's result.
-
-        Times of files are compared for being equal, never for being older: clocks differ. A slide
-        that was done keeps its key when its file has gone.
-        """
-        if not self.slides[slide_id].path.exists():
-            record = read_record(Path(f"status/segment/{slide_id}.json"))
-            if record is not None and record["status"] == DONE:
-                return str(record["key"])
-        stats = [p.stat() if p and p.exists() else None for p in self._files(slide_id)]
-        # A file is known by what is in it, not by where it lies.
-        names = [name for name in DECIDING if name not in ("checkpoint", "roi")]
-        flags = _flags(self._own(slide_id), names)
-        text = repr((flags, [s and (s.st_size, s.st_mtime_ns) for s in stats]))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-    def deciding(self, slide_id: str) -> list[str]:
-        """Flags of `wsiseg run` that decide the slide's result."""
-        return _flags(self._own(slide_id), DECIDING)
-
-    def looking(self, slide_id: str) -> list[str]:
-        """Those among them that `wsiseg info` has, too."""
-        return _flags(self._own(slide_id), ("mpp", "crop"))
-
-    def machine(self) -> list[str]:
-        """Flags of `wsiseg run` that say how and where: they decide nothing."""
-        names = (f.name for f in fields(RunConfig))
-        return _flags(self.config, [n for n in names if n not in (*DECIDING, *_ELSEWHERE)])
-
-    def _files(self, slide_id: str) -> tuple[Path, Path | None, Path | None]:
-        config = self._own(slide_id)
-        return self.slides[slide_id].path, config.checkpoint, config.roi
-
-    def _own(self, slide_id: str) -> RunConfig:
-        slide, config = self.slides[slide_id], self.config
-        own = {k: getattr(slide, k) or getattr(config, k) for k in ("mpp", "model", "roi")}
-        return replace(config, **own)
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What became of the slides: how many are done, and causes by id where something is missing."""
-
-    done: int
-    failed: Mapping[str, str]
-    unknown: Sequence[str]
-
-
-def read_plan(config: Mapping[str, Any]) -> Plan:
-    """The plan of a configuration as in workflows/config.yaml.
-
-    Raises
-    ------
-    UsageError
-        a setting is unknown or makes no sense, or the slides cannot be told apart
-    DataError
-        a file of regions is no good
-    """
-    settings = {k: v for k, v in config.items() if k != "workflow"}
-    options = dict(config.get("workflow") or {})
-    run = RunConfig.from_mapping(settings)
-    if run.out != RunConfig.out:
-        raise ConfigError(
-            f"out {str(run.out)!r} has no place here: results go where Snakemake works"
-        )
-    names = options.get("slides") or []
-    slides = find_slides([names] if isinstance(names, str) else names) if names else []
-    check_slides(slides, run)
-    by_id: dict[str, NamedSlide] = {}
-    for slide in slides:
-        other = by_id.setdefault(slide_id_of(slide.path), slide)
-        if other is not slide:
-            raise UsageError(
-                f"{other.path} and {slide.path} are both slide {slide_id_of(slide.path)!r}, which "
-                "has one run folder; give each its own OUT"
-            )
-    return Plan(by_id, run, options)
-
-
-def own_programs_first() -> None:
-    """Let jobs find the `python` and `wsiseg` of this installation, activated or not."""
-    own = os.path.dirname(sys.executable)
-    os.environ["PATH"] = os.pathsep.join((own, os.environ.get("PATH", os.defpath)))
-
-
-def _flags(config: RunConfig, names: Iterable[str]) -> list[str]:
-    """Command line of what is not at its default."""
-    flags = []
-    for name in names:
-        value, flag = getattr(config, name), name.replace("_", "-")
-        if value == getattr(RunConfig, name):
-            continue
-        if isinstance(value, bool):
-            flags.append(f"--{flag}" if value else f"--no-{flag}")
-        else:
-            flags += [f"--{flag}", str(value)]
-    return flags
-
-
-def judge(folder: Path, slide_ids: Iterable[str]) -> Verdict:
-    """What the records under `folder` say of slides."""
-    done, failed, unknown = 0, {}, []
-    for slide_id in slide_ids:
-        records = [read_record(folder / "status" / s / f"{slide_id}.json") for s in STAGES]
-        causes = [r["cause"] for r in records if r is not None and r["status"] != DONE]
-        if causes:
-            failed[slide_id] = str(causes[0])
-        elif None in records:
-            unknown.append(slide_id)
-        else:
-            done += 1
-    return Verdict(done, failed, unknown)
 
 
 def run_workflow(
@@ -238,12 +89,12 @@ def run_workflow(
         raise UsageError("the profile dask needs the cluster's address; give scheduler in --config")
     with _alone(out) as lock:
         _write_plan(out, resolved, settings)
-        _forget(out, plan.slides, failed=retry_failed)
         command = _command(out, profile, cores, further)
-        code = _call(command, lock)
+        with _forgotten(out, plan.slides, failed=retry_failed, back=_DRY & set(further)):
+            code = _call(command, lock)
         if code and _close_lost(out, plan.slides):
             code = _call(command, lock)
-    return code, judge(out, plan.slides)
+    return code, judge(out, plan.slides, plan.refused)
 
 
 def _read_settings(path: Path | None) -> dict[str, Any]:
@@ -305,7 +156,7 @@ def _write_plan(out: Path, slides: Sequence[NamedSlide], settings: Mapping[str, 
     content = json.dumps({**settings, "workflow": options}, indent=1)
     for name, text_ in (("slides.csv", text.getvalue()), ("config.json", content)):
         aside = out / "workflow" / f"{name}.part"
-        aside.write_text(text_, "utf-8", newline="")
+        aside.write_text(text_, "utf-8", newline="", errors=_UNDECODED)
         aside.replace(out / "workflow" / name)
 
 
@@ -316,14 +167,27 @@ def _records(out: Path, slide_ids: Iterable[str]) -> Iterator[tuple[Path, dict[s
             yield path, read_record(path)
 
 
-def _forget(out: Path, slide_ids: Iterable[str], *, failed: bool) -> None:
-    """Remove records of what is to be done again: products that are gone, jobs that were lost."""
+@contextmanager
+def _forgotten(
+    out: Path, slide_ids: Iterable[str], *, failed: bool, back: Collection[str]
+) -> Iterator[None]:
+    """Remove records of what is to be done again: products that are gone, jobs that were lost.
+
+    With `failed` those of what failed, too; they are put `back` after a dry run.
+    """
     (out / "status" / "lost").unlink(missing_ok=True)
+    removed = []
     for path, record in _records(out, slide_ids):
         record = record or {"status": None, "lost": True}
         gone = not all((out / p).exists() for p in record.get("products", ()))
         if gone or record.get("lost") or (failed and record["status"] != DONE):
-            path.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                removed.append((path, path.read_bytes(), path.stat().st_mtime_ns))
+                path.unlink()
+    yield
+    for path, content, time_ns in removed if back else ():
+        path.write_bytes(content)
+        os.utime(path, ns=(time_ns, time_ns))
 
 
 def _close_lost(out: Path, slide_ids: Iterable[str]) -> bool:

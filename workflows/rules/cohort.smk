@@ -18,6 +18,7 @@ rule cohort:
         "cohort.html",
     params:
         slides=list(PLAN.slides),
+        refused=PLAN.refused,
     log:
         "logs/cohort.log",
     benchmark:
@@ -39,6 +40,7 @@ rule verdict:
         "status/all-done",
     params:
         slides=list(PLAN.slides),
+        refused=PLAN.refused,
     log:
         "logs/verdict.log",
     benchmark:

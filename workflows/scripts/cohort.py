@@ -15,12 +15,18 @@ with (
     TemporaryDirectory() as folder,
 ):
     sources = []
+    failed = [
+        {"slide": slide, "status": FAILED, "cause": cause}
+        for slide, cause in snakemake.params.refused.items()
+    ]
     for slide in snakemake.params.slides:
-        source = Path(f"features/{slide}.summary.json")
         record = read_record(Path(f"status/features/{slide}.json"))
         if record is not None and record["status"] == FAILED:
-            source = Path(folder) / f"{slide}.failed.json"
-            row = {name: record[name] for name in ("slide", "status", "cause")}
-            source.write_text(json.dumps(row), "utf-8")
+            failed.append({name: record[name] for name in ("slide", "status", "cause")})
+        else:
+            sources.append(Path(f"features/{slide}.summary.json"))
+    for number, row in enumerate(failed):
+        source = Path(folder) / f"{number}.failed.json"
+        source.write_text(json.dumps(row), "utf-8")
         sources.append(source)
     write_cohort(Path(), sources)

@@ -3,9 +3,9 @@
 import sys
 from pathlib import Path
 
-from wsi_pipeline.workflow import judge
+from wsi_pipeline.workflow_plan import judge
 
-verdict = judge(Path(), snakemake.params.slides)
+verdict = judge(Path(), snakemake.params.slides, snakemake.params.refused)
 lines = [f"{slide}  failed: {cause}" for slide, cause in verdict.failed.items()]
 Path(snakemake.log[0]).write_text("\n".join([f"{verdict.done} done", *lines, ""]))
 if lines:

@@ -41,6 +41,7 @@ __all__ = [
     "clean_objects",
     "clean_polygons",
     "format_features",
+    "nuclei_apart",
     "read_geojson",
     "read_header",
     "read_regions",
