@@ -11,6 +11,7 @@ import random
 import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
+from urllib.parse import unquote
 
 import cv2
 import numpy as np
@@ -232,8 +233,33 @@ def test_a_cohort_has_a_row_for_every_slide(run_folder, folder, tmp_path):
     assert flat["nuclei"].to_pylist() == table["nuclei"].to_pylist()
     assert flat["cause"][0].as_py() == "'=1+1 ends too early"
     page = Page((tmp_path / "a" / "cohort.html").read_text())
-    assert page.tags.count("tr") == 5
+    assert page.tags.count("tr") == (1 + 2) + (1 + 2)  # failures and slides, each with a head
     assert page.links == []
+
+
+def test_the_cohort_s_page_leads_to_reports_beside_it_and_nowhere_else(tmp_path):
+    (tmp_path / "reports").mkdir()
+    ids = ["a b#?&<i>", "without", "../outside"]
+    for number, slide in enumerate(ids):
+        row = {"slide": slide, "status": "done"}
+        (tmp_path / f"{number}.summary.json").write_text(json.dumps(row))
+    for name in (ids[0], ids[2]):
+        (tmp_path / "reports" / f"{name}.html").touch()
+    write_cohort(tmp_path)
+    page = Page((tmp_path / "cohort.html").read_text())
+    assert [unquote(link) for link in page.links] == [f"reports/{ids[0]}.html"]
+    assert not {"?", "#", "<"} & set(page.links[0])
+
+
+def test_what_was_not_looked_for_is_unknown_and_not_none(folder):
+    run = json.loads((folder / "run.json").read_text())
+    change_run(folder, model=run["model"] | {"classes": [CELL_CLASS]})
+    row = summarise(folder)
+    assert (row["nuclei"], row["large_nuclei"], row["cells"]) == (None, None, 0)
+    change_run(folder, model=run["model"])
+    row = summarise(folder)
+    assert row["nuclei"] > 0
+    assert (row["cells"], row["cells_per_mm2"], row["cells_with_nucleus"]) == (None, None, None)
 
 
 def test_dtypes_do_not_depend_on_the_rows(tmp_path):

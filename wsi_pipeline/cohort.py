@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 from wsi_pipeline.errors import DataError, OutputError, UsageError
 from wsi_pipeline.export._part import open_part
 from wsi_pipeline.object_table import plain_text
-from wsi_pipeline.page import page, table_html
+from wsi_pipeline.page import Link, page, table_html
 from wsi_pipeline.summary import COLUMNS, blank_row, failed_row, summarise
 
 __all__ = ["gather", "read_row", "write_cohort"]
@@ -27,12 +28,27 @@ _KINDS = {"text": str, "count": int, "number": int | float}
 SCHEMA = pa.schema(
     [pa.field(name, _TYPES[kind], nullable=name != "slide") for name, kind in COLUMNS.items()]
 )
-_SHOWN = (
-    "slide", "status", "foreground_area_mm2", "nuclei", "cells", "nuclei_per_mm2",
-    "nucleus_area_um2_median", "nucleus_area_um2_iqr", "large_nuclei_share", "nc_ratio_median",
-    "adequacy", "focus_score", "focus_blurred_share", "failed_regions", "model", "seconds", "cause",
-)  # fmt: skip
-"""Columns of the page; the files have all."""
+_SHOWN: Mapping[str, str] = MappingProxyType(
+    {
+        "slide": "slide",
+        "status": "status",
+        "foreground_area_mm2": "foreground, mm²",
+        "nuclei": "nuclei",
+        "nuclei_per_mm2": "per mm²",
+        "nucleus_area_um2_median": "nucleus area, median µm²",
+        "nucleus_area_um2_iqr": "its IQR, µm²",
+        "large_nuclei_share": "large nuclei, share",
+        "cells": "cells",
+        "nc_ratio_median": "N/C ratio, median",
+        "adequacy": "adequacy",
+        "focus_score": "focus",
+        "focus_blurred_share": "blurred, share",
+        "failed_regions": "failed regions",
+        "model": "model",
+        "seconds": "seconds",
+    }
+)
+"""Columns of the page and what they are called there; the files have all."""
 
 
 def write_cohort(out: Path, sources: Sequence[Path] = ()) -> list[dict[str, Any]]:
@@ -59,7 +75,7 @@ def write_cohort(out: Path, sources: Sequence[Path] = ()) -> list[dict[str, Any]
     with open_part(out / "cohort.csv") as file:
         pyarrow.csv.write_csv(_for_spreadsheets(table), file)
     with open_part(out / "cohort.html") as file:
-        file.write(_page(rows).encode())
+        file.write(_page(rows, out).encode())
     return rows
 
 
@@ -158,12 +174,27 @@ def _for_spreadsheets(table: pa.Table) -> pa.Table:
     return table
 
 
-def _page(rows: Sequence[Row]) -> str:
+def _page(rows: Sequence[Row], out: Path) -> str:
     counts = {s: sum(r["status"] == s for r in rows) for s in ("done", "incomplete", "failed")}
     said = ", ".join(f"{count} {status}" for status, count in counts.items())
+    named = [r for r in rows if r["status"] != "done"]
+    found = [r for r in rows if r["status"] != "failed"]
     body = [
         f"<h1>Cohort of {len(rows)} slide{'s' * (len(rows) != 1)}</h1>",
         f"<p>{escape(said)}. All columns are in cohort.parquet and cohort.csv.</p>",
-        table_html(_SHOWN, [[row[name] for name in _SHOWN] for row in rows]),
     ]
+    if named:
+        causes = [(r["slide"], r["status"], r["cause"]) for r in named]
+        body += ["<h2>Failures</h2>", table_html(("slide", "status", "cause"), causes)]
+    if found:
+        cells = [[_name(row, out), *(row[name] for name in list(_SHOWN)[1:])] for row in found]
+        body += ["<h2>Slides</h2>", table_html(tuple(_SHOWN.values()), cells)]
     return page("wsiseg: cohort", "\n".join(body))
+
+
+def _name(row: Row, out: Path) -> str | Link:
+    """The slide, which leads to its report where the workflow has laid one."""
+    slide: str = row["slide"]
+    there = Path("reports", f"{slide}.html")
+    is_name = there.name == f"{slide}.html" and (out / there).is_file()
+    return Link(slide, there.as_posix()) if is_name else slide

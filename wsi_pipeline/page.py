@@ -1,25 +1,28 @@
-"""HTML pages that need nothing but themselves: no script, no file from elsewhere."""
+"""HTML pages that need nothing but themselves: no script, nothing from elsewhere."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["histogram_svg", "page", "shown", "table_html"]
+__all__ = ["Link", "histogram_svg", "page", "shown", "table_html"]
 
 _STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem;
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 90rem;
   padding: 0 1rem; color: #1b1f24; background: #fff; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 .wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: .25rem .7rem; border-bottom: 1px solid #d9dee3;
+table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }
+th, td { text-align: left; padding: .25rem .55rem; border-bottom: 1px solid #d9dee3;
   vertical-align: top; }
 td.number { text-align: right; }
+td:first-child { white-space: nowrap; } td:last-child { overflow-wrap: anywhere; }
 tr.failed td, tr.incomplete td { background: #fdf0ee; }
 img { max-width: 100%; height: auto; border: 1px solid #d9dee3; }
 figure { display: inline-block; margin: 0 1.5rem 1rem 0; }
@@ -28,6 +31,14 @@ figcaption { color: #57606a; }
 # Nothing is fetched and nothing runs, even if a name in the page should have got past escaping.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _WIDTH, _HEIGHT, _BELOW = 420, 160, 34
+
+
+@dataclass(frozen=True)
+class Link:
+    """Text of a table that leads to a file beside the page; `path` is relative to it."""
+
+    text: str
+    path: str
 
 
 def page(title: str, body: str) -> str:
@@ -54,17 +65,23 @@ def shown(value: Any) -> str:
 def table_html(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A table with a head; rows with "failed" or "incomplete" in them stand out."""
     lines = ['<div class="wide"><table>', "<thead><tr>"]
-    lines += [f"<th>{escape(name.replace('_', ' '))}</th>" for name in head]
+    lines += [f"<th>{escape(name)}</th>" for name in head]
     lines.append("</tr></thead>\n<tbody>")
     for row in rows:
         marks = [mark for mark in ("failed", "incomplete") if mark in row]
         lines.append(f'<tr class="{marks[0]}">' if marks else "<tr>")
         for value in row:
             kind = ' class="number"' if isinstance(value, int | float) else ""
-            lines.append(f"<td{kind}>{escape(shown(value))}</td>")
+            lines.append(f"<td{kind}>{_cell(value)}</td>")
         lines.append("</tr>")
     lines.append("</tbody></table></div>")
     return "\n".join(lines)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, Link):
+        return f'<a href="{quote(value.path)}">{escape(value.text)}</a>'
+    return escape(shown(value))
 
 
 def histogram_svg(

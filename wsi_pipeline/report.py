@@ -6,6 +6,7 @@ import base64
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import cv2
@@ -16,15 +17,49 @@ from wsi_pipeline.cohort import read_row
 from wsi_pipeline.errors import DataError, OutputError
 from wsi_pipeline.export._part import open_part
 from wsi_pipeline.page import histogram_svg, page, shown, table_html
-from wsi_pipeline.summary import measured, read_run, summarise
+from wsi_pipeline.summary import SPREAD, measured, read_run, summarise
 
 __all__ = ["write_report"]
 
+_SUMMARY: Mapping[str, str] = MappingProxyType(
+    {
+        "status": "status",
+        "slide_area_mm2": "slide, mm²",
+        "foreground_area_mm2": "foreground, mm²",
+        "foreground_share": "foreground, share",
+        "objects": "objects",
+        "nuclei": "nuclei",
+        "nuclei_per_mm2": "nuclei per mm² of foreground",
+        "large_nuclei": "large nuclei",
+        "large_nuclei_share": "large nuclei, share",
+        "cells": "cells",
+        "cells_per_mm2": "cells per mm² of foreground",
+        "cells_with_nucleus": "cells with a nucleus",
+        "objects_larger_than_seen": "objects larger than could be seen",
+        "adequacy": "adequacy",
+        "adequacy_count": "counted for it",
+        "adequacy_by": "counted by",
+        "adequacy_least": "enough from",
+        "preparation": "preparation",
+        "focus_score": "focus: 1 sharp, 0.25 none",
+        "focus_blurred_share": "blurred fields, share",
+        "focus_fields": "fields measured",
+        "regions": "regions",
+        "failed_regions": "failed regions",
+    }
+)
+"""What the page says first; the rest is among distributions, failures and origin."""
 _ORIGIN = (
     "file", "mpp_um", "mpp_source", "width_px", "height_px", "model", "model_sha256", "precision",
     "device", "wsiseg", "versions", "settings", "run_sha256", "seconds",
 )  # fmt: skip
-_ELSEWHERE = (*_ORIGIN, "slide", "cause", "failed_causes")
+_MEASURED: Mapping[str, str] = MappingProxyType(
+    {
+        "nucleus_area_um2": "nucleus area, µm²",
+        "cell_area_um2": "cell area, µm²",
+        "nc_ratio": "nucleus/cell area ratio",
+    }
+)
 _BINS = 50
 _JPEG_QUALITY = 90
 
@@ -55,7 +90,7 @@ def write_report(folder: Path, out: Path, *, summary: Path | None = None) -> Pat
         f"<h1>{escape(slide_id)}</h1>",
         _picture(folder / "overlay.png"),
         "<h2>Summary</h2>",
-        table_html(("measure", "value"), [(k, v) for k, v in row.items() if k not in _ELSEWHERE]),
+        table_html(("measure", "value"), _known(_SUMMARY, row)),
         _distributions(folder, row),
         _failures(run),
         "<h2>Origin</h2>",
@@ -90,24 +125,34 @@ def _picture(path: Path) -> str:
     )
 
 
+def _known(names: Mapping[str, str], row: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    return [(said, row[name]) for name, said in names.items() if row[name] is not None]
+
+
 def _distributions(folder: Path, row: Mapping[str, Any]) -> str:
-    found = measured(folder)
-    figures = ["<h2>Distributions</h2>"]
-    for name, caption, high, mark in (
-        ("nucleus_area_um2", "nucleus area, µm²", None, row["large_nucleus_um2"]),
-        ("cell_area_um2", "cell area, µm²", None, None),
-        ("nc_ratio", "nucleus/cell area ratio", 1.0, None),
-    ):
-        if len(found[name]):
-            figures.append(_figure(found[name], caption, high, mark))
-    return "\n".join(figures) if len(figures) > 1 else ""
+    found = {name: values for name, values in measured(folder).items() if len(values)}
+    if not found:
+        return ""
+    spread = [(_MEASURED[name], *(row[f"{name}_{part}"] for part in SPREAD)) for name in found]
+    marks = {"nucleus_area_um2": row["large_nucleus_um2"]}
+    tops = {"nc_ratio": 1.0}
+    return "\n".join(
+        [
+            "<h2>Distributions</h2>",
+            table_html(("of", *SPREAD), spread),
+            *(
+                _figure(values, _MEASURED[name], tops.get(name), marks.get(name))
+                for name, values in found.items()
+            ),
+        ]
+    )
 
 
 def _figure(
     values: NDArray[np.floating], caption: str, high: float | None, mark: float | None
 ) -> str:
     top = high or _round_up(float(np.quantile(values, 0.99)))
-    said = f"{caption}; n = {len(values):,}, median {np.median(values):.4g}"
+    said = f"{caption}; n = {len(values):,}"
     if mark is not None:
         said += f"; dashed: large from {mark:g}"
     svg = histogram_svg(values, low=0, high=top, bins=_BINS, mark=mark)

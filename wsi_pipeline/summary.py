@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -25,6 +25,7 @@ __all__ = [
     "COLUMNS",
     "LARGE_NUCLEUS_UM2",
     "LEAST_CELLS",
+    "SPREAD",
     "blank_row",
     "failed_row",
     "measured",
@@ -46,7 +47,7 @@ Conventional smears need 8 000 to 12 000; the lower bound is taken.
 """
 CYTOPLASM = "cytoplasm"
 NUCLEUS_AREA, CELL_AREA = "Nucleus: Area µm^2", "Cell: Area µm^2"
-_SPREAD = ("p10", "p25", "median", "p75", "p90", "iqr")
+SPREAD = ("p10", "p25", "median", "p75", "p90", "iqr")
 _QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 
 _TEXT, _COUNT, _NUMBER = "text", "count", "number"
@@ -68,13 +69,13 @@ COLUMNS: Mapping[str, str] = MappingProxyType(
         "cells": _COUNT,
         "nuclei_per_mm2": _NUMBER,
         "cells_per_mm2": _NUMBER,
-        **{f"nucleus_area_um2_{part}": _NUMBER for part in _SPREAD},
+        **{f"nucleus_area_um2_{part}": _NUMBER for part in SPREAD},
         "large_nucleus_um2": _NUMBER,
         "large_nuclei": _COUNT,
         "large_nuclei_share": _NUMBER,
-        **{f"cell_area_um2_{part}": _NUMBER for part in _SPREAD},
+        **{f"cell_area_um2_{part}": _NUMBER for part in SPREAD},
         "cells_with_nucleus": _COUNT,
-        **{f"nc_ratio_{part}": _NUMBER for part in _SPREAD},
+        **{f"nc_ratio_{part}": _NUMBER for part in SPREAD},
         "objects_larger_than_seen": _COUNT,
         "regions": _COUNT,
         "failed_regions": _COUNT,
@@ -183,7 +184,7 @@ def summarise(
     try:
         row = blank_row() | _about(run)
         row["run_sha256"] = hashlib.sha256((folder / "run.json").read_bytes()).hexdigest()
-        row |= _counts(measured(folder), row["foreground_area_mm2"])
+        row |= _counts(measured(folder), row["foreground_area_mm2"], run["model"]["classes"])
         row |= _adequacy(row, run, preparation)
     except (KeyError, TypeError) as error:
         raise DataError(
@@ -266,24 +267,32 @@ def measured(folder: Path) -> dict[str, NDArray[np.float32]]:
     return {name: values[np.isfinite(values)] for name, values in found.items()}
 
 
-def _counts(values: Mapping[str, NDArray[np.float32]], area_mm2: float) -> dict[str, Any]:
+def _counts(
+    values: Mapping[str, NDArray[np.float32]], area_mm2: float, classes: Sequence[str]
+) -> dict[str, Any]:
+    """Counts and distributions; what was not looked for stays unknown, it is not none."""
     nucleus, cell, ratio = (values[n] for n in ("nucleus_area_um2", "cell_area_um2", "nc_ratio"))
-    large = int(np.count_nonzero(nucleus >= LARGE_NUCLEUS_UM2))
-    row: dict[str, Any] = {
-        "nuclei": len(nucleus),
-        "cells": len(cell),
-        "nuclei_per_mm2": len(nucleus) / area_mm2 if area_mm2 else None,
-        "cells_per_mm2": len(cell) / area_mm2 if area_mm2 else None,
-        "large_nucleus_um2": LARGE_NUCLEUS_UM2,
-        "large_nuclei": large,
-        "large_nuclei_share": large / len(nucleus) if len(nucleus) else None,
-        "cells_with_nucleus": len(ratio),
-    }
+    row: dict[str, Any] = {}
+    if set(classes) - {CELL_CLASS, CYTOPLASM}:
+        large = int(np.count_nonzero(nucleus >= LARGE_NUCLEUS_UM2))
+        row |= {
+            "nuclei": len(nucleus),
+            "nuclei_per_mm2": len(nucleus) / area_mm2 if area_mm2 else None,
+            "large_nucleus_um2": LARGE_NUCLEUS_UM2,
+            "large_nuclei": large,
+            "large_nuclei_share": large / len(nucleus) if len(nucleus) else None,
+        }
+    if CELL_CLASS in classes:
+        row |= {
+            "cells": len(cell),
+            "cells_per_mm2": len(cell) / area_mm2 if area_mm2 else None,
+            "cells_with_nucleus": len(ratio),
+        }
     for name, column in values.items():
         if len(column):
             five = np.quantile(column.astype(np.float64), _QUANTILES)
             spread = (*five.tolist(), float(five[3] - five[1]))
-            row |= {f"{name}_{k}": v for k, v in zip(_SPREAD, spread, strict=True)}
+            row |= {f"{name}_{k}": v for k, v in zip(SPREAD, spread, strict=True)}
     return row
 
 
