@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import shapely
+import tifffile
 import torch
 from wsiseg_models.checkpoint import Card, save_checkpoint
 from wsiseg_models.instance.config import LIGHT
@@ -257,6 +258,35 @@ def test_a_checkpoint_of_cells_runs_from_file_to_qupath(tmp_path, slide_path):
     assert len(stored) == result.objects
     assert len(shown) == len(stored)
     assert set(map(tuple, shown.ids.tolist())) == set(map(tuple, stored.ids.tolist()))
+
+
+def test_damage_costs_cells_that_touch_it_and_no_others(tmp_path):
+    cells, nuclei, _ = scene()
+    model = oracle([*cells, *nuclei])
+    whole, _ = found(tmp_path, "whole", model)
+    path = slide(tmp_path)
+    with tifffile.TiffFile(path) as tiff:
+        page = tiff.pages[0]
+        strip = len(page.dataoffsets) // 2
+        start, size, rows = page.dataoffsets[strip], page.databytecounts[strip], page.rowsperstrip
+    with path.open("r+b") as file:
+        file.seek(start)
+        file.write(b"\xff" * size)
+    gap = shapely.box(0, strip * rows, WIDTH, (strip + 1) * rows)
+    config = RunConfig(
+        out=tmp_path / "out", mpp=0.5, quiet=True, min_score=0.5, min_small_score=0.5,
+        foreground="all",
+    )  # fmt: skip
+    result = run_slide(path, config, model=model)
+    assert (
+        all("the rest is kept" in failure["cause"] for failure in result.failed) and result.failed
+    )
+    left = set(map(tuple, read_parquet(result.folder / "objects.parquet").ids.tolist()))
+    away = shapely.distance(shapely.box(*whole.bounds().T), gap) > 4
+    assert 0 < (~away).sum() < len(whole) / 2
+    assert {tuple(i) for i in whole.ids[away].tolist()} <= left
+    touching = shapely.intersects(whole.polygons(), gap)
+    assert not {tuple(i) for i in whole.ids[touching].tolist()} & left
 
 
 def test_a_nucleus_behind_the_others_of_its_cell_is_no_other(tmp_path):

@@ -125,8 +125,8 @@ def test_a_worker_that_is_killed_costs_nothing(
     keep, kept = store.RunFolder.keep_part, []
     victims = iter(pids(scheduler)[:2])
 
-    def keep_and_kill(self, region, content):
-        keep(self, region, content)
+    def keep_and_kill(self, region, *rest):
+        keep(self, region, *rest)
         kept.append(region)
         if len(kept) in (2, 8):
             os.kill(next(victims), signal.SIGKILL)
@@ -203,8 +203,8 @@ def test_a_scheduler_that_is_killed_leaves_what_was_done(
     keep, kept = store.RunFolder.keep_part, []
     with dask_cluster(tmp_path, 1) as (file, (scheduler, _)), monkeypatch.context() as patch:
 
-        def keep_and_kill(self, region, content):
-            keep(self, region, content)
+        def keep_and_kill(self, region, *rest):
+            keep(self, region, *rest)
             kept.append(region)
             if len(kept) == 4:
                 scheduler.kill()
@@ -215,8 +215,8 @@ def test_a_scheduler_that_is_killed_leaves_what_was_done(
     assert 4 <= len(kept) < 30
     resumed = []
 
-    def keep_rest(self, region, content):
-        keep(self, region, content)
+    def keep_rest(self, region, *rest):
+        keep(self, region, *rest)
         resumed.append(region)
 
     monkeypatch.setattr(store.RunFolder, "keep_part", keep_rest)

@@ -27,6 +27,7 @@ from wsi_pipeline.errors import CheckpointError, ClusterError, SlideError, Wsise
 from wsi_pipeline.foreground import Foreground
 from wsi_pipeline.inference import Engine
 from wsi_pipeline.model import Model
+from wsi_pipeline.salvage import Found, find_objects
 from wsi_pipeline.segment import Keep, segment_region
 from wsi_pipeline.slide import Slide, open_slide
 from wsi_pipeline.store import part_bytes
@@ -118,16 +119,17 @@ def do_region(
     Returns
     -------
     dict
-        ``part``, bytes; or ``failure``: why the slide cannot be read there; or ``refusal``: the
-        name of an error and its text. Besides ``worker``, ``seconds`` per stage and the ``batch``
-        that fits
+        ``part``, bytes, and ``lacks``, `Found.failure`; or ``failure``: why nothing can be read
+        there; or ``refusal``: the name of an error and its text. Besides ``worker``, ``seconds``
+        per stage and the ``batch`` that fits
     """
 
     def find() -> dict[str, Any]:
         with _STATION.site(token, packed, own) as site:
             try:
-                objects, oversized = site.find(Region(region[0], Box(*region[1:])))
-                answer: dict[str, Any] = {"part": part_bytes(objects, {"oversized": oversized})}
+                found = site.find(Region(region[0], Box(*region[1:])))
+                part = part_bytes(found.objects, found.extra)
+                answer: dict[str, Any] = {"part": part, "lacks": found.failure}
             except SlideError as error:
                 answer = {"failure": str(error)}
             return answer | {"seconds": site.news(), "batch": site.batch}
@@ -171,9 +173,9 @@ class _Site:
         self._told: dict[str, float] = {}
         self._lock = threading.Lock()
 
-    def find(self, region: Region) -> tuple[Any, int]:
-        """Objects of a region, and how many were larger than could be seen."""
-        return self._find(self._engine, region, self.config, self.keep)
+    def find(self, region: Region) -> Found:
+        """Objects of a region; errors as `find_objects`."""
+        return find_objects(self._find, self._engine, region, self.config, self.keep)
 
     @property
     def batch(self) -> int:

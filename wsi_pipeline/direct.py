@@ -138,6 +138,11 @@ class DirectReader:
             raise ValueError("closed")
         return out
 
+    def tile(self, level: int) -> tuple[int, int]:
+        """Width and height of a tile."""
+        tiles = self._levels[level]
+        return self._behind.tile(level) if tiles is None else tiles.tile
+
     def close(self) -> None:
         """Let go of the file."""
         self._close_file()

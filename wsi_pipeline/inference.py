@@ -14,10 +14,12 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from copy import copy
 from itertools import islice
 from types import TracebackType
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -81,6 +83,8 @@ class Engine:
         self.slide, self.model, self.visible, self.scale = slide, model, visible, scale
         self.tile_px, self.batch = tile_px, batch
         self.canvas = Canvas(slide, scale)
+        self.missing: list[Box] = []
+        self._tolerant = False
         self.watch = Stopwatch()
         self._reducing = threading.Lock()
         # Two waiting batches are enough to keep a thread busy.
@@ -89,6 +93,25 @@ class Engine:
             threading.Thread(target=self._serve, name=f"network {k}", daemon=True)
             for k in range(model.at_once)
         ]
+
+    def tolerant(self) -> Engine:
+        """The same engine for one damaged region: what cannot be read is blank, and `missing`.
+
+        `missing` are boxes of model pixels, and may overlap.
+        """
+        other = copy(self)
+        other.missing, other._tolerant = [], True
+        return other
+
+    def _read(self, window: Box, border: int = 0) -> Images:
+        """Pixels of a window, uint8 (h, w, 3), of which `border` is for `Canvas`."""
+        if not self._tolerant:
+            return self.canvas.read(window, border)
+        image, readable = self.slide.read_what_is_there(window, self.scale)
+        _, _, boxes, _ = cv2.connectedComponentsWithStats((~readable).astype(np.uint8))
+        for x, y, w, h, _ in boxes[1:].tolist():
+            self.missing.append(Box(x, y, x + w, y + h).shift(window.x0, window.y0))
+        return image
 
     def __enter__(self) -> Engine:
         for thread in self._threads:
@@ -165,7 +188,7 @@ class Engine:
         """
         assert self.model.label is not None
         began = time.perf_counter()
-        image = self.slide.read_scaled(window, self.scale)
+        image = self._read(window)
         began = self.watch.add("read", began)
         labels = np.asarray(self.model.label(image))
         if labels.shape != image.shape[:2] or not np.issubdtype(labels.dtype, np.integer):
@@ -195,7 +218,7 @@ class Engine:
         reach = window if not wanted else wanted[0].window
         for tile in wanted:
             reach = reach.around(tile.window)
-        image = self.canvas.read(reach, overlap + 2 * halo if overlap else 0)
+        image = self._read(reach, overlap + 2 * halo if overlap else 0)
         self.watch.add("read", began)
         images = (_cut(image, tile.window, reach) for tile in wanted)
         for tile, scores in zip(wanted, self._answers(images), strict=True):
@@ -224,7 +247,7 @@ class Engine:
         for window in (windows[i] for i in shown):
             reach = reach.around(window)
         began = time.perf_counter()
-        image = self.slide.read_scaled(reach, self.scale)
+        image = self._read(reach)
         self.watch.add("read", began)
         images = [_cut(image, windows[i], reach) for i in shown]
         found = self._answers(images)

@@ -30,6 +30,7 @@ from wsi_pipeline.model import Model, give_back_freed_memory
 from wsi_pipeline.picture import Density, draw_overlay, to_png
 from wsi_pipeline.progress import progress
 from wsi_pipeline.results import Results
+from wsi_pipeline.salvage import find_objects
 from wsi_pipeline.segment import REGION_PX, Keep, empty, reach_px, segment_region
 from wsi_pipeline.slide import Slide, open_slide
 from wsi_pipeline.stitch import duplicates
@@ -53,7 +54,7 @@ class RunResult:
     objects
         how many there are
     failed
-        regions that could not be read, each with box and cause; empty when all went well
+        regions of which something could not be read, each with box and cause; empty if all is well
     summary
         the content of run.json
     """
@@ -207,16 +208,16 @@ class _Job:
 
     def segment(self) -> None:
         """Bring every region that is not finished from pixels to a part on disk."""
-        todo = [r for r in self.regions if not self.folder.has(r.index)]
+        todo = [r for r in self.regions if not self.folder.done(r.index)]
+        left = {r.index for r in todo}
         for region in self.regions:
-            if self.folder.has(region.index):
+            if region.index not in left:
                 self.results.settle(region.index)
         bar = progress(
             len(self.regions), initial=len(self.regions) - len(todo), unit="region",
             desc=self.slide.slide_id, quiet=self.config.quiet,
         )  # fmt: skip
         lock = threading.Lock()
-        left = {r.index for r in todo}
 
         def settle(region: int) -> None:
             self.results.settle(region)
@@ -247,8 +248,9 @@ class _Job:
             if fatal or self.stop.is_set():
                 return
             try:
-                objects, oversized = find(engine, region, self.config, self.keep)
-                self.folder.write_part(region.index, objects, {"oversized": oversized})
+                found = find_objects(find, engine, region, self.config, self.keep)
+                failure = found.failure and {"region": region.index, **found.failure}
+                self.folder.write_part(region.index, found.objects, found.extra, failure)
             except SlideError as error:
                 self.folder.write_failure(region.index, self._failure(region, str(error)))
             except Exception as error:
@@ -296,7 +298,8 @@ class _Job:
     def _write(self, region: Region, answer: Answer) -> None:
         """Keep what a worker made of a region."""
         if "part" in answer:
-            self.folder.keep_part(region.index, answer["part"])
+            lacks = answer["lacks"] and {"region": region.index, **answer["lacks"]}
+            self.folder.keep_part(region.index, answer["part"], lacks)
         else:
             failure = self._failure(region, answer["failure"])
             self.folder.write_failure(region.index, failure)

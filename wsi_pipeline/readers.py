@@ -89,6 +89,9 @@ class Reader(Protocol):
     def read(self, level: int, box: Box) -> NDArray[np.uint8]:
         """Pixels (h, w, 3) of a box that lies in the level and is not empty."""
 
+    def tile(self, level: int) -> tuple[int, int]:
+        """Width and height of what is damaged as a whole: a tile, or a strip."""
+
     def close(self) -> None:
         """Let go of the file."""
 
@@ -137,7 +140,9 @@ class OpenSlideReader:
                 f"{path.name} is damaged or not supported ({one_line(error)}); "
                 "copy it again, or export it as a pyramidal TIFF"
             ) from error
-        _check_tiles(path, self._handle)
+        # A handle that has met an error answers nothing any more, so this is asked beforehand.
+        self._tiles = _tile_sizes(self._handle)
+        _check_tiles(path, self._handle, self._tiles)
 
     def read(self, level: int, box: Box) -> NDArray[np.uint8]:
         """Pixels (h, w, 3) of a box of the level.
@@ -176,6 +181,11 @@ class OpenSlideReader:
         rgba = handle.read_region(corner, level, (box.width, box.height))
         return flatten(np.asarray(rgba), self.header.background)
 
+    def tile(self, level: int) -> tuple[int, int]:
+        """Width and height of a tile, or of a chunk that is read at a time."""
+        width, height = (min(side or CHUNK_PX, CHUNK_PX) for side in self._tiles[level])
+        return width, height
+
     def close(self) -> None:
         """Let go of the file."""
         self._handle.close()
@@ -189,14 +199,21 @@ def paste(out: NDArray[Any], box: Box, pixels: NDArray[Any], where: Box) -> None
     ]
 
 
-def _check_tiles(path: Path, handle: Any) -> None:
-    """Refuse tiles for which OpenSlide could get no memory: it then ends the whole process."""
+def _tile_sizes(handle: Any) -> list[tuple[int, int]]:
+    """Width and height of the tiles of each level, 0 where OpenSlide does not say."""
     properties = handle.properties
-    if properties["openslide.vendor"] == "hamamatsu":  # a level that is one tile is read in rows
+    names = [f"openslide.level[{n}].tile-" for n in range(handle.level_count)]
+    return [
+        (int(properties.get(f"{n}width", 0)), int(properties.get(f"{n}height", 0))) for n in names
+    ]
+
+
+def _check_tiles(path: Path, handle: Any, tiles: list[tuple[int, int]]) -> None:
+    """Refuse tiles for which OpenSlide could get no memory: it then ends the whole process."""
+    # Hamamatsu's level that is one tile is read in rows.
+    if handle.properties["openslide.vendor"] == "hamamatsu":
         return
-    for level in range(handle.level_count):
-        sides = (f"openslide.level[{level}].tile-{side}" for side in ("width", "height"))
-        width, height = (int(properties.get(side, 0)) for side in sides)
+    for width, height in tiles:
         if width * height > MAX_TILE_PX:
             handle.close()
             raise SlideFormatError(
@@ -306,6 +323,10 @@ class ImageReader:
         """Pixels (h, w, 3) of a box."""
         assert self._pixels is not None  # Slide reads nothing that is closed
         return self._pixels[box.y0 : box.y1, box.x0 : box.x1].copy()
+
+    def tile(self, level: int) -> tuple[int, int]:
+        """Width and height of the picture."""
+        return self.header.levels[level].width, self.header.levels[level].height
 
     def close(self) -> None:
         """Let go of the pixels."""

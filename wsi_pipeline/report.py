@@ -45,7 +45,7 @@ _SUMMARY: Mapping[str, str] = MappingProxyType(
         "focus_blurred_share": "blurred fields, share",
         "focus_fields": "fields measured",
         "regions": "regions",
-        "failed_regions": "failed regions",
+        "failed_regions": "regions failed or not whole",
     }
 )
 """What the page says first; the rest is among distributions, failures and origin."""

@@ -8,9 +8,11 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,7 +28,7 @@ from .errors import (
 )
 from .names import check_name
 from .readers import ImageReader, Level, Mpp, OpenSlideReader, Reader, Refusal, one_line, paste
-from .resample import plan_taps, resample
+from .resample import Taps, plan_taps, resample
 from .tiff import TiffReader
 from .tiling import Box
 
@@ -43,7 +45,6 @@ READERS: tuple[type[OpenSlideReader] | type[TiffReader] | type[ImageReader], ...
     ImageReader,
 )
 MAX_WINDOW_PX = 2**25  # source pixels held at once while resampling
-DAMAGED_PX = 16
 
 
 def open_slide(
@@ -212,10 +213,21 @@ class Slide:
         `scale` is the model's mpp over the slide's. It is filtered from the coarsest level that
         is fine enough and has the same value in whatever box it is read.
         """
-        if not (scale > 0 and math.isfinite(scale)):
-            raise ValueError(f"scale {scale} is not a positive number")
         if box.width <= 0 or box.height <= 0:
             return np.empty((max(0, box.height), max(0, box.width), 3), np.uint8)
+        source = self._source(box, scale)
+        if source is None:
+            parts = [self.read_scaled(half, scale) for half in box.halves()]
+            return np.concatenate(parts, axis=int(box.width >= box.height))
+        level, rows, columns, window = source
+        if isinstance(self._reader, DirectReader) and rows.weights.shape[1] > 1:
+            return resample(self._window(level, window, self._borrowed(window)), rows, columns)
+        return resample(self._window(level, window), rows, columns)
+
+    def _source(self, box: Box, scale: float) -> tuple[int, Taps, Taps, Box] | None:
+        """Level, filters and the level's window for a box of a grid; None if that is too large."""
+        if not (scale > 0 and math.isfinite(scale)):
+            raise ValueError(f"scale {scale} is not a positive number")
         level = max(
             (i for i, entry in enumerate(self.levels) if entry.downsample <= scale * 1.001),
             key=lambda i: self.levels[i].downsample,
@@ -224,13 +236,10 @@ class Slide:
         downsample = self.levels[level].downsample
         step = scale / downsample
         if max(box.width, box.height) > 1 and box.width * box.height * step**2 > MAX_WINDOW_PX:
-            return self._read_halves(box, scale)
+            return None
         rows = plan_taps(box.y0, box.y1, step, self.bounds.y0 / downsample)
         columns = plan_taps(box.x0, box.x1, step, self.bounds.x0 / downsample)
-        window = Box(columns.start, rows.start, columns.stop, rows.stop)
-        if isinstance(self._reader, DirectReader) and step != 1:
-            return resample(self._window(level, window, self._borrowed(window)), rows, columns)
-        return resample(self._window(level, window), rows, columns)
+        return level, rows, columns, Box(columns.start, rows.start, columns.stop, rows.stop)
 
     def _borrowed(self, window: Box) -> NDArray[np.uint8]:
         """Memory for a window that this thread needs only for a moment.
@@ -243,30 +252,37 @@ class Slide:
             memory = self._scratch.memory = np.empty(size, np.uint8)
         return memory[:size].reshape(window.height, window.width, 3)
 
-    def _read_halves(self, box: Box, scale: float) -> NDArray[np.uint8]:
-        """`read_scaled` of a box too large to hold its source: one half, then the other."""
-        parts = [self.read_scaled(half, scale) for half in box.halves()]
-        return np.concatenate(parts, axis=int(box.width >= box.height))
-
     def read_what_is_there(
         self, box: Box, scale: float
     ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """`read_scaled` of a slide that may be damaged: pixels, and which of them could be read.
 
-        Around what cannot be read, blocks of up to `DAMAGED_PX` are left in the background colour.
+        A tile of the file that cannot be read is left in the background colour.
         """
+        source = self._source(box, scale)
+        if source is None:
+            halves = [self.read_what_is_there(half, scale) for half in box.halves()]
+            axis = int(box.width >= box.height)
+            pixels, readable = (np.concatenate(part, axis) for part in zip(*halves, strict=True))
+            return pixels, readable
         try:
             return self.read_scaled(box, scale), np.ones((box.height, box.width), np.bool_)
         except SlideTimeoutError:
-            raise  # so would each half of it be
+            raise  # so would each tile of it be
         except SlideReadError:
-            if self._closed or max(box.width, box.height) <= DAMAGED_PX:
-                blank = np.full((box.height, box.width, 3), self.background, np.uint8)
-                return blank, np.zeros((box.height, box.width), np.bool_)
-        axis = int(box.width >= box.height)
-        parts = [self.read_what_is_there(half, scale) for half in box.halves()]
-        pixels, readable = zip(*parts, strict=True)
-        return np.concatenate(pixels, axis), np.concatenate(readable, axis)
+            if self._closed:
+                raise
+        level, rows, columns, window = source
+        found = np.full((window.height, window.width, 3), self.background, np.uint8)
+        missing = np.zeros((window.height, window.width), np.uint8)
+        for tile in _grid(window, *self._reader.tile(level)):
+            try:
+                paste(found, window, self._window(level, tile), tile)
+            except SlideTimeoutError:
+                raise
+            except SlideReadError:
+                paste(missing, window, np.ones((tile.height, tile.width), np.uint8), tile)
+        return resample(found, rows, columns), ~_meets(missing, rows, columns)
 
     def thumbnail(self, max_px: int = 2048) -> tuple[NDArray[np.uint8], float]:
         """The whole slide, uint8 (h, w, 3) with no side above `max_px`, and its downsample."""
@@ -376,6 +392,22 @@ def slide_id_of(path: Path) -> str:
     """The id of a slide: its file's name without suffix. `NameRefused` if it can name no folder."""
     ome = path.name.lower().endswith((".ome.tif", ".ome.tiff"))
     return check_name(Path(path.stem).stem if ome else path.stem)
+
+
+def _grid(window: Box, width: int, height: int) -> Iterator[Box]:
+    """The parts of a window that lie in the same tile each; tiles are `width` × `height`."""
+    for y in range(window.y0 // height * height, window.y1, height):
+        for x in range(window.x0 // width * width, window.x1, width):
+            yield Box(x, y, x + width, y + height).clip(window)
+
+
+def _meets(missing: NDArray[np.uint8], rows: Taps, columns: Taps) -> NDArray[np.bool_]:
+    """Which output pixels take something from `missing` source pixels, bool (rows, columns)."""
+    sums = cv2.integral(missing)
+    top, left = rows.first - rows.start, columns.first - columns.start
+    bottom, right = top + rows.weights.shape[1], left + columns.weights.shape[1]
+    inside = sums[bottom][:, right] - sums[top][:, right] - sums[bottom][:, left]
+    return np.asarray(inside + sums[top][:, left] > 0)
 
 
 def _area(level: Level, bounds: Box, whole: Box) -> Box:

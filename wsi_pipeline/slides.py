@@ -317,11 +317,15 @@ def _run(
 
 
 def _regions(result: RunResult) -> str:
-    """How many regions failed, and the first cause; empty where none did."""
+    """How many regions failed or lack something, and the first cause; empty where none did."""
     if not result.failed:
         return ""
-    first, count = result.failed[0]["cause"], len(result.failed)
-    return f"{count} region{'s' * (count > 1)} failed ({first}); the same command tries again"
+    lost = sum("missing" not in failure for failure in result.failed)
+    gaps = len(result.failed) - lost
+    told = [f"{lost} region{'s' * (lost > 1)} failed"] * (lost > 0)
+    told += [f"{gaps} region{'s are' if gaps > 1 else ' is'} not whole"] * (gaps > 0)
+    cause = result.failed[0]["cause"]
+    return f"{', '.join(told)} ({cause}); the same command tries again"
 
 
 def _advice(error: Exception) -> str:

@@ -5,7 +5,7 @@
     out/<slide_id>/
       plan.json                what decides the result; written first
       parts/000123.npz         objects of one region, as it was finished
-      parts/000123.failed.json a region that could not be read, and why
+      parts/000123.failed.json a region that is not whole, and why
       thumbnail.png  overlay.png  objects.parquet  objects.geojson.gz
       run.json                 written last: a folder with it is finished
       lock.json                who works on it, while somebody does
@@ -217,20 +217,38 @@ class RunFolder:
         return self.parts / f"{region:06d}.npz"
 
     def has(self, region: int) -> bool:
-        """Whether a region is finished."""
+        """Whether there are objects of a region, be it whole or not."""
         return self._part(region).is_file()
 
-    def write_part(self, region: int, objects: Objects, extra: Mapping[str, int]) -> None:
-        """Keep the objects of a finished region, with counts that belong to it."""
-        with _explained(self._part(region)):
-            self.keep_part(region, part_bytes(objects, extra))
+    def done(self, region: int) -> bool:
+        """Whether a region is finished and whole."""
+        return self.has(region) and not self._failure(region).is_file()
 
-    def keep_part(self, region: int, content: bytes) -> None:
-        """Keep what `part_bytes` made of a finished region, here or on another machine."""
+    def write_part(
+        self,
+        region: int,
+        objects: Objects,
+        extra: Mapping[str, int],
+        failure: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Keep the objects of a region, with counts that belong to it; see `keep_part`."""
+        with _explained(self._part(region)):
+            self.keep_part(region, part_bytes(objects, extra), failure)
+
+    def keep_part(
+        self, region: int, content: bytes, failure: Mapping[str, Any] | None = None
+    ) -> None:
+        """Keep what `part_bytes` made of a region, here or on another machine.
+
+        With `failure`, which says what of it lacks, the next run tries it again.
+        """
         path = self._part(region)
+        if failure is not None:  # before the part, which alone would count as whole
+            self.write_failure(region, failure)
         self.write_bytes(f"{self.parts.name}/{path.name}", content)
-        with _explained(path):
-            self._failure(region).unlink(missing_ok=True)
+        if failure is None:
+            with _explained(path):
+                self._failure(region).unlink(missing_ok=True)
 
     def read_part(self, region: int) -> tuple[Objects, dict[str, int]]:
         """Objects and counts of a finished region."""
@@ -254,7 +272,7 @@ class RunFolder:
         return self.parts / f"{region:06d}.failed.json"
 
     def write_failure(self, region: int, cause: Mapping[str, Any]) -> None:
-        """Record why a region could not be done; the next run tries it again."""
+        """Record why a region is not whole; the next run tries it again."""
         self.write_json(f"parts/{region:06d}.failed.json", cause)
 
     def failures(self) -> list[dict[str, Any]]:
@@ -262,7 +280,7 @@ class RunFolder:
         return [json.loads(p.read_text()) for p in sorted(self.parts.glob("*.failed.json"))]
 
     def regions(self) -> Iterator[int]:
-        """Numbers of the finished regions, in order."""
+        """Numbers of the regions that have objects, in order."""
         for path in sorted(self.parts.glob("*.npz")):
             yield int(path.stem)
 

@@ -36,6 +36,8 @@ from .tiling import Box
 __all__ = ["TiffReader"]
 
 CACHE_BYTES = 2**27
+PLAIN_PX = 256
+"""Side of what is read at a time of a file that ends too early."""
 MICRONS = {"µm": 1, "μm": 1, "um": 1, "micron": 1, "nm": 1e-3, "Å": 1e-4, "mm": 1e3, "cm": 1e4}
 GREY, PALETTE, COLOUR = (0, 1), (3,), (1, 2, 6)  # PhotometricInterpretation, of 1 and 3 samples
 YCBCR, ASSOCIATED_ALPHA = 6, 1
@@ -149,6 +151,11 @@ class TiffReader:
                 self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
         return pixels
 
+    def tile(self, level: int) -> tuple[int, int]:
+        """Width and height of a tile or strip."""
+        page = self._levels[level][0]
+        return (PLAIN_PX, PLAIN_PX) if page.is_memmappable else _step(page.keyframe)
+
     def close(self) -> None:
         """Let go of the file."""
         self._file.close()
@@ -167,9 +174,7 @@ def _check_complete(file: Any) -> None:
 def _chunks(frame: Any, box: Box) -> Iterator[tuple[int, int, Box]]:
     """Index, sample and box of each tile or strip that `box` touches."""
     width, height = frame.imagewidth, frame.imagelength
-    step_x, step_y = (
-        (frame.tilewidth, frame.tilelength) if frame.is_tiled else (width, frame.rowsperstrip)
-    )
+    step_x, step_y = _step(frame)
     across, down = -(-width // step_x), -(-height // step_y)
     for sample in range(frame.samplesperpixel if frame.planarconfig == 2 else 1):
         for row in range(box.y0 // step_y, -(-box.y1 // step_y)):
@@ -177,6 +182,13 @@ def _chunks(frame: Any, box: Box) -> Iterator[tuple[int, int, Box]]:
                 x, y = column * step_x, row * step_y
                 where = Box(x, y, min(x + step_x, width), min(y + step_y, height))
                 yield (sample * down + row) * across + column, sample, where
+
+
+def _step(frame: Any) -> tuple[int, int]:
+    """Width and height of a tile, or of a strip."""
+    if frame.is_tiled:
+        return frame.tilewidth, frame.tilelength
+    return frame.imagewidth, frame.rowsperstrip
 
 
 def _blank(frame: Any) -> Any:
