@@ -28,10 +28,10 @@ tiling objects resample readers tiff direct slide foreground focus canvas model
 registry inference instances contours features metrics cell_metrics instance_metrics
 export._grammar export._format export._part export._geometry export._read export._writer
 export.geojson export.parquet export.labels export.coco export
-segment stitch cells store cluster_work cluster picture results pipeline
+segment stitch cells salvage store cluster_work cluster picture results pipeline
 page object_table summary cohort report
 synth_cells synth_bank synth_plan synth_render synth_fields synth
-evaluate evaluation describe commands training slides stage workflow doctor
+evaluate evaluation describe commands training slides stage workflow_plan workflow doctor
 stand_in benchmark_machine benchmark_stages benchmark_paper benchmark_report benchmark cli
 """.split()  # noqa: SIM905
 
