@@ -79,6 +79,9 @@ class RunConfig:
     quiet: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("checkpoint", "out", "roi"):  # text will do for a path
+            if isinstance(path := getattr(self, name), str):
+                object.__setattr__(self, name, Path(path))
         if self.foreground not in ("auto", "all"):
             raise ConfigError(f"foreground {self.foreground!r} is unknown; use auto or all")
         if self.precision not in ("auto", "float32", "bfloat16"):
@@ -106,12 +109,7 @@ class RunConfig:
         unknown = sorted(set(settings) - known)
         if unknown:
             raise ConfigError(f"unknown settings {unknown}; known: {', '.join(sorted(known))}")
-        paths = {
-            k: Path(v)
-            for k, v in settings.items()
-            if k in ("out", "roi", "checkpoint") and v is not None
-        }
-        return cls(**{**settings, **paths})
+        return cls(**settings)
 
 
 def _within(name: str, value: float, low: float, high: float) -> None:

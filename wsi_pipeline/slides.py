@@ -228,7 +228,9 @@ def _go_on(stop: threading.Event | None) -> None:
         raise KeyboardInterrupt
 
 
-def check_slides(slides: Sequence[NamedSlide], config: RunConfig) -> None:
+def check_slides(
+    slides: Sequence[NamedSlide], config: RunConfig, *, look_into_rois: bool = True
+) -> None:
     """Look for faults of the arguments that need no slide and no network to be seen.
 
     Raises
@@ -248,7 +250,7 @@ def check_slides(slides: Sequence[NamedSlide], config: RunConfig) -> None:
             f"--roi belongs to one slide, not to {len(slides)}; give them in a slide sheet"
         )
     rois = {config.roi, *(s.roi for s in slides)}
-    if any(rois):
+    if look_into_rois and any(rois):
         from wsi_pipeline.export.geojson import read_regions
 
         for roi in sorted(filter(None, rois)):

@@ -114,8 +114,6 @@ def read_plan(config: Mapping[str, Any]) -> Plan:
     ------
     UsageError
         a setting is unknown or makes no sense, or the slides cannot be told apart
-    DataError
-        a file of regions is no good
     """
     settings = {k: v for k, v in config.items() if k != "workflow"}
     options = dict(config.get("workflow") or {})
@@ -126,7 +124,7 @@ def read_plan(config: Mapping[str, Any]) -> Plan:
         )
     names = options.get("slides") or []
     slides = find_slides([names] if isinstance(names, str) else names) if names else []
-    check_slides(slides, run)
+    check_slides(slides, run, look_into_rois=False)  # each job comes here
     by_id: dict[str, NamedSlide] = {}
     refused: dict[str, str] = {}
     for slide in slides:
