@@ -68,7 +68,7 @@ def child(fault: str, network: bool, arguments: list[str]) -> None:
                 time.sleep(0.05)  # a moment in which something can happen
             return inner(images)
 
-        return replace(model, predict=predict)
+        return replace(model, predict=predict, core=None)
 
     def stalled(*where: object) -> np.ndarray:
         reads.append(1)

@@ -16,9 +16,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .dssnet import DSSNet, WNeck
+from .dssnet import BLOCKS, STRIDE, DSSNet, WNeck
 
 __all__ = ["FastDSSNet", "rewrite"]
+
+REACHES = {
+    BLOCKS[name]: n for name, n in (("wneck", 3), ("wdsr-b", 1), ("bottleneck", 1), ("basic", 2))
+}
+"""How far the 3×3 convolutions of a block see, in pixels of 1/8."""
+HEAD_REACH = 1
+"""The same for all that follows: eight pixels of the image."""
 
 
 def rewrite(network: DSSNet) -> FastDSSNet:
@@ -27,7 +34,11 @@ def rewrite(network: DSSNet) -> FastDSSNet:
 
 
 class FastDSSNet(nn.Module):
-    """RGB (n, 3, h, w), ``(x − 128) / 128``, h and w multiples of 8 → logits (n, classes, h, w)."""
+    """RGB (n, 3, h, w), ``(x − 128) / 128``, h and w multiples of 8 → logits (n, classes, h, w).
+
+    With a margin, logits of the image without so many pixels on each side. What lies around it is
+    computed as far as it counts there, and at 1/8 no further: the rest is the same.
+    """
 
     def __init__(self, network: DSSNet) -> None:
         super().__init__()
@@ -35,8 +46,9 @@ class FastDSSNet(nn.Module):
         steps = (cast("nn.Sequential", step) for step in network.down.steps)
         self.steps = nn.ModuleList(_chained(*map(_conv, step)) for step in steps)
         self.start = network.entry
-        self.trunk = nn.Sequential(
-            *(_Split(block) if isinstance(block, WNeck) else block for block in network.trunk)
+        self.reaches = [REACHES[type(block)] for block in network.trunk]
+        self.trunk = nn.ModuleList(
+            _Split(block) if isinstance(block, WNeck) else block for block in network.trunk
         )
         self.mix, self.act = network.fusion.mix, network.fusion.act
         self.smooth = _Upsampled4(_conv(network.fusion.smooth), network.fusion.out)
@@ -47,15 +59,29 @@ class FastDSSNet(nn.Module):
                     setattr(module, name, nn.LeakyReLU(float(child.weight), inplace=True))
         self.fine = _Fine(*map(_conv, network.segmentation.fine))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, margin: int = 0) -> Tensor:
         """See the class."""
         x = self.entry(x)
         for step in self.steps:
             x = step(x).add_(_pooled(x))
-        x = self.start(x)
-        x = self.act(self.mix(torch.cat([x, self.trunk(x)], 1)))
+        start = x = self.start(x)
+        around, counts = margin // STRIDE, HEAD_REACH + sum(self.reaches)
+        for block, reach in zip(self.trunk, self.reaches, strict=True):
+            x, counts = block(x), counts - reach
+            if counts < around:
+                x, around = _inner(x, around - counts), counts
+        start = _inner(start, (start.shape[2] - x.shape[2]) // 2)
+        x = self.act(self.mix(torch.cat([start, x], 1)))
         logits: Tensor = self.fine(self.coarse(self.smooth(x)))
-        return logits
+        return _inner(logits, around * STRIDE + margin % STRIDE)
+
+
+def _inner(x: Tensor, margin: int) -> Tensor:
+    """A map (n, c, h, w) without so many pixels on each side."""
+    if margin == 0:
+        return x
+    inner = x[:, :, margin:-margin, margin:-margin]
+    return inner.contiguous(memory_format=torch.channels_last)
 
 
 def _pooled(x: Tensor) -> Tensor:

@@ -73,6 +73,19 @@ def test_the_shipped_weights_are_rewritten_exactly():
     assert torch.equal(decode(rewrite(network)(x)), decode(network(x)))
 
 
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("margin", [0, 5, 8, 24, 72, 96, 101])
+def test_a_margin_changes_nothing_of_the_rest(block, margin):
+    torch.manual_seed(5)
+    network = rewrite(for_inference(dssnet(width=12, depth=4, block=block)))
+    x = torch.randn(2, 3, 232, 256)
+    whole = network(x)
+    core = network(x, margin)
+    inner = whole[:, :, margin : 232 - margin, margin : 256 - margin]
+    assert core.shape == inner.shape
+    assert torch.allclose(core, inner, atol=1e-6)
+
+
 def test_the_fusion_is_the_published_one():
     """Mixing before the up-sampling equals mixing after it, as printed, borders included."""
     torch.manual_seed(2)

@@ -173,7 +173,7 @@ def time_decode(work: Work) -> Stage:
 def time_network(work: Work) -> Stage:
     """The network on tiles that lie in memory, until its speed is steady or all tiles are done."""
     model, total = work.model, len(work.tiles)
-    predict = model.predict
+    predict = model.core or model.predict
     assert predict is not None
     batches = _batches(work)
     forget_gpu_memory(model.device)

@@ -157,7 +157,7 @@ class Engine:
 
     def _attempt(self, images: Images) -> Any:
         """What the network makes of a batch; None if the memory is too small for it."""
-        network = self.model.predict or self.model.detect
+        network = self.model.core or self.model.predict or self.model.detect
         assert network is not None
         try:
             return network(images)
@@ -207,6 +207,7 @@ class Engine:
         so many pixels.
         """
         halo = self.model.halo_px
+        inset = 0 if self.model.core else halo
         began = time.perf_counter()
         shown = self.visible.window(window, self.scale)
         wanted = [
@@ -223,7 +224,7 @@ class Engine:
         images = (_cut(image, tile.window, reach) for tile in wanted)
         for tile, scores in zip(wanted, self._answers(images), strict=True):
             kept = tile.core.clip(window)
-            core = scores[:, halo : halo + kept.height, halo : halo + kept.width]
+            core = scores[:, inset : inset + kept.height, inset : inset + kept.width]
             _cut(out.transpose(1, 2, 0), kept, window)[:] = core.transpose(1, 2, 0)
         out *= shown
         if reach.clip(window) == window:

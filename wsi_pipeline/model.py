@@ -38,6 +38,8 @@ class Model:
     ----------
     predict
         images uint8 (n, h, w, 3) → class probabilities uint8 (n, classes, h, w), 255 = certain
+    core
+        where that is cheaper, the same without `halo_px` on each side
     label
         image uint8 (h, w, 3) → label image (h, w), 0 background and one number per object
     detect
@@ -63,6 +65,7 @@ class Model:
     tile_px: int
     identity: str
     predict: Callable[[Images], NDArray[np.uint8]] | None = None
+    core: Callable[[Images], NDArray[np.uint8]] | None = None
     label: Callable[[Images], NDArray[np.integer]] | None = None
     detect: Callable[[Images], list[Instances]] | None = None
     device: str = "cpu"

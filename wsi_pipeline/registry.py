@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from wsiseg_models import registry as networks
 from wsiseg_models.checkpoint import Card, read_card, weights_path
+from wsiseg_models.rewrite import FastDSSNet
 
 from wsi_pipeline.config import RunConfig
 from wsi_pipeline.errors import CheckpointError, DeviceError, UnknownModelError
@@ -163,17 +164,22 @@ def _model(
         elif at_once > 1:
             torch.set_num_threads(cores // at_once)
 
-    def run(images: Images) -> Any:
+    def run(images: Images, *more: int) -> Any:
         x = torch.from_numpy(images)
         if device != "cpu":
             x = x.pin_memory()  # else the copy would hold up this thread, and all streams
         x = x.to(device, non_blocking=True).permute(0, 3, 1, 2).float()
         x = ((x - mean) / std).to(dtype, memory_format=torch.channels_last)
-        return decode(network(x))
+        return decode(network(x, *more))
 
     @torch.inference_mode()
     def predict(images: Images) -> NDArray[np.uint8]:
         scores: NDArray[np.uint8] = run(images).cpu().numpy()
+        return scores
+
+    @torch.inference_mode()
+    def core(images: Images) -> NDArray[np.uint8]:
+        scores: NDArray[np.uint8] = run(images, card.halo_px).cpu().numpy()
         return scores
 
     @torch.inference_mode()
@@ -190,6 +196,7 @@ def _model(
         tile_px=tile_px or card.tile_px,
         identity=card.sha256 or card.name,
         predict=None if card.task == "cells" else predict,
+        core=core if isinstance(network, FastDSSNet) else None,
         detect=detect if card.task == "cells" else None,
         device=device,
         precision=precision,
