@@ -278,9 +278,8 @@ def test_damage_costs_cells_that_touch_it_and_no_others(tmp_path):
         foreground="all",
     )  # fmt: skip
     result = run_slide(path, config, model=model)
-    assert (
-        all("the rest is kept" in failure["cause"] for failure in result.failed) and result.failed
-    )
+    assert result.failed
+    assert all("the rest is kept" in failure["cause"] for failure in result.failed)
     left = set(map(tuple, read_parquet(result.folder / "objects.parquet").ids.tolist()))
     away = shapely.distance(shapely.box(*whole.bounds().T), gap) > 4
     assert 0 < (~away).sum() < len(whole) / 2

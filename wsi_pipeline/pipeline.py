@@ -34,13 +34,10 @@ from wsi_pipeline.salvage import find_objects
 from wsi_pipeline.segment import REGION_PX, Keep, empty, reach_px, segment_region
 from wsi_pipeline.slide import Slide, open_slide
 from wsi_pipeline.stitch import duplicates
-from wsi_pipeline.store import RunFolder, check_output
+from wsi_pipeline.store import RESULT_VERSION, RunFolder, check_output
 from wsi_pipeline.tiling import Region, plan_regions
 
 __all__ = ["RunResult", "peak_bytes", "run_slide"]
-
-RESULT_VERSION = 4
-"""Raised when the same settings give other objects than before."""
 
 
 @dataclass(frozen=True)

@@ -124,10 +124,10 @@ def _cause(code: int, log: Path) -> str:
 
 
 def _forget_other(folder: Path, key: str) -> None:
-    """Keep what lies in a run folder if it belongs to the same slide and settings."""
-    from wsi_pipeline.store import FILES
+    """Keep what lies in a run folder if the same slide, settings and program made it."""
+    from wsi_pipeline.store import FILES, RESULT_VERSION
 
-    note = folder.with_name(f"{folder.name}.key")
+    note, key = folder.with_name(f"{folder.name}.key"), f"{key} {RESULT_VERSION}"
     if note.is_file() and note.read_text() == key:
         return
     note.unlink(missing_ok=True)  # before the first removal: a folder half cleared has no key

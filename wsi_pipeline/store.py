@@ -32,8 +32,10 @@ from wsi_pipeline.lock import RunLock
 from wsi_pipeline.names import check_name
 from wsi_pipeline.objects import Objects
 
-__all__ = ["FILES", "RunFolder", "check_output", "part_bytes"]
+__all__ = ["FILES", "RESULT_VERSION", "RunFolder", "check_output", "part_bytes"]
 
+RESULT_VERSION = 4
+"""Raised when the same settings give other objects than before."""
 FILES = (
     "objects.geojson.gz",
     "objects.parquet",
