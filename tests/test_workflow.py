@@ -134,6 +134,8 @@ def test_the_run_folders_are_those_of_wsiseg_run(made, ran):
         files = [f / name / "objects.parquet" for f in (made / "alone", made / "out" / "runs")]
         mine, other = (pq.read_table(f).drop_columns("bbox") for f in files)
         assert alone.objects > 10
+        told = json.loads((made / "out" / "runs" / name / "run.json").read_text())["slide"]["mpp"]
+        assert told["source"] == ("slide sheet" if "mpp" in own else "metadata")
         assert mine.equals(other)
 
 

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,8 +125,9 @@ def _run_option(*names: str, **options: Any) -> Callable[[Any], Any]:
 @_crop
 @click.option("--overwrite", is_flag=True, help="Start again where results lie.")
 @click.option("--recursive", is_flag=True, help="Look into folders of folders.")
+@click.option("--mpp-of-sheet", is_flag=True, hidden=True)  # what the workflow took from one
 @_quiet
-def run(slides: tuple[str, ...], recursive: bool, **settings: Any) -> None:
+def run(slides: tuple[str, ...], recursive: bool, mpp_of_sheet: bool, **settings: Any) -> None:
     """Segment SLIDES: files, folders, globs, or a CSV with columns slide and mpp.
 
     Each slide gets a folder with objects.geojson.gz for QuPath, objects.parquet, pictures and
@@ -135,8 +136,12 @@ def run(slides: tuple[str, ...], recursive: bool, **settings: Any) -> None:
     from wsi_pipeline.slides import find_slides, run_slides
 
     config = RunConfig(**settings)
+    found = find_slides(slides, recursive=recursive)
+    if mpp_of_sheet:
+        found = [replace(slide, mpp=config.mpp) for slide in found]
+        config = replace(config, mpp=None)
     with stop_on_signals(quiet=config.quiet) as stop:
-        outcomes = run_slides(find_slides(slides, recursive=recursive), config, stop)
+        outcomes = run_slides(found, config, stop)
     if not config.quiet:
         _summarise(outcomes)
     if any(outcome.failed for outcome in outcomes):

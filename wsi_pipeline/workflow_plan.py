@@ -77,7 +77,8 @@ class Plan:
 
     def deciding(self, slide_id: str) -> list[str]:
         """Flags of `wsiseg run` that decide the slide's result."""
-        return _flags(self._own(slide_id), DECIDING)
+        sheet = [] if self.slides[slide_id].mpp is None else ["--mpp-of-sheet"]
+        return [*_flags(self._own(slide_id), DECIDING), *sheet]
 
     def looking(self, slide_id: str) -> list[str]:
         """Those among them that `wsiseg info` has, too."""
