@@ -172,7 +172,7 @@ def test_what_has_gone_is_made_again(made, ran):
     (out / "reports" / "a.html").unlink()
     objects = times(out / "runs")
     records = times(out / "status")
-    assert planned(start(made, "--retry-failed", "--", "-n", out="copy"))["segment"] == 1
+    assert planned(start(made, "--retry-failed", "--", "-np", out="copy"))["segment"] == 1
     assert times(out / "status") == records
     again = start(made, "--retry-failed", out="copy")
     assert again.returncode == 1
@@ -445,6 +445,6 @@ def test_jobs_that_vanished_are_named_and_tried_again(tmp_path):
     assert workflow._close_lost(tmp_path, ["a"])
     verdict = judge(tmp_path, ["a"])
     assert "qc: its job ended without a word" in verdict.failed["a"]
-    with workflow._forgotten(tmp_path, ["a"], failed=False, back=()):
+    with workflow._forgotten(tmp_path, ["a"], failed=False, back=False):
         assert judge(tmp_path, ["a"]).unknown == ["a"]
     assert read_record(tmp_path / "status" / "segment" / "a.json")["status"] == DONE

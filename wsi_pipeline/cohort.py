@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from wsi_pipeline.errors import DataError, OutputError, UsageError
+from wsi_pipeline.errors import DataError, OutputError, UsageError, one_line
 from wsi_pipeline.export._part import open_part
 from wsi_pipeline.object_table import plain_text
 from wsi_pipeline.page import Link, page, table_html
@@ -143,9 +143,7 @@ def read_row(path: Path) -> dict[str, Any]:
     try:
         stored = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path} is not JSON ({' '.join(str(error).split())}); leave it out"
-        ) from error
+        raise DataError(f"{path} is not JSON ({one_line(error)}); leave it out") from error
     if not isinstance(stored, dict) or not isinstance(stored.get("slide"), str):
         raise DataError(f"{path} names no slide; give what `wsiseg features` writes")
     row = blank_row()

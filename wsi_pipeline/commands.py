@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsi_pipeline.errors import DataError, UsageError
+from wsi_pipeline.errors import DataError, UsageError, one_line
 
 if TYPE_CHECKING:
     from wsi_pipeline.export import SlideInfo
@@ -78,7 +78,9 @@ def _slide_info(file: Path, options: Mapping[str, Any]) -> SlideInfo:
         try:
             header = read_metadata(file)
         except (OSError, KeyError, ValueError, pyarrow.ArrowException) as error:
-            raise DataError(f"{file} is not a GeoParquet file of wsiseg ({_said(error)})") from None
+            raise DataError(
+                f"{file} is not a GeoParquet file of wsiseg ({one_line(error)})"
+            ) from None
     else:
         from wsi_pipeline.export.geojson import read_header
 
@@ -291,7 +293,3 @@ def synth_fields(
         raise
     except OSError as error:
         raise OutputError(f"{folder} cannot be written ({error.strerror}); free space?") from error
-
-
-def _said(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -20,7 +20,8 @@ import simplejpeg
 import tifffile
 from numpy.typing import NDArray
 
-from .readers import Header, OpenSlideReader, Refusal, one_line, paste
+from .errors import one_line
+from .readers import Header, OpenSlideReader, Refusal, paste
 from .tiling import Box
 
 __all__ = ["DirectReader"]

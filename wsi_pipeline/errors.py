@@ -40,6 +40,7 @@ __all__ = [
     "UnknownModelError",
     "UsageError",
     "WsisegError",
+    "one_line",
 ]
 
 
@@ -105,3 +106,8 @@ class OutOfMemoryError(WsisegError, MemoryError):
 
 class OutputError(WsisegError, OSError):
     """A result cannot be written, or belongs to another run."""
+
+
+def one_line(error: BaseException) -> str:
+    """What an error of a library says, without line breaks, or else its name."""
+    return " ".join(str(error).split()) or type(error).__name__

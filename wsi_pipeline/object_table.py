@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import shapely
 from numpy.typing import NDArray
 
-from wsi_pipeline.errors import DataError
+from wsi_pipeline.errors import DataError, one_line
 
 __all__ = ["plain_text", "write_object_table"]
 
@@ -50,7 +50,7 @@ def write_object_table(file: IO[bytes], path: Path, run: Mapping[str, Any]) -> N
                 pyarrow.csv.write_csv(_objects(batch, mpp["x"], mpp["y"]), file, options)
     except (KeyError, pa.ArrowException, shapely.errors.GEOSException) as error:
         raise DataError(
-            f"{path} cannot be read ({' '.join(str(error).split())}); run the slide again"
+            f"{path} cannot be read ({one_line(error)}); run the slide again"
         ) from error
 
 

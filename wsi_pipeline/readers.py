@@ -17,7 +17,7 @@ import openslide
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from .errors import SlideFormatError
+from .errors import SlideFormatError, one_line
 from .resample import flatten
 from .tiling import Box
 
@@ -98,11 +98,6 @@ class Reader(Protocol):
 
 class Refusal(Exception):
     """Why one reader cannot use a file; another one may."""
-
-
-def one_line(error: BaseException) -> str:
-    """What an error of a library says, without line breaks, or else its name."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def make_levels(sizes: list[tuple[int, int]]) -> tuple[Level, ...]:

@@ -25,9 +25,10 @@ from .errors import (
     SlideNotFoundError,
     SlideReadError,
     SlideTimeoutError,
+    one_line,
 )
 from .names import check_name
-from .readers import ImageReader, Level, Mpp, OpenSlideReader, Reader, Refusal, one_line, paste
+from .readers import ImageReader, Level, Mpp, OpenSlideReader, Reader, Refusal, paste
 from .resample import Taps, plan_taps, resample
 from .tiff import TiffReader
 from .tiling import Box

@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING
 import click
 
 from wsi_pipeline.config import RunConfig
-from wsi_pipeline.errors import ClusterError, OutputError, SlideError, UsageError, WsisegError
+from wsi_pipeline.errors import (
+    ClusterError,
+    OutputError,
+    SlideError,
+    UsageError,
+    WsisegError,
+    one_line,
+)
 
 if TYPE_CHECKING:
     from wsi_pipeline.model import Model
@@ -200,7 +207,7 @@ def run_slides(
         try:
             slide_id = _header(slide, config)
         except SlideError as error:
-            outcomes[slide.path] = _failed(slide, _one_line(error))
+            outcomes[slide.path] = _failed(slide, one_line(error))
             continue
         other = ids.setdefault(slide_id, slide.path)
         if other != slide.path:
@@ -216,7 +223,7 @@ def run_slides(
                 try:
                     outcomes[slide.path] = _run(slide, config, models[slide.model], stop)
                 except ClusterError as error:  # the next slide would only wait for it
-                    outcomes[slide.path] = _failed(slide, _one_line(error))
+                    outcomes[slide.path] = _failed(slide, one_line(error))
                     lost = "not begun, since the cluster failed; the same command continues"
                     for rest in (s for s in slides if s.path not in outcomes):
                         outcomes[rest.path] = _failed(rest, f"{rest.path.name}: {lost}")
@@ -305,10 +312,10 @@ def _run(
     except ClusterError:
         raise
     except WsisegError as error:
-        return _failed(slide, _one_line(error), time.perf_counter() - began)
+        return _failed(slide, one_line(error), time.perf_counter() - began)
     except Exception as error:  # a bug or a machine at its limit; the other slides are not harmed
         traceback.print_exc()
-        cause = f"{slide.path.name}: {type(error).__name__}: {_one_line(error)}{_advice(error)}"
+        cause = f"{slide.path.name}: {type(error).__name__}: {one_line(error)}{_advice(error)}"
         return _failed(slide, cause, time.perf_counter() - began)
     seconds = time.perf_counter() - began
     _log(f"{slide.path.name}: {result.objects} objects, {seconds:.1f} s", config)
@@ -348,7 +355,3 @@ def _say(text: str) -> None:
 def _log(text: str, config: RunConfig) -> None:
     if not config.quiet:
         click.echo(text, err=True)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

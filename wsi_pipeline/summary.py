@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from wsi_pipeline.errors import DataError, UsageError
+from wsi_pipeline.errors import DataError, UsageError, one_line
 from wsi_pipeline.export._part import open_part
 from wsi_pipeline.export.parquet import check_claims
 from wsi_pipeline.features import CELL_CLASS, NUCLEUS_RATIO
@@ -127,7 +127,9 @@ def read_run(folder: Path) -> dict[str, Any]:
         run: dict[str, Any] = json.loads(path.read_text("utf-8"))
         check_name(run["slide"]["id"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} cannot be used ({_said(error)}); run the slide again") from error
+        raise DataError(
+            f"{path} cannot be used ({one_line(error)}); run the slide again"
+        ) from error
     return run
 
 
@@ -251,7 +253,9 @@ def measured(folder: Path) -> dict[str, NDArray[np.float32]]:
         )
         kinds = table["class"].cast(pa.string()).to_numpy()
     except (OSError, KeyError, pa.ArrowException) as error:
-        raise DataError(f"{path} cannot be read ({_said(error)}); run the slide again") from error
+        raise DataError(
+            f"{path} cannot be read ({one_line(error)}); run the slide again"
+        ) from error
 
     def column(name: str) -> NDArray[np.float32]:
         if name not in there:
@@ -318,7 +322,8 @@ def _focus(qc: Path, slide: str) -> dict[str, Any]:
         found = {f"focus_{k}": focus.get(k) for k in ("score", "blurred_share", "fields")}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            f"{qc} is not what `wsiseg info SLIDE --json` writes ({_said(error)}); write it again"
+            f"{qc} is not what `wsiseg info SLIDE --json` writes ({one_line(error)}); "
+            "write it again"
         ) from error
     if of != slide:
         raise DataError(f"{qc} is about slide {of!r}, not {slide!r}; give that slide's")
@@ -332,7 +337,3 @@ def _compact(content: Mapping[str, Any]) -> str:
 def _rounded(value: Any) -> Any:
     """Six significant digits: more than was measured, and the same on all machines."""
     return float(f"{value:.6g}") if isinstance(value, float) else value
-
-
-def _said(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -18,6 +18,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
+from .errors import one_line
 from .readers import (
     MAX_PX,
     MAX_TILE_PX,
@@ -27,7 +28,6 @@ from .readers import (
     Refusal,
     believe,
     make_levels,
-    one_line,
     paste,
 )
 from .resample import flatten

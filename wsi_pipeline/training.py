@@ -10,7 +10,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from wsi_pipeline.errors import DataError, UsageError
+from wsi_pipeline.errors import DataError, UsageError, one_line
 
 __all__ = ["train_model"]
 
@@ -53,13 +53,13 @@ def train_model(model: str, given: Mapping[str, Any], *, device: str, quiet: boo
     try:
         start = prepare({**given, "model": model}, device_named(device))
     except ValueError as error:
-        raise UsageError(_said(error)) from error
+        raise UsageError(one_line(error)) from error
     try:
         return start(quiet)
     except KeyError as error:
         raise DataError(f"training data lack the entry {error}; see docs/models.md") from error
     except (ValueError, OSError, pickle.UnpicklingError) as error:
-        raise DataError(_said(error)) from error
+        raise DataError(one_line(error)) from error
 
 
 def _nucleus_training(settings: dict[str, Any], device: str) -> Callable[[bool], Path]:
@@ -143,7 +143,3 @@ def _refuse_unknown(settings: Mapping[str, Any], config: Any) -> None:
         raise UsageError(
             f"--{name.replace('_', '-')} is no option of {settings['model']}; leave it out"
         )
-
-
-def _said(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

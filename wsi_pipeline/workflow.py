@@ -16,10 +16,11 @@ import fcntl
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
 from importlib.resources import files
@@ -27,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from wsi_pipeline.config import RunConfig
-from wsi_pipeline.errors import ConfigError, OutputError, UsageError
+from wsi_pipeline.errors import ConfigError, OutputError, UsageError, one_line
 from wsi_pipeline.slides import NamedSlide, check_slides, find_slides
 from wsi_pipeline.stage import DONE, FAILED, read_record, write_record
 from wsi_pipeline.workflow_plan import STAGES, Verdict, judge, read_plan
@@ -35,7 +36,7 @@ from wsi_pipeline.workflow_plan import STAGES, Verdict, judge, read_plan
 __all__ = ["PROFILES", "run_workflow"]
 
 PROFILES = ("workstation", "slurm", "dask")
-_DRY = {"-n", "--dry-run", "--dryrun"}
+_DRY = re.compile(r"--dry-?run|-[pqkF]*n[pqkF]*")
 _UNDECODED = "backslashreplace"  # such a name is refused, before and after
 _LOST = "its job ended without a word (killed, out of time or of memory)"
 
@@ -90,7 +91,9 @@ def run_workflow(
     with _alone(out) as lock:
         _write_plan(out, resolved, settings)
         command = _command(out, profile, cores, further)
-        with _forgotten(out, plan.slides, failed=retry_failed, back=_DRY & set(further)):
+        with _forgotten(
+            out, plan.slides, failed=retry_failed, back=any(map(_DRY.fullmatch, further))
+        ):
             code = _call(command, lock)
         if code and _close_lost(out, plan.slides):
             code = _call(command, lock)
@@ -110,7 +113,7 @@ def _read_settings(path: Path | None) -> dict[str, Any]:
     try:
         settings: dict[str, Any] = load_configfile(str(path)) or {}
     except (WorkflowError, OSError) as error:
-        raise ConfigError(f"{path} cannot be read ({_one_line(error)}); give a YAML file") from None
+        raise ConfigError(f"{path} cannot be read ({one_line(error)}); give a YAML file") from None
     known = {f.name for f in fields(RunConfig)} - {"out"} | {"workflow"}
     unknown = sorted(set(settings) - known)
     if unknown:
@@ -118,7 +121,7 @@ def _read_settings(path: Path | None) -> dict[str, Any]:
     try:
         validate(json.loads(json.dumps(settings)), str(_packaged("schemas/config.schema.yaml")))
     except WorkflowError as error:
-        raise ConfigError(f"{path}: {_one_line(error)}") from None
+        raise ConfigError(f"{path}: {one_line(error)}") from None
     for name in ("checkpoint", "roi"):
         if settings.get(name):
             settings[name] = str((path.parent / settings[name]).absolute())
@@ -168,9 +171,7 @@ def _records(out: Path, slide_ids: Iterable[str]) -> Iterator[tuple[Path, dict[s
 
 
 @contextmanager
-def _forgotten(
-    out: Path, slide_ids: Iterable[str], *, failed: bool, back: Collection[str]
-) -> Iterator[None]:
+def _forgotten(out: Path, slide_ids: Iterable[str], *, failed: bool, back: bool) -> Iterator[None]:
     """Remove records of what is to be done again: products that are gone, jobs that were lost.
 
     With `failed` those of what failed, too; they are put `back` after a dry run.
@@ -256,7 +257,3 @@ def _call(command: Sequence[str], lock: int) -> int:
     if stopped:
         raise KeyboardInterrupt
     return code
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
