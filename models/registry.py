@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import dssnet as _dssnet
 from .checkpoint import Card, load_checkpoint, weights_path
-from .instance.instances import Instances
-from .rewrite import rewrite
+from .predictions import Instances
+from .semantic import dssnet as _dssnet
+from .semantic.dssnet_fast import rewrite
 
 __all__ = ["MODELS", "Entry", "build", "load", "weights_path"]
 
@@ -88,7 +88,7 @@ def _instance(name: str, summary: str) -> Entry:
 
 
 def _instance_models() -> ModuleType:
-    return import_module(".instance.models", __package__)
+    return import_module(".instance.network", __package__)
 
 
 MODELS: Mapping[str, Entry] = MappingProxyType(

@@ -8,9 +8,9 @@ import torch
 from hypothesis import settings
 from wsiseg_models.checkpoint import Card
 
-from wsi_pipeline.model import Model
-from wsi_pipeline.registry import model_from_module
-from wsi_pipeline.synth import SlidePlan, plan_slide, write_slide
+from wsi_pipeline.segmentation.load_model import model_from_module
+from wsi_pipeline.segmentation.model import Model
+from wsi_pipeline.synthetic.svs_writer import SlidePlan, plan_slide, write_slide
 
 # Compiling numba's functions at their first call is no reason to fail. In CI the same examples
 # are tried each time; whoever runs the tests by hand looks for new ones.

@@ -14,16 +14,20 @@ import pytest
 import shapely
 import tifffile
 
-from wsi_pipeline import canvas, inference, pipeline, results, store
-from wsi_pipeline.config import RunConfig
-from wsi_pipeline.errors import ConfigError, OutputError
-from wsi_pipeline.export.geojson import read_geojson
-from wsi_pipeline.export.parquet import read_parquet
-from wsi_pipeline.model import model_from_function
+from wsi_pipeline import pipeline
+from wsi_pipeline.core.config import RunConfig
+from wsi_pipeline.core.errors import ConfigError, OutputError
+from wsi_pipeline.core.geometry import Box
+from wsi_pipeline.formats.geojson import read_geojson
+from wsi_pipeline.formats.geoparquet import read_parquet
 from wsi_pipeline.pipeline import run_slide
-from wsi_pipeline.registry import has_bfloat16, open_model
-from wsi_pipeline.slide import open_slide
-from wsi_pipeline.tiling import Box
+from wsi_pipeline.runs import final_files as results
+from wsi_pipeline.runs import run_folder as store
+from wsi_pipeline.segmentation import inference
+from wsi_pipeline.segmentation.load_model import has_bfloat16, open_model
+from wsi_pipeline.segmentation.model import model_from_function
+from wsi_pipeline.slides import window_cache as canvas
+from wsi_pipeline.slides.slide import open_slide
 
 
 def run(path, out, model, **changes):

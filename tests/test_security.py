@@ -27,20 +27,20 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 from wsiseg_models.instance import weights
-from wsiseg_models.loop import start_from
+from wsiseg_models.training.loop import start_from
 
-from wsi_pipeline.config import RunConfig
-from wsi_pipeline.errors import CheckpointError, DataError, SlideFormatError
-from wsi_pipeline.export.geojson import read_geojson
-from wsi_pipeline.export.parquet import read_parquet
-from wsi_pipeline.names import NameRefused, check_name
+from wsi_pipeline.batch.run_many import NamedSlide, run_slides
+from wsi_pipeline.core.config import RunConfig
+from wsi_pipeline.core.errors import CheckpointError, DataError, SlideFormatError
+from wsi_pipeline.core.safe_names import NameRefused, check_name
+from wsi_pipeline.formats.geojson import read_geojson
+from wsi_pipeline.formats.geoparquet import read_parquet
 from wsi_pipeline.pipeline import run_slide
-from wsi_pipeline.registry import model_for
-from wsi_pipeline.slide import open_slide, slide_id_of
-from wsi_pipeline.slides import NamedSlide, run_slides
-from wsi_pipeline.store import RunFolder
-from wsi_pipeline.summary import write_features
-from wsi_pipeline.tiff import TiffReader
+from wsi_pipeline.reports.slide_summary import write_features
+from wsi_pipeline.runs.run_folder import RunFolder
+from wsi_pipeline.segmentation.load_model import model_for
+from wsi_pipeline.slides.slide import open_slide, slide_id_of
+from wsi_pipeline.slides.tiff_reader import TiffReader
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -58,7 +58,7 @@ FORBIDDEN = {
 }  # fmt: skip
 ALLOWED = {
     # A file that the comparison itself has just written, in an environment of its own.
-    ("benchmarks/peers/peer.py", "torch.jit.load"),
+    ("experiments/peers/peer.py", "torch.jit.load"),
     # What Dask has brought, which unpickles every message itself: see docs/security.md.
     ("wsi_pipeline/cluster_work.py", "pickle.loads"),
 }
@@ -272,9 +272,9 @@ def test_an_absurd_image_is_refused_before_memory_is_taken(name, tmp_path):
     # In a process that gets no such memory: a library that asks for it would end there.
     code = (
         "import resource, sys\n"
-        "from wsi_pipeline.errors import SlideFormatError\n"
-        "from wsi_pipeline.slide import open_slide\n"
-        "from wsi_pipeline.tiling import Box\n"
+        "from wsi_pipeline.core.errors import SlideFormatError\n"
+        "from wsi_pipeline.slides.slide import open_slide\n"
+        "from wsi_pipeline.core.geometry import Box\n"
         "held = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (held + 2**29,) * 2)\n"
         "try:\n"

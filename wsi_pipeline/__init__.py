@@ -9,16 +9,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from wsi_pipeline.config import RunConfig
-    from wsi_pipeline.errors import WsisegError
-    from wsi_pipeline.export.geojson import read_geojson
-    from wsi_pipeline.export.parquet import read_parquet
-    from wsi_pipeline.metrics import match_objects
-    from wsi_pipeline.model import Card, model_from_function
-    from wsi_pipeline.objects import Objects
+    from wsi_pipeline.core.config import RunConfig
+    from wsi_pipeline.core.errors import WsisegError
+    from wsi_pipeline.core.objects import Objects
+    from wsi_pipeline.evaluation.matching import match_objects
+    from wsi_pipeline.formats.geojson import read_geojson
+    from wsi_pipeline.formats.geoparquet import read_parquet
     from wsi_pipeline.pipeline import RunResult, run_slide
-    from wsi_pipeline.registry import model_from_module, open_model
-    from wsi_pipeline.slide import Slide, open_slide
+    from wsi_pipeline.segmentation.load_model import model_from_module, open_model
+    from wsi_pipeline.segmentation.model import Card, model_from_function
+    from wsi_pipeline.slides.slide import Slide, open_slide
 
     __version__: str
 
@@ -41,19 +41,19 @@ __all__ = [
 ]
 
 _HOME = {
-    "Card": "model",
-    "Objects": "objects",
-    "RunConfig": "config",
+    "Card": "segmentation.model",
+    "Objects": "core.objects",
+    "RunConfig": "core.config",
     "RunResult": "pipeline",
-    "Slide": "slide",
-    "WsisegError": "errors",
-    "match_objects": "metrics",
-    "model_from_function": "model",
-    "model_from_module": "registry",
-    "open_model": "registry",
-    "open_slide": "slide",
-    "read_geojson": "export.geojson",
-    "read_parquet": "export.parquet",
+    "Slide": "slides.slide",
+    "WsisegError": "core.errors",
+    "match_objects": "evaluation.matching",
+    "model_from_function": "segmentation.model",
+    "model_from_module": "segmentation.load_model",
+    "open_model": "segmentation.load_model",
+    "open_slide": "slides.slide",
+    "read_geojson": "formats.geojson",
+    "read_parquet": "formats.geoparquet",
     "run_slide": "pipeline",
 }
 

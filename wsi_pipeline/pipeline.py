@@ -19,23 +19,23 @@ import cv2
 import dask
 import shapely
 
-from wsi_pipeline.cells import detect_region, empty_cells
-from wsi_pipeline.cluster import Answer, Cluster, model_there
-from wsi_pipeline.config import RunConfig
-from wsi_pipeline.errors import ClusterError, DataError, SlideError
-from wsi_pipeline.export.geojson import read_regions
-from wsi_pipeline.foreground import find_foreground, intersect, roi_foreground
-from wsi_pipeline.inference import Engine
-from wsi_pipeline.model import Model, give_back_freed_memory
-from wsi_pipeline.picture import Density, draw_overlay, to_png
-from wsi_pipeline.progress import progress
-from wsi_pipeline.results import Results
-from wsi_pipeline.salvage import find_objects
-from wsi_pipeline.segment import REGION_PX, Keep, empty, reach_px, segment_region
-from wsi_pipeline.slide import Slide, open_slide
-from wsi_pipeline.stitch import duplicates
-from wsi_pipeline.store import RESULT_VERSION, RunFolder, check_output
-from wsi_pipeline.tiling import Region, plan_regions
+from wsi_pipeline.core.config import RunConfig
+from wsi_pipeline.core.errors import ClusterError, DataError, SlideError
+from wsi_pipeline.core.geometry import Region, plan_regions
+from wsi_pipeline.core.progress import progress
+from wsi_pipeline.formats.geojson import read_regions
+from wsi_pipeline.runs.dask_client import Answer, Cluster, model_there
+from wsi_pipeline.runs.final_files import Results
+from wsi_pipeline.runs.overlay import Density, draw_overlay, to_png
+from wsi_pipeline.runs.run_folder import RESULT_VERSION, RunFolder, check_output
+from wsi_pipeline.segmentation.cells import detect_region, empty_cells
+from wsi_pipeline.segmentation.damaged_regions import find_objects
+from wsi_pipeline.segmentation.inference import Engine
+from wsi_pipeline.segmentation.model import Model, give_back_freed_memory
+from wsi_pipeline.segmentation.nuclei import REGION_PX, Keep, empty, reach_px, segment_region
+from wsi_pipeline.segmentation.stitch import duplicates
+from wsi_pipeline.slides.foreground import find_foreground, intersect, roi_foreground
+from wsi_pipeline.slides.slide import Slide, open_slide
 
 __all__ = ["RunResult", "peak_bytes", "run_slide"]
 
@@ -117,7 +117,9 @@ def _memory_given_back() -> Iterator[None]:
 def _open(config: RunConfig) -> Model:
     if config.scheduler:
         return model_there(config)
-    from wsi_pipeline.registry import model_for  # a model of one's own needs no PyTorch
+    from wsi_pipeline.segmentation.load_model import (
+        model_for,  # a model of one's own needs no PyTorch
+    )
 
     return model_for(config)
 

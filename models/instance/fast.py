@@ -21,9 +21,9 @@ from torchvision.ops.poolers import LevelMapper
 from .backbone import LEVELS, Backbone
 from .config import InstanceConfig
 from .heads import BoxBranch
-from .models import FINEST, InstanceNetwork
-from .paste import paste_sum_in_boxes
-from .rois import RegionHeads
+from .mask_pasting import paste_sum_in_boxes
+from .network import FINEST, InstanceNetwork
+from .roi_heads import RegionHeads
 from .rpn import RegionProposals
 
 __all__ = ["FastInstances", "faster"]

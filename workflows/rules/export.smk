@@ -21,7 +21,7 @@ rule export:
         runtime=60,
         tries_left=lambda wildcards, attempt: PLAN.options["retries"] + 1 - attempt,
     shell:
-        "python -m wsi_pipeline.stage --record {output:q} --slide {wildcards.slide:q}"
+        "python -m wsi_pipeline.batch.job --record {output:q} --slide {wildcards.slide:q}"
         " --log {log:q} --tries-left {resources.tries_left} --after {input.run:q}"
         " --per-product {params.products:q}"
         " -- wsiseg export runs/{wildcards.slide:q}"

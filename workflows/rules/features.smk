@@ -20,7 +20,7 @@ rule features:
         runtime=30,
         tries_left=lambda wildcards, attempt: PLAN.options["retries"] + 1 - attempt,
     shell:
-        "python -m wsi_pipeline.stage --record {output:q} --slide {wildcards.slide:q}"
+        "python -m wsi_pipeline.batch.job --record {output:q} --slide {wildcards.slide:q}"
         " --log {log:q} --tries-left {resources.tries_left} --after {input.run:q}"
         " --product features/{wildcards.slide:q}.summary.json"
         " --product features/{wildcards.slide:q}.objects.csv.gz"

@@ -22,7 +22,7 @@ rule qc:
         runtime=30,
         tries_left=lambda wildcards, attempt: PLAN.options["retries"] + 1 - attempt,
     shell:
-        "python -m wsi_pipeline.stage --record {output:q} --slide {wildcards.slide:q}"
+        "python -m wsi_pipeline.batch.job --record {output:q} --slide {wildcards.slide:q}"
         " --key {params.key} --log {log:q} --tries-left {resources.tries_left}"
         " --answer qc/{wildcards.slide:q}.json"
         " -- wsiseg info {params.slide:q} --json --no-plan {params.settings:q}"

@@ -17,7 +17,7 @@ rule report:
         runtime=30,
         tries_left=lambda wildcards, attempt: PLAN.options["retries"] + 1 - attempt,
     shell:
-        "python -m wsi_pipeline.stage --record {output:q} --slide {wildcards.slide:q}"
+        "python -m wsi_pipeline.batch.job --record {output:q} --slide {wildcards.slide:q}"
         " --log {log:q} --tries-left {resources.tries_left} --after {input.features:q}"
         " --product reports/{wildcards.slide:q}.html"
         " -- wsiseg report runs/{wildcards.slide:q} --out reports/{wildcards.slide:q}.html"

@@ -26,7 +26,7 @@ rule segment:
         gpu=PLAN.options["gpu"],
         tries_left=lambda wildcards, attempt: PLAN.options["retries"] + 1 - attempt,
     shell:
-        "python -m wsi_pipeline.stage --record {output:q} --slide {wildcards.slide:q}"
+        "python -m wsi_pipeline.batch.job --record {output:q} --slide {wildcards.slide:q}"
         " --key {params.key} --log {log:q} --tries-left {resources.tries_left}"
         " --after {input.qc:q} --folder runs/{wildcards.slide:q}"
         " -- wsiseg run {params.slide:q} --out runs {params.settings:q} {params.machine:q}"

@@ -5,8 +5,8 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from wsi_pipeline.cohort import write_cohort
-from wsi_pipeline.stage import FAILED, read_record
+from wsi_pipeline.batch.job import FAILED, read_record
+from wsi_pipeline.reports.cohort import write_cohort
 
 with (
     Path(snakemake.log[0]).open("w") as log,

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from wsi_pipeline.workflow_plan import judge
+from wsi_pipeline.batch.plan import judge
 
 verdict = judge(Path(), snakemake.params.slides, snakemake.params.refused)
 lines = [f"{slide}  failed: {cause}" for slide, cause in verdict.failed.items()]

@@ -1,0 +1,397 @@
+"""Every fault, injected many times into `wsiseg run`: what it cost, and how long until mended.
+
+    python experiments/faults.py [NAME …] [--times 3] [--network] [--work DIR]
+
+Each run is a process of its own on a generated slide in 64 regions, with a threshold in the
+network's place unless --network is given. After each fault the same command runs again, and its
+objects are compared with those of an undisturbed run. Prints a table and writes it to
+experiments/results/faults.md. Full and read-only disks are real ones where this user may mount.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import tifffile
+
+from wsi_pipeline.core.objects import Objects
+from wsi_pipeline.formats.geoparquet import read_parquet
+from wsi_pipeline.runs.lock import LOCK, Owner
+from wsi_pipeline.synthetic.svs_writer import plan_slide, write_slide
+
+RESULTS = Path(__file__).parent / "results" / "faults.md"
+SIZE, SEED = 2000, 2026
+LIMIT_S = 1800.0
+"""Longer than any run takes, also on a machine that is busy with something else."""
+
+
+# --- the process that runs
+
+
+def child(fault: str, network: bool, arguments: list[str]) -> None:
+    """`wsiseg run` with a fault from within."""
+    from wsi_pipeline import pipeline
+    from wsi_pipeline.benchmark.threshold_model import stand_in
+    from wsi_pipeline.cli import main as cli
+    from wsi_pipeline.segmentation import load_model as registry
+    from wsi_pipeline.segmentation.model import Model, keep_freed_memory
+    from wsi_pipeline.slides import fast_tiff as direct
+
+    # A shell that starts this in the background has it ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    pipeline.REGION_PX = 256
+    read, reads = direct.DirectReader.read, []
+    opened = registry.model_for
+
+    def model_for(config: pipeline.RunConfig) -> Model:
+        if network:
+            model = opened(config)
+        else:
+            keep_freed_memory()
+            model = stand_in("dssnet")
+        inner = model.predict
+
+        def predict(images: np.ndarray) -> np.ndarray:
+            if fault == "memory" and len(images) > 2:
+                raise MemoryError
+            if not network:
+                time.sleep(0.05)  # a moment in which something can happen
+            return inner(images)
+
+        return replace(model, predict=predict, core=None)
+
+    def stalled(*where: object) -> np.ndarray:
+        reads.append(1)
+        if 10 < len(reads) <= 12:
+            time.sleep(LIMIT_S)
+        return read(*where)
+
+    if fault == "stall":
+        direct.DirectReader.read = stalled
+    if fault == "clock":
+        now = time.time()
+        time.time = lambda: now + random.uniform(-1e9, 1e9)
+    registry.model_for = model_for
+    sys.argv = ["wsiseg", "run", *arguments]
+    cli.main()
+
+
+# --- faults
+
+
+@dataclass
+class Trial:
+    """One run of the slide, to be disturbed."""
+
+    slide: Path
+    out: Path
+    network: bool
+    random: random.Random
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.out / self.slide.stem
+
+    def start(self, fault: str = "", *more: str) -> subprocess.Popen[str]:
+        """The command, in a process of its own."""
+        command = [sys.executable, __file__, "--child", fault, *(["--network"] * self.network)]
+        command += ["--", str(self.slide), "--out", str(self.out), "--quiet"]
+        return subprocess.Popen([*command, *more], stderr=subprocess.PIPE, text=True)
+
+    def finish(self, fault: str = "", *more: str) -> int:
+        """The command until its end; the exit code."""
+        process = self.start(fault, *more)
+        self.told = process.communicate(timeout=LIMIT_S)[1]
+        return process.returncode
+
+    def done(self) -> int:
+        """Regions on disk."""
+        return len(list(self.folder.glob("parts/*.npz")))
+
+    def half_way(self, process: subprocess.Popen[str]) -> None:
+        """Wait until some regions, at random, are on disk."""
+        some = self.random.randint(1, 30)
+        while self.done() < some and process.poll() is None:
+            time.sleep(0.005)
+
+    def objects(self) -> Objects:
+        """What was found, by id."""
+        found = read_parquet(self.folder / "objects.parquet")
+        return found.take(np.lexsort(found.ids.T))
+
+
+Fault = Callable[[Trial], tuple[int, ...]]
+FAULTS: dict[str, tuple[str, str, Fault]] = {}
+"""By name: what it is, how it is injected, and what does so; exit codes are what comes back."""
+
+
+def fault(name: str, what: str, how: str) -> Callable[[Fault], Fault]:
+    """Enter a fault into the table."""
+
+    def enter(function: Fault) -> Fault:
+        FAULTS[name] = what, how, function
+        return function
+
+    return enter
+
+
+def disturbed(trial: Trial, act: Callable[[subprocess.Popen[str]], None]) -> tuple[int, ...]:
+    """A run to which `act` happens half way."""
+    process = trial.start()
+    trial.half_way(process)
+    act(process)
+    trial.told = process.communicate(timeout=LIMIT_S)[1]
+    return (process.returncode,)
+
+
+@fault("kill", "process killed, lock left behind", "SIGKILL at a random region")
+def _kill(trial: Trial) -> tuple[int, ...]:
+    return disturbed(trial, lambda process: process.kill())
+
+
+@fault("term", "asked to stop", "SIGTERM at a random region")
+def _term(trial: Trial) -> tuple[int, ...]:
+    return disturbed(trial, lambda process: process.terminate())
+
+
+@fault("int", "Ctrl-C", "SIGINT at a random region")
+def _int(trial: Trial) -> tuple[int, ...]:
+    return disturbed(trial, lambda process: process.send_signal(signal.SIGINT))
+
+
+@fault("two", "two runs on the same output", "the same command started twice at once")
+def _two(trial: Trial) -> tuple[int, ...]:
+    both = [trial.start(), trial.start()]
+    for process in both:
+        process.communicate(timeout=LIMIT_S)
+    return tuple(sorted(process.returncode for process in both))
+
+
+@fault("elsewhere", "machine lost that held the lock", "lock.json of another machine, an hour old")
+def _elsewhere(trial: Trial) -> tuple[int, ...]:
+    codes = disturbed(trial, lambda process: process.kill())
+    left = replace(Owner.here(), machine="another", host="node17")
+    path = trial.folder / LOCK
+    path.write_text(json.dumps(asdict(left)))
+    os.utime(path, (time.time() - 3600,) * 2)
+    return codes
+
+
+@fault("full", "disk full", "a small file system filled up at a random region")
+def _full(trial: Trial) -> tuple[int, ...]:
+    filler = trial.out / "filler"
+    with small_disk(trial.out) as real:
+        if not real:
+            return _kill(trial)
+
+        def fill(process: subprocess.Popen[str]) -> None:
+            with open(filler, "wb", buffering=0) as file:
+                try:
+                    while file.write(bytes(2**16)):
+                        pass
+                except OSError:
+                    pass
+
+        codes = disturbed(trial, fill)
+        filler.unlink()
+        kept = trial.out.with_name("kept")
+        shutil.copytree(trial.out, kept)
+    shutil.rmtree(trial.out)
+    kept.rename(trial.out)
+    return codes
+
+
+@contextmanager
+def small_disk(path: Path) -> Iterator[bool]:
+    """A file system of 64 MB at `path`, where this user may mount one."""
+    path.mkdir(parents=True, exist_ok=True)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(path)]
+    real = subprocess.run(mount, capture_output=True).returncode == 0
+    try:
+        yield real
+    finally:
+        if real:
+            subprocess.run(["umount", str(path)], check=True)
+
+
+@fault("read-only", "folder becomes read-only", "chattr +i, or chmod where not root, at a region")
+def _read_only(trial: Trial) -> tuple[int, ...]:
+    parts = trial.folder / "parts"
+
+    def protect(process: subprocess.Popen[str]) -> None:
+        parts.chmod(0o555)
+        if os.geteuid() == 0:
+            subprocess.run(["chattr", "+i", str(parts)], check=True)
+
+    codes = disturbed(trial, protect)
+    if os.geteuid() == 0:
+        subprocess.run(["chattr", "-i", str(parts)], check=True)
+    parts.chmod(0o755)
+    return codes
+
+
+@fault("gone", "slide removed while read", "cut to a third and unlinked at a random region")
+def _gone(trial: Trial) -> tuple[int, ...]:
+    whole = trial.slide.read_bytes()
+
+    def remove(process: subprocess.Popen[str]) -> None:
+        os.truncate(trial.slide, len(whole) // 3)
+        trial.slide.unlink()
+
+    codes = disturbed(trial, remove)
+    trial.slide.write_bytes(whole)
+    return codes
+
+
+@fault("stall", "network drive stalls", "two reads that never answer; --read-timeout-s 5")
+def _stall(trial: Trial) -> tuple[int, ...]:
+    return (trial.finish("stall", "--read-timeout-s", "5"),)
+
+
+@fault("tile", "corrupt tile", "zeros in place of a random tile, repaired later")
+def _tile(trial: Trial) -> tuple[int, ...]:
+    whole = trial.slide.read_bytes()
+    with tifffile.TiffFile(trial.slide) as tiff:
+        page = tiff.pages[0]
+        number = trial.random.randrange(len(page.dataoffsets))
+        at, size = page.dataoffsets[number], page.databytecounts[number]
+    trial.slide.write_bytes(whole[:at] + bytes(size) + whole[at + size :])
+    codes = (trial.finish(),)
+    trial.slide.write_bytes(whole)
+    return codes
+
+
+@fault("memory", "GPU out of memory", "no memory for more than two tiles; --batch 16")
+def _memory(trial: Trial) -> tuple[int, ...]:
+    codes = (trial.finish("memory", "--batch", "16", "--tile-px", "128"),)
+    assert json.loads((trial.folder / "run.json").read_text())["batch_reduced_to"] == 2
+    return codes
+
+
+@fault("clock", "clock jumps", "time.time() differs by up to 30 years at each call")
+def _clock(trial: Trial) -> tuple[int, ...]:
+    return (trial.finish("clock"),)
+
+
+# --- faults of clusters, which need a scheduler and workers of their own
+
+CLUSTER = {
+    "worker": (
+        "worker killed", "SIGKILL in the middle, tests/test_cluster.py",
+        "test_a_worker_that_is_killed_costs_nothing",
+    ),
+    "scheduler": (
+        "scheduler gone", "SIGKILL in the middle, tests/test_cluster.py",
+        "test_a_scheduler_that_is_killed_leaves_what_was_done",
+    ),
+}  # fmt: skip
+"""By name: what it is, how it is injected, and the test that compares the objects afterwards."""
+
+
+def cluster_row(name: str, times: int) -> str:
+    """A test that injects a fault, so many times; its time holds both runs and their start."""
+    what, how, test = CLUSTER[name]
+    path = Path(__file__).parents[1] / "tests" / "runs" / "test_dask.py"
+    began = time.perf_counter()
+    for _ in range(times):
+        tests = [f"{path}::{name}" for name in ("test_a_cluster_writes_the_same_files", test)]
+        command = [sys.executable, "-m", "pytest", *tests]
+        ended = subprocess.run(command, capture_output=True, text=True, cwd=path.parents[1])
+        if ended.returncode:
+            raise SystemExit(f"{name}: {ended.stdout}")
+    seconds = (time.perf_counter() - began) / times
+    return f"| {what} | {how} | {times} | – | – | nothing | {seconds:.1f} (whole test) |"
+
+
+# --- the table
+
+
+def lost(trial: Trial, reference: Objects) -> str:
+    """How the objects differ from those of the undisturbed run."""
+    found = trial.objects()
+    columns = ("ids", "class_index", "score", "coords", "ring_offsets")
+    if all(np.array_equal(getattr(found, k), getattr(reference, k)) for k in columns):
+        return "nothing"
+    shared = {tuple(r) for r in found.ids.tolist()} & {tuple(r) for r in reference.ids.tolist()}
+    return f"{len(reference) - len(shared)} of {len(reference)} objects"
+
+
+def row(name: str, times: int, trial: Trial, reference: Objects) -> str:
+    """Inject a fault so many times, mend it, and compare."""
+    what, how, inject = FAULTS[name]
+    codes, seconds, losses, kept = set(), [], set(), []
+    for _ in range(times):
+        shutil.rmtree(trial.out, ignore_errors=True)
+        codes.add(inject(trial))
+        kept.append(trial.done() if (trial.folder / "parts").exists() else 64)
+        began = time.perf_counter()
+        if trial.finish():
+            raise SystemExit(f"{name}: the run after it failed: {trial.told}")
+        seconds.append(time.perf_counter() - began)
+        losses.add(lost(trial, reference))
+    exits = ", ".join(sorted("+".join(map(str, c)) for c in codes))
+    return (
+        f"| {what} | {how} | {times} | {exits} | {min(kept)} to {max(kept)} | "
+        f"{', '.join(sorted(losses))} | {np.mean(seconds):.1f} |"
+    )
+
+
+def main() -> None:
+    """Run the faults asked for, or be the process that one happens to."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join([*FAULTS, *CLUSTER]))
+    parser.add_argument("--times", type=int, default=3)
+    parser.add_argument("--network", action="store_true", help="the real one")
+    parser.add_argument("--work", type=Path, default=Path("build/faults"))
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child is not None:
+        child(arguments.child, arguments.network, arguments.names)
+        return
+    work = arguments.work.absolute()
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    slide = work / "slide.svs"
+    write_slide(slide, plan_slide(SIZE, SIZE, mpp=0.5, seed=SEED, tissue=0.7))
+    trial = Trial(slide, work / "out", arguments.network, random.Random(SEED))
+    assert trial.finish() == 0, trial.told  # files of Python's libraries are in memory from here on
+    shutil.rmtree(trial.out)
+    began = time.perf_counter()
+    assert trial.finish() == 0, trial.told
+    seconds, reference = time.perf_counter() - began, trial.objects()
+    lines = [
+        f"# Faults\n\n{len(reference)} objects in {SIZE}² pixels, 64 regions; undisturbed the "
+        f"command takes {seconds:.1f} s, its start included. After each fault it is given again: "
+        "what is then missing is lost, and the time it takes is the recovery. A process that was "
+        "killed counts as exit code -9.\n",
+        "| fault | how injected | times | exit codes | regions kept | lost | s to recover |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    print("\n".join(lines), flush=True)
+    for name in arguments.names or [*FAULTS, *CLUSTER]:
+        lines.append(
+            row(name, arguments.times, trial, reference)
+            if name in FAULTS
+            else cluster_row(name, arguments.times)
+        )
+        print(lines[-1], flush=True)
+        RESULTS.parent.mkdir(exist_ok=True)
+        RESULTS.write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,211 @@
+"""Instance networks: Mask R-CNN, Cascade (IMBMDCR-Net among them) and DoNet.
+
+Jiang et al., "DoNet: Deep de-overlapping network for cytology instance segmentation", CVPR 2023;
+Cai and Vasconcelos, "Cascade R-CNN", CVPR 2018; He et al., "Mask R-CNN", ICCV 2017.
+One class serves them all: a pass is a proposal network with its heads, and DoNet has two.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import FrozenBatchNorm2d
+
+from ..predictions import Instances
+from .backbone import ModulatedDeformConv2d, build_backbone
+from .config import CASCADE, CELL, DONET, IMBMDCR, MASKRCNN, InstanceConfig, configure
+from .mask_pasting import Sum, attention, paste_sum
+from .roi_heads import Detections, RegionHeads
+from .rpn import RegionProposals
+from .targets import check_targets
+
+__all__ = [
+    "InstanceNetwork",
+    "cascade",
+    "donet",
+    "for_inference",
+    "imbmdcr",
+    "instances",
+    "maskrcnn",
+]
+
+STRIDE = 32
+"""Sides of images are multiples of this many pixels."""
+
+FINEST = 4
+"""Stride of P2, where the second pass' attention is drawn."""
+
+
+class InstanceNetwork(nn.Module):
+    """Images (n, 3, h, w), ``(x − 128) / 128``, sides multiples of 32 → instances.
+
+    In training, `targets` (per image: boxes float32 (k, 4) xyxy in pixels, labels int64 (k,)
+    from 1, masks uint8 (k, h, w)) are needed and the losses come back by name; their sum is what
+    is minimised. Otherwise one dictionary per image, best first: ``boxes`` (k, 4), ``labels``
+    (k,), ``scores`` (k,), ``masks`` (k, 1, 28, 28) probability over the box, of its own class.
+    """
+
+    paste_sum: Sum = staticmethod(paste_sum)
+
+    def __init__(self, config: InstanceConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone: nn.Module = build_backbone(config)
+        classes = tuple(range(1, config.classes + 1))
+        self.rpn: nn.Module = RegionProposals(config)
+        self.roi_heads = RegionHeads(config, (CELL,) if config.mrp else classes)
+        self.second_rpn: nn.Module | None = None
+        if config.mrp:
+            # Cells that are not asked for may weigh the second pass all the same.
+            self.roi_heads.score = min(config.score, config.attention_score)
+            self.second_rpn = RegionProposals(config)
+            self.second_heads = RegionHeads(config, tuple(c for c in classes if c != CELL))
+
+    def forward(
+        self, images: Tensor, targets: list[dict[str, Tensor]] | None = None
+    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """See the class."""
+        if images.ndim != 4 or images.shape[1] != 3 or any(s % STRIDE for s in images.shape[2:]):
+            raise ValueError(
+                f"images of shape {tuple(images.shape)}; needed is (n, 3, h, w), sides multiples "
+                f"of {STRIDE}"
+            )
+        if self.training:
+            targets = check_targets(targets, images.shape, self.config.classes)
+        features = self.backbone(images)
+        found, losses = self._pass(self.rpn, self.roi_heads, features, images, targets)
+        passes = [found]
+        if self.second_rpn is not None:
+            features = self._weighed(features, found)
+            found, more = self._pass(self.second_rpn, self.second_heads, features, images, targets)
+            passes.append(found)
+            losses |= {f"second_{name}": loss for name, loss in more.items()}
+        return losses if self.training else _merged(passes, self.config.score)
+
+    def _pass(
+        self,
+        rpn: nn.Module,
+        heads: RegionHeads,
+        features: dict[str, Tensor],
+        images: Tensor,
+        targets: list[dict[str, Tensor]] | None,
+    ) -> tuple[Detections, dict[str, Tensor]]:
+        """Proposals, then regions; losses in training."""
+        size = (images.shape[2], images.shape[3])
+        batch = ImageList(images, [size] * len(images))
+        if not self.training or targets is None:
+            proposals, _ = rpn(batch, features)
+            return heads.find(features, proposals, size), {}
+        proposals, losses = rpn(batch, features, targets)
+        found, more = heads.learn(features, proposals, size, targets)
+        named = {"rpn_class": losses["loss_objectness"], "rpn_box": losses["loss_rpn_box_reg"]}
+        return found, named | more
+
+    def _weighed(self, features: dict[str, Tensor], cells: Detections) -> dict[str, Tensor]:
+        """Features, each place as strong as a cell is likely there."""
+        c, finest = self.config, features["0"]
+        size = (finest.shape[2], finest.shape[3])
+        maps = []
+        for boxes, scores, logits in zip(cells.boxes, cells.scores, cells.logits, strict=True):
+            sure = scores >= c.attention_score
+            maps.append(
+                attention(
+                    logits[sure],
+                    boxes[sure],
+                    size,
+                    FINEST,
+                    mode=c.attention,
+                    floor=c.attention_floor,
+                    summed=self.paste_sum,
+                )
+            )
+        weight = torch.stack(maps)[:, None].to(finest.dtype)
+        return {
+            # The mean over the coarser cell, where DoNet's code takes one of its corners.
+            name: level * F.adaptive_avg_pool2d(weight, (level.shape[2], level.shape[3]))
+            for name, level in features.items()
+        }
+
+
+def _merged(passes: list[Detections], least: float) -> list[dict[str, Tensor]]:
+    """What the passes found with a score above `least`, per image, best first."""
+    output = []
+    for i in range(len(passes[0].boxes)):
+        scores = torch.cat([found.scores[i] for found in passes])
+        order = scores.argsort(descending=True, stable=True)
+        order = order[scores[order] > least]
+        logits = torch.cat([found.logits[i] for found in passes])[order]
+        output.append(
+            {
+                "boxes": torch.cat([found.boxes[i] for found in passes])[order],
+                "labels": torch.cat([found.labels[i] for found in passes])[order],
+                "scores": scores[order],
+                "masks": logits.sigmoid()[:, None],
+            }
+        )
+    return output
+
+
+def maskrcnn(**options: Any) -> InstanceNetwork:
+    """Mask R-CNN; `options` are fields of `InstanceConfig`, R50-FPN's numbers by default."""
+    return InstanceNetwork(configure(MASKRCNN, options))
+
+
+def cascade(**options: Any) -> InstanceNetwork:
+    """Cascade Mask R-CNN, a mask head per stage by default (``mask_every_stage``)."""
+    return InstanceNetwork(configure(CASCADE, options))
+
+
+def imbmdcr(**options: Any) -> InstanceNetwork:
+    """IMBMDCR-Net: a cascade with one mask head, on a deformable ResNeXt-101 by default."""
+    return InstanceNetwork(configure(IMBMDCR, options))
+
+
+def donet(**options: Any) -> InstanceNetwork:
+    """DoNet; `options` ``drm``, ``crm`` and ``mrp`` are the rows of its ablation."""
+    return InstanceNetwork(configure(DONET, options))
+
+
+def instances(output: list[dict[str, Tensor]]) -> list[Instances]:
+    """Output of a network in evaluation → one `Instances` per image."""
+    found = []
+    for image in output:
+        masks = (image["masks"][:, 0].float() * 255).round().to(torch.uint8)
+        found.append(
+            Instances(
+                boxes=image["boxes"].float().cpu().numpy(),
+                class_index=(image["labels"] - 1).cpu().numpy().astype(np.uint8),
+                scores=image["scores"].float().cpu().numpy(),
+                masks=masks.cpu().numpy(),
+            )
+        )
+    return found
+
+
+@torch.no_grad()
+def _fold(conv: Any, norm: Any) -> None:
+    """Let `conv` do what `norm`, in evaluation, does after it."""
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    shift = norm.bias - norm.running_mean * scale
+    if conv.bias is not None:
+        shift = shift + conv.bias * scale
+    conv.weight.mul_(scale.view(-1, 1, 1, 1))
+    conv.bias = nn.Parameter(shift)
+
+
+def for_inference(network: InstanceNetwork) -> InstanceNetwork:
+    """The same function with batch norms folded into the convolutions before them, in place."""
+    convs, norms = (nn.Conv2d, ModulatedDeformConv2d), (nn.BatchNorm2d, FrozenBatchNorm2d)
+    for module in list(network.modules()):
+        children = list(module.named_children())
+        for (_, conv), (name, norm) in pairwise(children):
+            if isinstance(conv, convs) and isinstance(norm, norms):
+                _fold(conv, norm)
+                setattr(module, name, nn.Identity())
+    return network.eval().requires_grad_(False)

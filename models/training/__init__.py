@@ -1,0 +1,1 @@
+"""Training of all networks, and what it reads."""

@@ -1,0 +1,96 @@
+"""Batches of augmented crops with a mask for each instance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from .cell_pasting import Clusters, add_cell, cut, free_cells
+from .coco import Augmentation
+from .instance_data import InstanceSample, warp
+
+__all__ = ["InstanceBatch", "InstanceCrops", "targets_of"]
+
+InstanceBatch = tuple[NDArray[np.uint8], list[dict[str, NDArray[np.generic]]]]
+"""Images (n, h, w, 3); for each boxes (k, 4), labels (k,), masks (k, h, w)."""
+
+STRIDE = 32
+
+
+def targets_of(sample: InstanceSample) -> dict[str, NDArray[np.generic]]:
+    """What a network learns of an image: boxes float32 xyxy, labels int64, masks uint8."""
+    masks = np.zeros((len(sample), *sample.image.shape[:2]), np.uint8)
+    for i, mask in enumerate(sample.masks):
+        sample.view(masks[i], i)[:] = mask
+    return {
+        "boxes": sample.windows.astype(np.float32),
+        "labels": sample.labels.astype(np.int64),
+        "masks": masks,
+    }
+
+
+class InstanceCrops(Dataset[InstanceBatch]):
+    """Batches of augmented crops, one per step.
+
+    Step s draws from its own generator, so a resumed run sees what an uninterrupted one would.
+
+    Parameters
+    ----------
+    scales
+        one is drawn per step: the crops of that step are so many times as large, and so is what
+        they show (multi-scale training of paper 003)
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[InstanceSample],
+        chances: NDArray[np.float64],
+        *,
+        size: int,
+        batch: int,
+        seed: int,
+        augmentation: Augmentation,
+        clusters: Clusters | None = None,
+        scales: Sequence[float] = (1.0,),
+    ) -> None:
+        self.samples, self.chances = samples, chances
+        self.size, self.batch, self.seed = size, batch, seed
+        self.augmentation, self.clusters = augmentation, clusters or Clusters()
+        self.scales = scales
+        self.donors: list[tuple[int, int]] = []
+        if self.clusters.chance > 0:
+            self.donors = [(k, int(i)) for k, s in enumerate(samples) for i in free_cells(s)]
+
+    def __getitem__(self, step: int) -> InstanceBatch:
+        rng = np.random.default_rng((self.seed, step))
+        scale = float(rng.choice(self.scales))
+        size = max(STRIDE, round(self.size * scale / STRIDE) * STRIDE)
+        images = np.empty((self.batch, size, size, 3), np.uint8)
+        targets = []
+        for i, k in enumerate(rng.choice(len(self.samples), self.batch, p=self.chances)):
+            scene = self.scene(self.samples[k], size, scale, rng)
+            images[i] = self.augmentation.colour(scene.image, rng)
+            targets.append(targets_of(scene))
+        return images, targets
+
+    def scene(
+        self, sample: InstanceSample, size: int, scale: float, rng: np.random.Generator
+    ) -> InstanceSample:
+        """A turned, zoomed crop of `sample`, now and then with cells of others laid over it."""
+        h, w = sample.image.shape[:2]
+        x0, y0, x1, y1 = sample.windows.T
+        centres = np.stack([y0 + y1, x0 + x1], 1) // 2
+        scene = warp(
+            sample, self.augmentation.place(h, w, size, rng, lambda: centres, zoom=scale), size
+        )
+        if not self.donors or rng.random() >= self.clusters.chance:
+            return scene
+        for _ in range(rng.integers(1, self.clusters.most + 1)):
+            donor, cell = self.donors[rng.integers(len(self.donors))]
+            patch = cut(self.samples[donor], cell, rng, self.clusters)
+            if patch is not None:
+                scene = add_cell(scene, patch, rng, self.clusters)
+        return scene

@@ -1,0 +1,169 @@
+"""Starting from torchvision's weights: local files only, and a report of what was taken."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ..instance.network import InstanceNetwork
+
+__all__ = ["Report", "load_backbone", "load_detector"]
+
+_LEGACY = (
+    (r"(fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)$", r"\1.0.\2"),
+    (r"(rpn\.head\.conv)\.(weight|bias)$", r"\1.0.0.\2"),
+)
+"""Names of torchvision's older files → those of today."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of a file's weights.
+
+    Attributes
+    ----------
+    copied
+        entries of the network that were filled
+    skipped
+        entries of the file that were not used, with the reason
+    fresh
+        entries of the network that the file has nothing for
+    """
+
+    copied: tuple[str, ...]
+    skipped: Mapping[str, str]
+    fresh: tuple[str, ...]
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """State of a safetensors or torch file, never executing anything from it."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file of weights; nothing is downloaded")
+    try:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, UnpicklingError, RuntimeError, EOFError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path}: not a file of weights alone ({reason})") from error
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ValueError(f"{path}: holds no state dict; save model.state_dict()")
+    return state
+
+
+def _pattern(name: str) -> str:
+    """A detector's entry, torchvision's name → pattern of ours that start from it, "" if none."""
+    for old, new in _LEGACY:
+        name = re.sub(old, new, name)
+    heads = r"(?:roi|second)_heads\."
+    mask = heads + r"masks\.\d+\.(?:(?:whole|shared|rest)\.)?"
+    if name.startswith("backbone."):
+        return re.escape(name)
+    if name.startswith("rpn."):
+        return "(?:second_)?" + re.escape(name)
+    if m := re.fullmatch(r"roi_heads\.box_(?:head|predictor)\.(\w+\.\w+)", name):
+        return rf"{heads}boxes\.\d+\.{re.escape(m[1])}"
+    if m := re.fullmatch(r"roi_heads\.mask_head\.(\d+)\.0\.(\w+)", name):
+        # A ReLU follows each of our convolutions.
+        return rf"{mask}convs\.{2 * int(m[1])}\.{m[2]}"
+    if m := re.fullmatch(r"roi_heads\.mask_predictor\.conv5_mask\.(\w+)", name):
+        return rf"{mask}deconv\.{m[1]}"
+    if m := re.fullmatch(r"roi_heads\.mask_predictor\.mask_fcn_logits\.(\w+)", name):
+        return rf"{mask}predictor\.{m[1]}"
+    return ""
+
+
+def _legacy_mask(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Mask heads of older files count from one, and name no layer inside the block."""
+
+    def new(match: re.Match[str]) -> str:
+        return f"{match[1]}{int(match[2]) - 1}.0."
+
+    return {re.sub(r"(roi_heads\.mask_head\.)mask_fcn(\d+)\.", new, k): v for k, v in state.items()}
+
+
+@torch.no_grad()
+def _copy(network: InstanceNetwork, state: Mapping[str, Tensor], patterns: list[str]) -> Report:
+    """Fill what the patterns, one per entry of `state`, name and what has the same shape."""
+    mine = network.state_dict()
+    copied, skipped = [], {}
+    for (name, value), pattern in zip(state.items(), patterns, strict=True):
+        fits = [k for k in mine if re.fullmatch(pattern, k)]
+        for k in fits:
+            if mine[k].shape == value.shape:
+                mine[k].copy_(value)
+                copied.append(k)
+            else:
+                skipped[name] = f"shape {tuple(value.shape)}, {k} has {tuple(mine[k].shape)}"
+        if not fits:
+            skipped[name] = "no counterpart"
+    fresh = tuple(k for k in mine if k not in set(copied))
+    return Report(tuple(copied), skipped, fresh)
+
+
+def _check(network: InstanceNetwork, path: Path, report: Report) -> Report:
+    if not report.copied:
+        backbone = network.config.backbone
+        raise ValueError(f"{path}: nothing in it fits {backbone}; is it another architecture?")
+    return report
+
+
+def _refuse_group(network: InstanceNetwork) -> None:
+    if network.config.norm == "group":
+        raise ValueError(
+            "weights that were trained with batch norm do not serve group norm; build the network "
+            'with norm="frozen"'
+        )
+
+
+def load_detector(network: InstanceNetwork, path: Path, *, eps: float = 0.0) -> Report:
+    """Start from a Mask R-CNN or Faster R-CNN of torchvision (first version), a local file.
+
+    Its mask head starts all of DoNet's, its proposals and boxes both passes, its boxes all stages
+    of a cascade.
+
+    Parameters
+    ----------
+    eps
+        of the file's frozen norms: 0 in torchvision's COCO files, 1e-5 if trained anew
+
+    Raises
+    ------
+    FileNotFoundError
+        no such file
+    ValueError
+        not weights, those of a second-version detector, or none that fit
+    """
+    _refuse_group(network)
+    state = _legacy_mask(_read(path))
+    if any(re.match(r"roi_heads\.box_head\.\d|rpn\.head\.conv\.1\.", k) for k in state):
+        raise ValueError(f"{path}: a version 2 detector, whose heads differ; use a version 1 file")
+    report = _copy(network, state, [_pattern(name) for name in state])
+    _shift_variance(network, report, eps)
+    return _check(network, path, report)
+
+
+@torch.no_grad()
+def _shift_variance(network: InstanceNetwork, report: Report, eps: float) -> None:
+    """Let running variances make up for another eps: a state dict would not carry that."""
+    copied = set(report.copied)
+    for name, module in network.named_modules():
+        if f"{name}.running_var" in copied:
+            module.running_var += eps - module.eps
+
+
+def load_backbone(network: InstanceNetwork, path: Path) -> Report:
+    """Start the trunk from a classifier of torchvision, a local file; raises as `load_detector`."""
+    _refuse_group(network)
+    state = _read(path)
+    patterns = [re.escape(f"backbone.body.{name}") for name in state]
+    return _check(network, path, _copy(network, state, patterns))

@@ -1,0 +1,146 @@
+"""How well a network does while it is trained: AP at IoU 0.5 on held-out images, and dense maps.
+
+Meant to be cheap; what is published is measured by ``wsiseg evaluate``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ..predictions import Instances, Window, paste
+from .instance_data import InstanceSample
+
+__all__ = ["Normal", "average_precision", "detect_image", "validate_instances"]
+
+STRIDE = 32
+IOU = 0.5
+
+Placed = tuple[NDArray[np.integer], NDArray[np.bool_]]
+"""x0, y0, x1, y1 in the image, and the mask in it."""
+
+
+class Normal:
+    """Normalisation of images: uint8 (n, h, w, 3) → float32 (n, 3, h, w)."""
+
+    def __init__(
+        self, mean: float | Sequence[float], std: float | Sequence[float], device: str
+    ) -> None:
+        self.mean, self.std = (torch.tensor(v, device=device).view(-1, 1, 1) for v in (mean, std))
+        self.device = device
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """What the network gets of `images`."""
+        x = images.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()
+        return ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def run_padded(network: nn.Module, image: NDArray[np.uint8], normal: Normal) -> Any:
+    """Output for one image (h, w, 3) of any size, padded right and below with the mean."""
+    x = normal(torch.from_numpy(image)[None])
+    h, w = image.shape[:2]
+    return network(nn.functional.pad(x, (0, -w % STRIDE, 0, -h % STRIDE)))
+
+
+def detect_image(
+    network: nn.Module,
+    decode: Callable[[Any], list[Instances]],
+    image: NDArray[np.uint8],
+    normal: Normal,
+) -> Instances:
+    """What the network finds in one image (h, w, 3) of any size."""
+    return decode(run_padded(network, image, normal))[0]
+
+
+def _placed(window: Window, mask: NDArray[np.bool_]) -> Placed:
+    rows, columns = window
+    return np.array((columns.start, rows.start, columns.stop, rows.stop)), mask
+
+
+def _iou(a: Placed, b: Placed) -> float:
+    (x0, y0), (x1, y1) = np.maximum(a[0][:2], b[0][:2]), np.minimum(a[0][2:], b[0][2:])
+    if x0 >= x1 or y0 >= y1:
+        return 0.0
+    mine, theirs = (
+        mask[y0 - w[1] : y1 - w[1], x0 - w[0] : x1 - w[0]] for w, mask in (a, b)
+    )  # fmt: skip
+    shared = int((mine & theirs).sum())
+    return shared / max(int(a[1].sum() + b[1].sum()) - shared, 1)
+
+
+def _box_iou(a: NDArray[np.number], b: NDArray[np.number]) -> NDArray[np.float64]:
+    """IoU of boxes (m, 4) and (n, 4): (m, n)."""
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    shared = np.maximum(high - low, 0).prod(2)
+    areas = [(v[:, 2:] - v[:, :2]).prod(1) for v in (a, b)]
+    return np.asarray(shared / np.maximum(areas[0][:, None] + areas[1] - shared, 1e-6), float)
+
+
+def _hits(iou: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which predictions (rows, best first) match an instance that no better one has taken."""
+    hits, free = np.zeros(len(iou), bool), np.ones(iou.shape[1], bool)
+    for i, row in enumerate(iou):
+        row = np.where(free, row, 0)
+        if row.size and row.max() >= IOU:
+            hits[i], free[row.argmax()] = True, False
+    return hits
+
+
+def average_precision(scores: NDArray[np.floating], hits: NDArray[np.bool_], total: int) -> float:
+    """COCO's AP: precision at 101 recalls, each the best at that recall or above.
+
+    `hits` says which predictions are true, `total` how many instances there are to be found.
+    """
+    order = np.argsort(-scores, kind="stable")
+    found = np.cumsum(hits[order])
+    precision = found / np.arange(1, len(found) + 1)
+    envelope = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0)
+    at = np.searchsorted(found / max(total, 1), np.linspace(0, 1, 101), side="left")
+    return float(envelope[at].mean())
+
+
+def validate_instances(
+    detect: Callable[[NDArray[np.uint8]], Instances],
+    samples: Sequence[InstanceSample],
+    classes: Sequence[str],
+) -> dict[str, dict[str, float]]:
+    """AP50 of boxes and masks per set and class, and their means; classes without truth left out.
+
+    Parameters
+    ----------
+    detect
+        image uint8 (h, w, 3) → its instances, best first
+    """
+    rows: dict[tuple[str, int, str], list[tuple[NDArray[Any], NDArray[np.bool_]]]] = {}
+    totals: dict[tuple[str, int], int] = {}
+    for sample in samples:
+        found = detect(sample.image)
+        for c in range(len(classes)):
+            mine, true = found.class_index == c, np.flatnonzero(sample.labels == c + 1)
+            part = found.take(mine)
+            boxes = _box_iou(part.boxes, sample.windows[true])
+            pasted = [_placed(w, m) for w, m in paste(part, sample.image.shape[:2])]
+            masks = np.zeros_like(boxes)
+            for i, j in np.argwhere(boxes > 0):
+                masks[i, j] = _iou(pasted[i], (sample.windows[true[j]], sample.masks[true[j]]))
+            totals[sample.group, c] = totals.get((sample.group, c), 0) + len(true)
+            for kind, iou in (("box", boxes), ("mask", masks)):
+                rows.setdefault((sample.group, c, kind), []).append((part.scores, _hits(iou)))
+    out: dict[str, dict[str, float]] = {}
+    for (group, c, kind), parts in rows.items():
+        if totals[group, c]:
+            scores, hits = (np.concatenate(column) for column in zip(*parts, strict=True))
+            value = average_precision(scores, hits, totals[group, c])
+            out.setdefault(group, {})[f"{classes[c]} {kind} AP50"] = value
+    for measured in out.values():
+        for kind in ("box", "mask"):
+            values = [v for k, v in measured.items() if k.endswith(f" {kind} AP50")]
+            measured[f"{kind} AP50"] = float(np.mean(values))
+    return out

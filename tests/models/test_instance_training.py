@@ -1,0 +1,542 @@
+"""Laws of what instance models learn from: masks that overlap, crops, clusters, resuming."""
+
+import dataclasses
+import json
+import math
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from pycocotools import mask as coco
+from wsiseg_models import registry
+from wsiseg_models.checkpoint import Card, load_checkpoint, read_card, save_checkpoint
+from wsiseg_models.predictions import Instances
+from wsiseg_models.training.cell_pasting import (
+    Clusters,
+    Patch,
+    add_cell,
+    cut,
+    free_cells,
+    overlap,
+    shine_through,
+)
+from wsiseg_models.training.coco import Augmentation, Split
+from wsiseg_models.training.crops import InstanceCrops, targets_of
+from wsiseg_models.training.dense_pretraining import dense_maps
+from wsiseg_models.training.instance_data import InstanceSample, load_instance_set, warp
+from wsiseg_models.training.loop import milestones, warm_up
+from wsiseg_models.training.train_instance import InstanceTrainConfig, train_instances
+from wsiseg_models.training.validation import average_precision, validate_instances
+
+from wsi_pipeline.cli.main import cli
+
+NAMES = [{"id": 1, "name": "nucleus"}, {"id": 2, "name": "cytoplasm"}]
+GLASS = 230
+
+
+def disc(side, x, y, radius):
+    """Bool (side, side): pixels whose centre is in a circle."""
+    rows, columns = np.mgrid[:side, :side] + 0.5
+    return (columns - x) ** 2 + (rows - y) ** 2 <= radius**2
+
+
+def sample_of(masks, labels, cell_id, image=None):
+    """A sample from masks of the whole image."""
+    windows = []
+    for m in masks:
+        rows, columns = np.flatnonzero(m.any(1)), np.flatnonzero(m.any(0))
+        windows.append((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
+    parts = tuple(m[y0:y1, x0:x1] for m, (x0, y0, x1, y1) in zip(masks, windows, strict=True))
+    side = masks[0].shape[0]
+    if image is None:
+        image = np.full((side, side, 3), GLASS, np.uint8)
+        for m, label in zip(masks, labels, strict=True):
+            image[m] = (image[m] * (0.4 if label == 2 else 0.8)).astype(np.uint8)
+    return InstanceSample(
+        image, np.array(windows, np.int32), parts, np.array(labels, np.uint8),
+        np.array(cell_id, np.int64), "drawn",
+    )  # fmt: skip
+
+
+def two_cells(side=160):
+    """Two cells that do not touch, each with its nucleus."""
+    masks = [disc(side, x, y, r) for x, y in ((50, 50), (110, 100)) for r in (26, 8)]
+    return sample_of(masks, (1, 2, 1, 2), (1, 1, 2, 2))
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Five fields: overlapping cells with nuclei as polygons and RLE, the last one empty."""
+    rng = np.random.default_rng(7)
+    (tmp_path / "data" / "images").mkdir(parents=True)
+    images, annotations = [], []
+    for i in range(5):
+        field = np.full((96, 96, 3), GLASS, np.uint8)
+        for cell in range(3 if i < 4 else 0):
+            x, y = rng.integers(15, 81, 2)
+            for category, radius in ((2, 16), (1, 5)):
+                mask = disc(96, x, y, radius)
+                field[mask] = (field[mask] * (0.4 if category == 1 else 0.8)).astype(np.uint8)
+                rle = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
+                turn = np.linspace(0, 2 * np.pi, 40)
+                ring = np.stack([x + radius * np.cos(turn), y + radius * np.sin(turn)], 1)
+                shape = {"size": rle["size"], "counts": rle["counts"].decode()}
+                annotations.append(
+                    {"id": len(annotations), "image_id": i, "category_id": category,
+                     "cell_id": cell, "area": int(mask.sum()), "iscrowd": 0,
+                     "segmentation": shape if cell else [ring.ravel().tolist()]}
+                )  # fmt: skip
+        cv2.imwrite(str(tmp_path / "data" / "images" / f"{i}.png"), field)
+        images.append({"id": i, "file_name": f"images/{i}.png", "width": 96, "height": 96})
+    document = {"images": images, "annotations": annotations, "categories": NAMES}
+    (tmp_path / "data" / "annotations.json").write_text(json.dumps(document))
+    return tmp_path / "data"
+
+
+def change(folder, edit):
+    """Edit the annotations of a set."""
+    file = folder / "annotations.json"
+    document = json.loads(file.read_text())
+    edit(document)
+    file.write_text(json.dumps(document))
+
+
+def load(folder, mpp=0.5):
+    return load_instance_set(f"{folder}@0.5", mpp=mpp, split=Split("none"))
+
+
+def test_a_set_is_read_as_it_was_drawn(data):
+    found = load_instance_set(f"{data}@0.5", mpp=0.5, split=Split("fold:1/5"))
+    assert [s.name for s in found.held] == ["images/1.png"] and len(found.train) == 4
+    assert found.skipped == {} and "stated" in found.train[0].origin
+    rng = np.random.default_rng(7)
+    for sample in load(data).train[:4]:
+        drawn = [disc(96, *xy, r) for xy in rng.integers(15, 81, (3, 2)) for r in (16, 5)]
+        assert sample.labels.tolist() == [1, 2] * 3 and sample.cell_id.tolist() == [
+            0,
+            0,
+            1,
+            1,
+            2,
+            2,
+        ]
+        masks = targets_of(sample)["masks"].astype(bool)
+        assert (masks[2:] == drawn[2:]).all()  # RLE is exact, polygons nearly
+        for mine, true in zip(masks[:2], drawn[:2], strict=True):
+            assert (mine ^ true).sum() < 0.15 * true.sum()
+    assert len(load(data).train[4]) == 0
+
+
+def test_masks_shrink_with_their_image(data):
+    whole, half = load(data).train[0], load(data, mpp=1.0).train[0]
+    assert half.image.shape == (48, 48, 3)
+    mine = targets_of(half)["masks"].astype(bool)
+    share = targets_of(whole)["masks"].reshape(len(whole), 48, 2, 48, 2).mean((2, 4))
+    assert (mine[share == 1]).all() and not mine[share == 0].any()
+    assert mine.sum() == pytest.approx(share.sum(), rel=0.05)  # halves count
+
+
+def test_what_cannot_be_learnt_from_is_skipped_and_counted(data):
+    def edit(document):
+        document["images"].append({"id": 9, "file_name": "images/lost.png"})
+        document["categories"].append({"id": 3, "name": "Leukocyte_Nucleus"})
+        document["categories"].append({"id": 4, "name": "never used"})
+        shapes = [{"iscrowd": 1}, {"category_id": 3}, {"image_id": 9}]
+        shapes.append({"segmentation": [[10, 10, 11, 10, 11, 11, 10, 11]]})  # one pixel
+        shapes.append({"segmentation": [[-30, -30, 20, -30, 20, 20, -30, 20]]})
+        base = document["annotations"][0]
+        document["annotations"] = [base | {"image_id": 4} | s for s in shapes]
+
+    change(data, edit)
+    found = load(data)
+    assert found.skipped == {"image not there": 1, "crowd": 1, "leukocyte_nucleus": 1,
+                             "under 4 px": 1}  # fmt: skip
+    assert [len(s) for s in found.train] == [0, 0, 0, 0, 1]
+    assert found.train[4].windows.tolist() == [[0, 0, 20, 20]] and found.train[4].masks[0].all()
+
+
+@pytest.mark.parametrize(
+    ("change_to", "match"),
+    [
+        ({"category_id": 7}, r"annotation 3 is of the category '7'; known: cytoplasm, .*nucleus"),
+        ({"category_id": 3}, "'spindle'"),
+        ({"segmentation": {"size": [96, 96], "counts": "garbage"}}, "annotation 3 cannot be read"),
+        ({"segmentation": {"size": [96, 96], "counts": "SW_25"}}, "runs cover"),
+        ({"segmentation": {"size": [96, 96], "counts": "h"}}, "ends within a number"),
+        ({"segmentation": {"size": [96, 96], "counts": [10, 20]}}, "runs cover 30 of 9216"),
+        ({"segmentation": {"size": [9, 9], "counts": [81]}}, "of \\(9, 9\\) and its image of"),
+        ({"segmentation": [[1, 2, 3, 4]]}, "three or more points"),
+        ({"segmentation": [[1, 2, 3, 4, 5, math.nan]]}, "all of them numbers"),
+        ({"segmentation": [[1, 2, 3, 4, 5]]}, "annotation 3 cannot be read"),
+        ({"segmentation": None}, "neither polygons nor RLE"),
+        ({"cell_id": "first"}, "annotation 3 cannot be read"),
+    ],
+)
+def test_broken_annotations_are_named(data, change_to, match):
+    def edit(document):
+        document["categories"].append({"id": 3, "name": "spindle"})
+        document["annotations"][3] |= change_to
+
+    change(data, edit)
+    with pytest.raises(ValueError, match=match) as error:
+        load(data)
+    assert "annotations.json: annotation 3" in str(error.value)
+
+
+def test_broken_files_are_named(data, tmp_path):
+    file = data / "annotations.json"
+    text = file.read_text()
+    for broken, match in (
+        (text[:500], "annotations.json is not JSON"),
+        ("[]", "no images, annotations, categories"),
+        (text.replace('"images"', '"pictures"', 1), "has no images; it must be a COCO file"),
+    ):
+        file.write_text(broken)
+        with pytest.raises(ValueError, match=match):
+            load(data)
+    with pytest.raises(ValueError, match="does not exist"):
+        load(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="no annotations"):
+        load(tmp_path / "empty")
+    file.write_text(text)
+    (data / "images" / "0.png").write_text("no image")
+    with pytest.raises(ValueError, match=r"0.png: not an image"):
+        load(data)
+
+
+def test_masks_warped_in_their_windows_are_masks_warped_whole():
+    sample = two_cells()
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        matrix = Augmentation().place(160, 160, 128, rng, lambda: np.array([[50, 50]]))
+        crop = warp(sample, matrix, 128, visible=0, min_px=1)
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        whole = [
+            cv2.warpAffine(255 * m, matrix, (128, 128), flags=flags) >= 128
+            for m in targets_of(sample)["masks"]
+        ]
+        whole = [m for m in whole if m.any()]
+        mine = targets_of(crop)
+        assert len(whole) == len(crop)
+        for mask, box, true in zip(mine["masks"], mine["boxes"], whole, strict=True):
+            # OpenCV rounds places to 1/32 px, from another origin here than there.
+            assert (mask.astype(bool) ^ true).sum() <= 0.02 * true.sum() + 2
+            rows, columns = np.nonzero(mask)
+            assert box.tolist() == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+
+
+def test_a_crop_drops_what_it_hardly_shows():
+    sample = sample_of([disc(64, 32, 32, 20), disc(64, 32, 32, 6)], (1, 2), (1, 1))
+    shifted = [np.array([[1, 0, dx], [0, 1, 0]], float) for dx in (0, 40, 47, 60)]
+    assert [len(warp(sample, m, 64)) for m in shifted] == [2, 1, 0, 0]
+    assert len(warp(sample, shifted[2], 64, visible=0.01)) == 1
+    kept = warp(sample, shifted[1], 64)
+    assert kept.labels.tolist() == [1] and (kept.image[:, 30:] == GLASS).all()
+
+
+def crops(samples, **options):
+    share = np.full(len(samples), 1 / len(samples))
+    settings = {"size": 64, "batch": 2, "seed": 3, "augmentation": Augmentation()} | options
+    return InstanceCrops(samples, share, **settings)
+
+
+def test_every_step_has_crops_of_its_own():
+    options = {"clusters": Clusters(chance=0.5), "scales": (1.0, 1.5)}
+    first, again = (crops([two_cells(), two_cells()], **options) for _ in range(2))
+    again[0], again[4]
+    sides = set()
+    for step in range(6):
+        (images, targets), (images2, targets2) = first[step], again[step]
+        assert np.array_equal(images, images2)
+        for t, t2 in zip(targets, targets2, strict=True):
+            assert all(np.array_equal(t[k], t2[k]) for k in t)
+            assert len(t["boxes"]) == len(t["labels"]) == len(t["masks"])
+            assert (t["boxes"].dtype, t["labels"].dtype, t["masks"].dtype) == (
+                np.float32, np.int64, np.uint8
+            )  # fmt: skip
+        sides.add(images.shape[1])
+    assert sides == {64, 96}
+    assert not np.array_equal(first[0][0], crops([two_cells()] * 2, seed=4, **options)[0][0])
+
+
+@pytest.mark.parametrize("colour", [(0.5, 0.5, 0.5), (0.9, 0.4, 0.6)])
+def test_light_through_a_cluster_is_the_product_of_what_its_cells_let_through(colour):
+    side = 96
+    cells = [disc(side, x, 48, 24) for x in (36, 60)]
+    through = [np.where(c[..., None], np.float32(colour), 1).astype(np.float32) for c in cells]
+    image = np.full((side, side, 3), 240, np.uint8)
+    seen = image
+    for cell, t, alpha in zip(cells, through, (0.7, 1.1), strict=True):
+        seen = shine_through(seen, t, cell, alpha=alpha, feather_px=3)
+    law = image * through[0] ** 0.7 * through[1] ** 1.1
+    kernel = np.ones((7, 7))
+    bytes_ = [c.astype(np.uint8) for c in cells]
+    ring = np.any([cv2.dilate(c, kernel) != cv2.erode(c, kernel) for c in bytes_], axis=0)
+    assert np.abs(seen - law)[~ring].max() <= 1.01
+    assert (seen <= image).all() and (np.ptp(seen, axis=2) == 0).all() == (len(set(colour)) == 1)
+    # Across the edge the light falls, and nowhere faster than over the feather.
+    profile = np.diff(seen[48, 4:20, 1].astype(int))
+    assert (profile <= 0).all() and profile.min() > 240 * (law[48, 30, 1] / 240 - 1)
+
+
+def test_added_cells_overlap_as_asked_and_bring_their_nucleus():
+    settings = Clusters(chance=1, overlap=(0.2, 0.4), alpha=(1, 1), scale=1.0)
+    rng = np.random.default_rng(1)
+    sample, added = two_cells(), 0
+    for _ in range(25):
+        patch = cut(sample, int(rng.choice(free_cells(sample))), rng, settings)
+        scene = add_cell(sample, patch, rng, settings)
+        if len(scene) == len(sample):
+            assert scene is sample
+            continue
+        added += 1
+        assert scene.labels[4] == 1 and (scene.cell_id[4:] == 3).all()
+        mask = targets_of(scene)["masks"].astype(bool)
+        assert 0.2 <= overlap(sample, mask[4]) <= 0.4
+        outside = ~cv2.dilate(mask[4].astype(np.uint8), np.ones((5, 5))).astype(bool)
+        assert np.array_equal(scene.image[outside], sample.image[outside])
+        if len(scene) == 6:
+            assert scene.labels[5] == 2 and (mask[5] <= mask[4]).all()
+            alone = mask[5] & ~mask[:4].any(0)
+            assert not alone.any() or np.abs(scene.image[alone].mean() / GLASS - 0.32) < 0.05
+    assert added > 15
+
+
+def test_a_cut_cell_lets_through_what_it_was_drawn_with():
+    rng = np.random.default_rng(2)
+    patch = cut(two_cells(), 0, rng, Clusters(scale=1.0))
+    assert len(patch.nuclei) == 1 and patch.cell.sum() == pytest.approx(np.pi * 26**2, rel=0.02)
+    inner = cv2.erode((patch.cell & ~patch.nuclei[0]).astype(np.uint8), np.ones((5, 5))) > 0
+    assert np.abs(patch.transmittance[inner] - 0.8).max() < 0.01
+    unnumbered = dataclasses.replace(two_cells(), cell_id=np.full(4, -1))
+    assert len(cut(unnumbered, 2, rng, Clusters()).nuclei) == 1
+
+
+def test_cells_that_cannot_be_cut_or_placed_are_left():
+    half = sample_of([disc(96, 40, 48, 24), disc(96, 60, 48, 24), disc(96, 0, 10, 9)],
+                     (1, 1, 1), (1, 2, 3))  # fmt: skip
+    assert not len(free_cells(half))  # two overlap, one is cut off
+    full = sample_of([np.ones((32, 32), bool), disc(32, 16, 16, 9)], (1, 1), (1, 2))
+    rng = np.random.default_rng(0)
+    assert cut(full, 1, rng, Clusters(scale=1.0)) is None
+    nuclei = sample_of([disc(32, 16, 16, 5)], (2,), (-1,))
+    patch = Patch(np.ones((9, 9, 3), np.float32), np.ones((9, 9), bool), ())
+    assert add_cell(nuclei, patch, rng, Clusters()) is nuclei
+    for wrong in ({"overlap": (0.6, 0.1)}, {"chance": 2}, {"scale": 0.5}):
+        with pytest.raises(ValueError, match=r"no range|no sense"):
+            Clusters(**wrong)
+
+
+def test_dense_maps_say_where_cells_overlap():
+    sample = sample_of([disc(64, 26, 32, 12), disc(64, 38, 32, 12), disc(64, 26, 32, 4)],
+                       (1, 1, 2), (1, 2, 1))  # fmt: skip
+    target = {k: torch.from_numpy(v) for k, v in targets_of(sample).items()}
+    nucleus, cell, both = dense_maps(target, (64, 64)).bool().numpy()
+    a, b, n = (disc(64, *v) for v in ((26, 32, 12), (38, 32, 12), (26, 32, 4)))
+    assert (nucleus == n).all() and (cell == (a | b)).all() and (both == (a & b)).all()
+    empty = {k: v[:0] for k, v in target.items()}
+    assert not dense_maps(empty, (64, 64)).any()
+
+
+def perfect(sample, labels=(1, 2), grid=28):
+    """What a network would find that finds everything."""
+    kept = np.flatnonzero(np.isin(sample.labels, labels))
+    masks = [cv2.resize(255 * sample.masks[i].astype(np.uint8), (grid, grid)) for i in kept]
+    return Instances(
+        sample.windows[kept].astype(np.float32), sample.labels[kept] - 1,
+        np.linspace(1, 0.5, len(kept), dtype=np.float32),
+        np.array(masks, np.uint8).reshape(-1, grid, grid),
+    )  # fmt: skip
+
+
+def test_validation_counts_what_was_found():
+    # One true of two, then a false one, then the other: precision 1 up to recall 1/2, then 2/3.
+    hits = np.array([True, False, True])
+    expected = (51 + 50 * 2 / 3) / 101
+    assert average_precision(np.array([0.9, 0.8, 0.7]), hits, 2) == pytest.approx(expected)
+    assert average_precision(np.zeros(0), np.zeros(0, bool), 3) == 0
+    samples = [two_cells(), dataclasses.replace(two_cells(), group="other")]
+    full = validate_instances(lambda _: perfect(samples[0]), samples, ("cell", "nucleus"))
+    assert set(full) == {"drawn", "other"} and set(full["drawn"].values()) == {1.0}
+    cells = validate_instances(
+        lambda _: perfect(samples[0], (1,)), samples[:1], ("cell", "nucleus")
+    )
+    assert cells["drawn"]["cell mask AP50"] == 1 and cells["drawn"]["nucleus mask AP50"] == 0
+    assert cells["drawn"]["mask AP50"] == 0.5
+
+    def doubled(_):
+        found = perfect(samples[0], (1,))
+        return found.take(np.array([0, 0, 1]))
+
+    double = validate_instances(doubled, samples[:1], ("cell", "nucleus"))["drawn"]
+    assert double["cell box AP50"] == pytest.approx(expected)
+
+
+def test_learning_rates_rise_and_fall_as_set():
+    assert [warm_up(s, 10, 0.001) for s in (0, 5, 10, 99)] == pytest.approx([0.001, 0.5005, 1, 1])
+    assert [milestones(s, (4, 8)) for s in (3, 4, 8)] == pytest.approx([1, 0.1, 0.01])
+
+
+@pytest.mark.parametrize("value", [128.0, (140.5, 120.0, 130.25)])
+def test_half_weights_and_card_come_back(tmp_path, value):
+    path = tmp_path / "x.safetensors"
+    torch.manual_seed(0)
+    state = {"a": torch.randn(64, 64), "large": torch.tensor([1e6]), "n": torch.tensor(3)}
+    card = Card("donet", "cells", ("cell", "nucleus"), 0.5, 160, stride=32, mean=value, std=value)
+    save_checkpoint(path, state, card)
+    whole = path.stat().st_size
+    save_checkpoint(path, state, card, half=True)
+    assert whole - path.stat().st_size > 64 * 64 * 2 - 200
+    again, read = load_checkpoint(path)
+    assert dataclasses.replace(read, sha256="") == card
+    assert again["a"].dtype == torch.float32 and torch.equal(again["a"], state["a"].half().float())
+    assert again["large"] == 1e6 and again["n"] == 3
+    for wrong in ({"mean": (1.0, 2.0)}, {"std": 0.0}, {"std": (1.0, 1.0, 0.0)}):
+        with pytest.raises(ValueError, match=r"neither one number|not above 0"):
+            dataclasses.replace(card, **wrong)
+
+
+TINY = {
+    "backbone": "resnet18", "trunk_width": 8, "norm": "group", "trainable_layers": 5,
+    "fpn_width": 8, "anchor_px": (8, 16, 32, 64, 128), "rpn_samples": 32, "roi_samples": 16,
+    "rpn_pre_nms": (60, 40), "rpn_post_nms": (30, 20), "box_width": 16, "mask_width": 8,
+    "mask_convs": 1, "score": 0.05,
+}  # fmt: skip
+
+
+@pytest.fixture
+def config(data, tmp_path):
+    torch.set_num_threads(1)
+    return InstanceTrainConfig(
+        model="maskrcnn", data=(f"{data}@0.5",), out=tmp_path / "whole", options=TINY,
+        split="fold:0/5", crop_px=64, batch=2, steps=4, save_every=2, amp=False, workers=0,
+        warmup_steps=2, clusters=Clusters(chance=0.5), normalise="dataset",
+    )  # fmt: skip
+
+
+def test_resumed_training_equals_uninterrupted(config, tmp_path):
+    path = train_instances(config, quiet=True)
+    whole, card = load_checkpoint(path)
+    halves = dataclasses.replace(config, out=tmp_path / "halves")
+    train_instances(dataclasses.replace(halves, max_minutes=0), quiet=True)
+    assert len((halves.out / "log.jsonl").read_text().splitlines()) == 1
+    resumed, _ = load_checkpoint(train_instances(halves, quiet=True))
+    assert all(torch.equal(whole[k], resumed[k]) for k in whole)
+    states = [torch.load(f / "state.pt", weights_only=True) for f in (config.out, halves.out)]
+    for part in ("network", "ema"):
+        assert all(torch.equal(v, states[1][part][k]) for k, v in states[0][part].items())
+    assert set(states[0]) == {"network", "optimizer", "ema", "step", "minutes", "config"}
+    with pytest.raises(ValueError, match="another lr"):
+        train_instances(dataclasses.replace(halves, lr=1), quiet=True)
+
+    assert card.task == "cells" and card.classes == ("cell", "nucleus") and card.halo_px == 160
+    assert 150 < card.mean[0] < GLASS and card.std[0] > 10
+    assert card.training["steps done"] == 4 and "mask AP50" in card.metrics["data"]
+    network, decode, _ = registry.load(path)
+    found = decode(network(torch.zeros(2, 3, 64, 64)))
+    assert len(found) == 2 and all(isinstance(f, Instances) for f in found)
+    assert sum(p.numel() for p in network.parameters()) == card.parameters
+
+
+def test_training_starts_from_dense_pretraining(config, tmp_path, capsys):
+    dense = dataclasses.replace(config, pretrain="dense", steps=2, amp=True)
+    state = train_instances(dense, quiet=True)
+    assert state.name == "state.pt" and not (config.out / "maskrcnn.safetensors").exists()
+    logged = json.loads((config.out / "log.jsonl").read_text())
+    assert set(logged["loss"]) == set(logged["held out"]["data"]) == {"nucleus", "cell", "overlap"}
+    after = dataclasses.replace(
+        config, out=tmp_path / "after", initial=state, steps=1, lr=0.0, ema=0.0, freeze=2,
+        optimizer="sgd", schedule="steps", milestones=(1,),
+    )  # fmt: skip
+    card = read_card(train_instances(after))
+    taken = card.training["started from"]["initial"]
+    assert taken["copied"] > 40 and taken["fresh"] > 10
+    assert f"{taken['copied']} copied" in capsys.readouterr().err
+    report = json.loads((after.out / "weights.json").read_text())["initial"]
+    assert len(report["fresh"]) == taken["fresh"]
+    assert all(k.startswith(("rpn", "roi_heads")) for k in report["fresh"])
+    before, now = (torch.load(f, weights_only=True)["ema"] for f in (state, after.out / "state.pt"))
+    trunk = [k for k in before if k.startswith("backbone")]
+    assert len(trunk) == taken["copied"] and all(torch.equal(before[k], now[k]) for k in trunk)
+    assert card.options["trainable_layers"] == 3
+
+
+def test_training_starts_from_a_local_detector(config, tmp_path):
+    torch.manual_seed(9)
+    options = {**TINY, "norm": "frozen"}
+    other = registry.build("maskrcnn", **options).state_dict()
+    torch.save({k: v for k, v in other.items() if k.startswith("backbone.")}, tmp_path / "w.pth")
+    after = dataclasses.replace(
+        config, pretrained=tmp_path / "w.pth", options=options, steps=1, lr=0.0, ema=0.0
+    )
+    taken = read_card(train_instances(after, quiet=True)).training["started from"]["pretrained"]
+    assert taken["file"] == "w.pth" and taken["copied"] > 0
+    now = torch.load(after.out / "state.pt", weights_only=True)["ema"]
+    copied = json.loads((after.out / "weights.json").read_text())["pretrained"]["copied"]
+    exact = [k for k in copied if not k.endswith("running_var")]  # those make up for eps
+    assert len(exact) > 40 and all(torch.equal(other[k], now[k]) for k in exact)
+
+
+@pytest.mark.parametrize(
+    ("change_to", "match"),
+    [
+        ({"optimizer": "adam"}, "unknown optimizer 'adam'; use adamw or sgd"),
+        ({"crop_px": 100}, "crop_px 100 is not a multiple of 32"),
+        ({"schedule": "steps"}, "needs milestones"),
+        ({"scales": ()}, "scales"),
+        ({"freeze": 6}, "freeze 6"),
+        ({"batch": 0}, "at least 1"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(config, change_to, match):
+    with pytest.raises(ValueError, match=match):
+        dataclasses.replace(config, **change_to)
+
+
+def test_the_command_trains_and_refuses_what_does_not_apply(data, tmp_path):
+    def wsiseg(model, *args):
+        common = ("--data", f"{data}@0.5", "--out", tmp_path / "o", "--device", "cpu", "--quiet")
+        given = ["train", model, *common, *args]
+        return CliRunner().invoke(cli, [str(a) for a in given])
+
+    for model, args, match in (
+        ("donet", ("--hard-weight", 2), "--hard-weight is no option of donet"),
+        ("donet", ("--depth", 2), "donet has no depth; it has classes, backbone"),
+        ("donet", ("--option", "norm"), "'norm' is not NAME=VALUE"),
+        ("donet", ("--optimizer", "adam"), "unknown optimizer 'adam'"),
+        ("donet", ("--option", "norm=none"), "unknown 'none'; known: frozen"),
+        ("dssnet", ("--momentum", 0.5), "--momentum is no option of dssnet"),
+        ("dssnet", ("--light",), "--light is no option of dssnet"),
+        ("dssnet", ("--cluster-chance", 0.5), "--cluster-chance is no option of dssnet"),
+    ):
+        result = wsiseg(model, *args)
+        assert result.exit_code == 2 and match in result.stderr, result.output
+    small = [f"--option={k}={json.dumps(v)}" for k, v in TINY.items()]
+    run = (
+        "--crop-px",
+        64,
+        "--batch",
+        1,
+        "--steps",
+        1,
+        "--workers",
+        0,
+        "--cluster-overlap",
+        0.1,
+        0.5,
+    )
+    result = wsiseg("cascade", "--light", *small, *run)
+    assert result.exit_code == 0, result.output
+    card = json.loads((tmp_path / "o" / "card.json").read_text())
+    assert card["name"] == "cascade" and card["options"]["box_width"] == 16
+    assert card["options"]["max_detections"] == 1000  # of --light
+    assert card["training"]["clusters"]["overlap"] == [0.1, 0.5] and card["mean"] == 128
+
+
+def test_data_without_anything_to_learn_are_refused(config, data):
+    change(data, lambda document: document["annotations"].clear())
+    with pytest.raises(ValueError, match="no cell and no nucleus"):
+        train_instances(config, quiet=True)

@@ -1,0 +1,357 @@
+"""Many slides in one go: which ones were named, what can be told beforehand, one after another."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import math
+import threading
+import time
+import traceback
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from wsi_pipeline.core.config import RunConfig
+from wsi_pipeline.core.errors import (
+    ClusterError,
+    OutputError,
+    SlideError,
+    UsageError,
+    WsisegError,
+    one_line,
+)
+
+if TYPE_CHECKING:
+    from wsi_pipeline.pipeline import RunResult
+    from wsi_pipeline.segmentation.model import Model
+
+__all__ = ["SLIDE_SUFFIXES", "NamedSlide", "Outcome", "check_slides", "find_slides", "run_slides"]
+
+SLIDE_SUFFIXES = (
+    ".bif",
+    ".czi",
+    ".mrxs",
+    ".ndpi",
+    ".scn",
+    ".svs",
+    ".svslide",
+    ".tif",
+    ".tiff",
+    ".vms",
+    ".vmu",
+)
+"""What is taken for a slide in a folder; anything else is read when it is named itself."""
+_COLUMNS = ("slide", "mpp", "model", "roi")
+
+
+@dataclass(frozen=True)
+class NamedSlide:
+    """A slide that was asked for, and what a slide sheet says of it.
+
+    Attributes
+    ----------
+    mpp
+        µm per level-0 pixel
+    model
+        registered name, instead of the run's
+    roi
+        GeoJSON of its regions of interest
+    """
+
+    path: Path
+    mpp: float | None = None
+    model: str | None = None
+    roi: Path | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one slide: its result, or why there is none."""
+
+    name: str
+    seconds: float
+    result: RunResult | None = None
+    cause: str = ""
+
+    @property
+    def failed(self) -> bool:
+        """Whether anything of the slide is missing."""
+        return self.result is None or bool(self.result.failed)
+
+
+def find_slides(names: Sequence[str], *, recursive: bool = False) -> list[NamedSlide]:
+    """The slides that files, folders, globs and slide sheets (CSV) name, each once.
+
+    A folder stands for the files with one of `SLIDE_SUFFIXES` in it, sorted; a sheet has a column
+    `slide` and may have `mpp`, `model` and `roi`, with paths relative to the sheet. A slide need
+    not exist.
+
+    Parameters
+    ----------
+    recursive
+        look into folders of folders, too
+
+    Raises
+    ------
+    UsageError
+        a folder or glob without slides, or a sheet with a mistake
+    """
+    found: dict[Path, NamedSlide] = {}
+    for name in names:
+        for slide in _named(name, recursive):
+            before = found.setdefault(slide.path.resolve(), slide)
+            for what in _COLUMNS[1:]:
+                if getattr(before, what) != getattr(slide, what):
+                    raise UsageError(
+                        f"{slide.path} is named twice with different {what}; name it once"
+                    )
+    return list(found.values())
+
+
+def _named(name: str, recursive: bool) -> Iterable[NamedSlide]:
+    path = Path(name)
+    if path.is_dir():
+        return map(NamedSlide, _in_folder(path, recursive))
+    if path.suffix.lower() == ".csv":
+        return _in_sheet(path)
+    if path.exists() or not glob.has_magic(name):
+        return [NamedSlide(path)]
+    matches = sorted(Path(m) for m in glob.glob(name, recursive=True) if Path(m).is_file())
+    if not matches:
+        raise UsageError(f"no file matches {name!r}; check the path")
+    return map(NamedSlide, matches)
+
+
+def _in_folder(folder: Path, recursive: bool) -> list[Path]:
+    paths = folder.rglob("*") if recursive else folder.glob("*")
+    slides = sorted(p for p in paths if p.suffix.lower() in SLIDE_SUFFIXES and p.is_file())
+    if not slides:
+        raise UsageError(
+            f"{folder} holds no slide ({' '.join(SLIDE_SUFFIXES)}); "
+            f"name other files themselves, e.g. '{folder / '*.png'}', or add --recursive"
+        )
+    return slides
+
+
+def _in_sheet(sheet: Path) -> list[NamedSlide]:
+    try:
+        with sheet.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            columns, rows = list(reader.fieldnames or ()), list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"slide sheet {sheet} cannot be read ({error}); give a CSV file") from None
+    unknown = [c for c in columns if c not in _COLUMNS]
+    if unknown or "slide" not in columns:
+        what = f"unknown columns {unknown}" if unknown else "no column 'slide'"
+        raise UsageError(f"slide sheet {sheet} has {what}; known: {', '.join(_COLUMNS)}")
+    if not rows:
+        raise UsageError(f"slide sheet {sheet} names no slide; add a line for each")
+    return [_row(sheet, line, row) for line, row in enumerate(rows, 2)]
+
+
+def _row(sheet: Path, line: int, row: dict[str, str]) -> NamedSlide:
+    where = f"slide sheet {sheet}, line {line}"
+    if None in row:
+        raise UsageError(f"{where}: too many cells; correct the line")
+    cells = {k: (v or "").strip() for k, v in row.items()}
+    if not cells["slide"]:
+        raise UsageError(f"{where}: no slide; correct the line")
+    roi = cells.get("roi")
+    return NamedSlide(
+        sheet.parent / cells["slide"],
+        _pixel_size(where, cells.get("mpp", "")),
+        cells.get("model") or None,
+        sheet.parent / roi if roi else None,
+    )
+
+
+def _pixel_size(where: str, text: str) -> float | None:
+    try:
+        mpp = float(text) if text else None
+    except ValueError:
+        mpp = math.nan
+    if mpp is not None and not 0.02 <= mpp <= 20:
+        raise UsageError(f"{where}: mpp {text!r} is not a number of 0.02 to 20 µm; e.g. 0.25")
+    return mpp
+
+
+def run_slides(
+    slides: Sequence[NamedSlide], config: RunConfig, stop: threading.Event | None = None
+) -> list[Outcome]:
+    """Segment slides one after another; one that fails does not stop the others.
+
+    What can be checked beforehand is checked before the first tile is read. Failures are written
+    to standard error as they come.
+
+    Parameters
+    ----------
+    stop
+        once it is set no region and no slide is begun, and what is in flight is finished
+
+    Raises
+    ------
+    UsageError, CheckpointError, DataError
+        nothing was started, since an argument must change
+    KeyboardInterrupt
+        `stop` was set before all was done
+    """
+    check_slides(slides, config)
+    outcomes: dict[Path, Outcome] = {}
+    ids: dict[str, Path] = {}
+    for slide in slides:
+        _go_on(stop)
+        try:
+            slide_id = _header(slide, config)
+        except SlideError as error:
+            outcomes[slide.path] = _failed(slide, one_line(error))
+            continue
+        other = ids.setdefault(slide_id, slide.path)
+        if other != slide.path:
+            raise UsageError(
+                f"{other} and {slide.path} are both slide {slide_id!r}, which has one run folder; "
+                "give each its own --out"
+            )
+    if ids:
+        models = _ready([s for s in slides if s.path not in outcomes], config)
+        for slide in slides:
+            if slide.path not in outcomes:
+                _go_on(stop)
+                try:
+                    outcomes[slide.path] = _run(slide, config, models[slide.model], stop)
+                except ClusterError as error:  # the next slide would only wait for it
+                    outcomes[slide.path] = _failed(slide, one_line(error))
+                    lost = "not begun, since the cluster failed; the same command continues"
+                    for rest in (s for s in slides if s.path not in outcomes):
+                        outcomes[rest.path] = _failed(rest, f"{rest.path.name}: {lost}")
+    return [outcomes[s.path] for s in slides]
+
+
+def _go_on(stop: threading.Event | None) -> None:
+    if stop is not None and stop.is_set():
+        raise KeyboardInterrupt
+
+
+def check_slides(
+    slides: Sequence[NamedSlide], config: RunConfig, *, look_into_rois: bool = True
+) -> None:
+    """Look for faults of the arguments that need no slide and no network to be seen.
+
+    Raises
+    ------
+    UsageError, DataError
+        the slide sheet and the settings contradict each other, or a file of regions is no good
+    """
+    for what in ("mpp", "roi"):
+        if getattr(config, what) is not None and any(getattr(s, what) is not None for s in slides):
+            raise UsageError(f"the slide sheet gives {what} and so does --{what}; use one of them")
+    if config.checkpoint is not None and any(s.model is not None for s in slides):
+        raise UsageError(
+            "the slide sheet gives models, and --checkpoint decides the model; use one of them"
+        )
+    if config.roi is not None and len(slides) > 1:
+        raise UsageError(
+            f"--roi belongs to one slide, not to {len(slides)}; give them in a slide sheet"
+        )
+    rois = {config.roi, *(s.roi for s in slides)}
+    if look_into_rois and any(rois):
+        from wsi_pipeline.formats.geojson import read_regions
+
+        for roi in sorted(filter(None, rois)):
+            read_regions(roi)
+
+
+def _header(slide: NamedSlide, config: RunConfig) -> str:
+    """The id of a slide that opens and has a pixel size; `SlideError` for one that does not."""
+    from wsi_pipeline.slides.slide import open_slide
+
+    mpp, source = _mpp(slide, config)
+    with open_slide(
+        slide.path, mpp=mpp, mpp_source=source, crop=config.crop,
+        read_timeout_s=config.read_timeout_s,
+    ) as opened:  # fmt: skip
+        opened.require_mpp()
+        return opened.slide_id
+
+
+def _mpp(slide: NamedSlide, config: RunConfig) -> tuple[float | None, str]:
+    return (config.mpp, "--mpp") if slide.mpp is None else (slide.mpp, "slide sheet")
+
+
+def _ready(slides: Sequence[NamedSlide], config: RunConfig) -> dict[str | None, Model]:
+    """The models, each opened once for all slides, after a look at where results go."""
+    from wsi_pipeline.runs.run_folder import check_output
+
+    try:
+        check_output(config.out, 0)
+    except OutputError as error:
+        raise UsageError(str(error)) from error
+    if config.scheduler:
+        from wsi_pipeline.runs.dask_client import model_there as model_for
+    else:
+        from wsi_pipeline.segmentation.load_model import model_for
+    names = {s.model: s.model or config.model for s in slides}
+    opened = {n: model_for(replace(config, model=n)) for n in dict.fromkeys(names.values())}
+    return {name: opened[model] for name, model in names.items()}
+
+
+def _run(
+    slide: NamedSlide, config: RunConfig, model: Model, stop: threading.Event | None
+) -> Outcome:
+    from wsi_pipeline.pipeline import run_slide
+
+    began = time.perf_counter()
+    mpp, source = _mpp(slide, config)
+    _log(f"{slide.path.name}: {model.name} on {model.device}", config)
+    own = replace(config, mpp=mpp, model=slide.model or config.model, roi=slide.roi or config.roi)
+    try:
+        result = run_slide(slide.path, own, model=model, mpp_source=source, stop=stop)
+    except ClusterError:
+        raise
+    except WsisegError as error:
+        return _failed(slide, one_line(error), time.perf_counter() - began)
+    except Exception as error:  # a bug or a machine at its limit; the other slides are not harmed
+        traceback.print_exc()
+        cause = f"{slide.path.name}: {type(error).__name__}: {one_line(error)}{_advice(error)}"
+        return _failed(slide, cause, time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    _log(f"{slide.path.name}: {result.objects} objects, {seconds:.1f} s", config)
+    outcome = Outcome(slide.path.name, seconds, result, _regions(result))
+    if outcome.failed:
+        _say(f"{outcome.name}: {outcome.cause}")
+    return outcome
+
+
+def _regions(result: RunResult) -> str:
+    """How many regions failed or lack something, and the first cause; empty where none did."""
+    if not result.failed:
+        return ""
+    lost = sum("missing" not in failure for failure in result.failed)
+    gaps = len(result.failed) - lost
+    told = [f"{lost} region{'s' * (lost > 1)} failed"] * (lost > 0)
+    told += [f"{gaps} region{'s are' if gaps > 1 else ' is'} not whole"] * (gaps > 0)
+    cause = result.failed[0]["cause"]
+    return f"{', '.join(told)} ({cause}); the same command tries again"
+
+
+def _advice(error: Exception) -> str:
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return "; give a smaller --tile-px, --batch 1 or fewer --workers"
+    return "; please report this bug with the lines above"
+
+
+def _failed(slide: NamedSlide, cause: str, seconds: float = 0.0) -> Outcome:
+    _say(cause)
+    return Outcome(slide.path.name, seconds, cause=cause)
+
+
+def _say(text: str) -> None:
+    click.echo(f"wsiseg: {text}", err=True)
+
+
+def _log(text: str, config: RunConfig) -> None:
+    if not config.quiet:
+        click.echo(text, err=True)

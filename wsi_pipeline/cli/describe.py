@@ -1,0 +1,192 @@
+"""What is known about a slide and about the models, as data and as tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wsi_pipeline.core.errors import UnknownModelError
+
+if TYPE_CHECKING:
+    from wsi_pipeline.core.geometry import Box
+    from wsi_pipeline.slides.foreground import Foreground
+    from wsi_pipeline.slides.slide import Slide
+
+__all__ = [
+    "as_json",
+    "card_rows",
+    "describe_model",
+    "describe_slide",
+    "model_rows",
+    "slide_rows",
+    "table",
+]
+
+
+def as_json(content: Any) -> str:
+    """JSON for reading by people and programs."""
+    return json.dumps(content, indent=1, ensure_ascii=False, default=str)
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of equal length as text with aligned columns."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def describe_slide(
+    path: Path, *, mpp: float | None, crop: bool, model: str | None
+) -> dict[str, Any]:
+    """What `wsiseg info` shows of a slide and, if its pixel size is known, of a run.
+
+    Without a model nothing is said of a run, and no network is opened.
+
+    Raises
+    ------
+    SlideError, UnknownModelError, CheckpointError
+        the slide or the model cannot be used
+    """
+    from wsi_pipeline.slides.focus import measure_focus
+    from wsi_pipeline.slides.foreground import find_foreground
+    from wsi_pipeline.slides.slide import open_slide
+
+    with open_slide(path, mpp=mpp, crop=crop) as slide:
+        thumbnail, downsample = slide.thumbnail()
+        kept = find_foreground(thumbnail, downsample, slide.width, slide.height)
+        about: dict[str, Any] = {
+            "slide": slide.slide_id,
+            "file": str(slide.path),
+            "reader": slide.reader,
+            "decoder": slide.decoder,
+            "vendor": slide.vendor,
+            "width": slide.width,
+            "height": slide.height,
+            "mpp": asdict(slide.mpp) if slide.mpp else None,
+            "bounds": list(asdict(slide.bounds).values()),
+            "levels": [asdict(level) for level in slide.levels],
+            "notes": list(slide.notes),
+            "foreground": {"share": round(kept.share, 4), "rule": kept.rule},
+            "focus": asdict(measure_focus(slide, kept)),
+        }
+        if slide.mpp is not None and model is not None:
+            about["model"] = _work(slide, kept, model)
+        return about
+
+
+def _work(slide: Slide, kept: Foreground, name: str) -> dict[str, Any]:
+    """How a slide with the foreground `kept` would be cut up for a model."""
+    from wsi_pipeline.core.geometry import plan_regions, plan_tiles
+    from wsi_pipeline.segmentation.load_model import open_model
+    from wsi_pipeline.segmentation.nuclei import REGION_PX, reach_px
+
+    model = open_model(name, device="cpu")
+    scale = model.mpp / slide.require_mpp().value
+    reach = reach_px(model)
+    visible = kept.dilate(reach * scale)
+
+    def seen(box: Box) -> bool:
+        return bool(visible.covers(*(v * scale for v in (box.x0, box.y0, box.x1, box.y1))))
+
+    width, height = (-int(-n // scale) for n in (slide.width, slide.height))
+    regions = [r for r in plan_regions(width, height, REGION_PX) if seen(r.core)]
+    # A model of instances looks beyond its region through the halo of the tiles themselves.
+    margin = 0 if model.detect is not None else reach
+    windows = [r.core.grow(margin) for r in regions]
+    tiles = sum(
+        seen(t.core.clip(window))
+        for window in windows
+        for t in plan_tiles(window, model.tile_px, model.halo_px)
+    )
+    return {
+        "name": model.name,
+        "mpp": model.mpp,
+        "scale": round(scale, 4),
+        "tile_px": model.tile_px,
+        "network_halo_px": model.halo_px,
+        "network_halo_um": round(model.halo_px * model.mpp, 1),
+        "object_halo_px": reach,
+        "object_halo_um": round(reach * model.mpp, 1),
+        "regions": len(regions),
+        "tiles": tiles,
+    }
+
+
+def model_rows() -> list[dict[str, Any]]:
+    """Every registered model: name, summary, card (None where no weights ship) and path."""
+    from wsi_pipeline.segmentation.load_model import list_models
+
+    return [
+        {
+            "name": row["name"],
+            "summary": row["summary"],
+            "weights": str(row["path"]) if row["card"] else None,
+            "card": asdict(row["card"]) if row["card"] else None,
+        }
+        for row in list_models()
+    ]
+
+
+def describe_model(name: str) -> dict[str, Any]:
+    """The row of one model; `UnknownModelError` where there is none."""
+    rows = {row["name"]: row for row in model_rows()}
+    if name not in rows:
+        raise UnknownModelError(f"unknown model {name!r}; known: {', '.join(sorted(rows))}")
+    return rows[name]
+
+
+def slide_rows(about: Mapping[str, Any]) -> list[list[str]]:
+    """`describe_slide` for a table."""
+    mpp, plan, share = about["mpp"], about.get("model"), about["foreground"]["share"]
+    x0, y0, x1, y1 = about["bounds"]
+    sizes = (f"{v['width']} x {v['height']} (1/{v['downsample']:g})" for v in about["levels"])
+    pixel = f"{mpp['x']:g} x {mpp['y']:g} µm ({mpp['source']})" if mpp else "unknown; give --mpp"
+    direct = ", tiles decoded directly" if about["decoder"] == "direct" else ""
+    rows = [
+        ["slide", about["slide"]],
+        ["reader", f"{about['reader']}, {about['vendor']}{direct}"],
+        ["size", f"{about['width']} x {about['height']} px"],
+        ["pixel", pixel],
+        ["bounds", f"x {x0}–{x1}, y {y0}–{y1} of the file's level 0"],
+        *(["level", size] for size in sizes),
+        ["foreground", f"{share:.1%}, {about['foreground']['rule']}"],
+        ["focus", _focus(about["focus"])],
+        *(["note", note] for note in about["notes"]),
+    ]
+    if plan:
+        halo = f"{plan['network_halo_px']} px = {plan['network_halo_um']:g} µm"
+        around = f"{plan['object_halo_px']} px = {plan['object_halo_um']:g} µm"
+        rows += [
+            ["model", f"{plan['name']} at {plan['mpp']:g} µm, scale {plan['scale']:g}"],
+            ["tile", f"{plan['tile_px']} px, halo {halo} (network), {around} (objects)"],
+            ["work", f"{plan['regions']} regions, about {plan['tiles']} tiles"],
+        ]
+    return rows
+
+
+def _focus(focus: Mapping[str, Any]) -> str:
+    if focus["score"] is None:
+        return f"not measured: {focus['note']}"
+    blurred = f"{focus['blurred_share']:.0%} of {focus['fields']} fields blurred"
+    return f"{focus['score']:.2f} (1 = sharp, 0.25 = none), {blurred}"
+
+
+def card_rows(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """`model_rows` for a table, the data by name only; the card has the rest."""
+    lines = [["name", "task", "classes", "µm/px", "parameters", "data", "licence", "weights"]]
+    for row in rows:
+        card = row["card"]
+        if card is None:
+            lines.append([row["name"], row["summary"], "", "", "", "", "", "none; train it"])
+            continue
+        data = ", ".join(d.split(" (")[0] for d in card["data"])
+        lines.append(
+            [
+                row["name"], row["summary"], ", ".join(card["classes"]), f"{card['mpp']:g}",
+                f"{card['parameters']:,}", data or "–", card["licence"] or "–", row["weights"],
+            ]
+        )  # fmt: skip
+    return lines

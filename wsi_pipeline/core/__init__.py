@@ -1,0 +1,1 @@
+"""The types and helpers that everything else uses."""

@@ -1,0 +1,210 @@
+"""Polygons that QuPath accepts: on its grid of 0.01 px, valid there, and with an area."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from wsi_pipeline.core.errors import DataError
+from wsi_pipeline.core.objects import Objects
+
+__all__ = [
+    "GRID_PX",
+    "chunks",
+    "clean_objects",
+    "clean_polygons",
+    "nuclei_apart",
+    "polygon_parts",
+    "solid",
+]
+
+GRID_PX = 0.01
+_MAX_COORDINATE = 1e9  # beyond this float64 and the grid say nothing sensible any more
+_MAX_REPAIRS = 4
+
+
+def clean_polygons(
+    geometries: Sequence[shapely.Geometry] | NDArray[np.object_],
+    *,
+    min_area_px2: float = 1.0,
+    largest: bool = True,
+) -> tuple[NDArray[np.object_], NDArray[np.int64]]:
+    """Round to 0.01 px, then validate, repair and drop what has no area worth the name.
+
+    Rounding comes first because it can turn a valid polygon into an invalid one, and a single
+    invalid polygon makes QuPath refuse the whole file.
+
+    Parameters
+    ----------
+    geometries
+        shapely geometries (n,); what is neither Polygon nor MultiPolygon keeps its polygon parts
+    min_area_px2
+        smaller areas are dropped, in px² of level 0
+    largest
+        keep the largest part only (objects); otherwise all parts, as a MultiPolygon if several
+
+    Returns
+    -------
+    polygons
+        object (m,), valid, m <= n
+    index
+        int64 (m,), which of `geometries` each comes from, ascending
+    """
+    shapes = np.empty(len(geometries), object)
+    shapes[:] = shapely.force_2d(np.asarray(geometries, object))
+    coords, owner = shapely.get_coordinates(shapes, return_index=True)
+    shapes[owner[~(np.abs(coords) < _MAX_COORDINATE).all(axis=1)]] = None
+    shapes = shapely.transform(shapes, _round)
+    kinds = [shapely.GeometryType.POLYGON] + [shapely.GeometryType.MULTIPOLYGON] * (not largest)
+    broken = ~(shapely.is_valid(shapes) & np.isin(shapely.get_type_id(shapes), kinds))
+    for i in np.flatnonzero(broken & ~shapely.is_missing(shapes)):
+        shapes[i] = _repair(shapes[i], largest)
+    # Areas that are missing come out as NaN and compare false.
+    index = np.flatnonzero(shapely.area(shapes) >= max(min_area_px2, GRID_PX**2))
+    return shapes[index], index
+
+
+def clean_objects(
+    objects: Objects, *, min_area_px2: float = 1.0, valid: NDArray[np.bool_] | None = None
+) -> Objects:
+    """Objects whose polygons are clean (see `clean_polygons`), those without an area left out.
+
+    What is clean already is unchanged but for rounding to 0.01 px. `valid` says which polygons
+    (n,) are valid on that grid, where that is known.
+    """
+    if len(objects) == 0:
+        return objects
+    rounded = replace(objects, coords=np.round(objects.coords, 2))
+    polygons = rounded.polygons()
+    good = shapely.is_valid(polygons) if valid is None else valid
+    good = good & (shapely.area(polygons) >= min_area_px2)
+    good &= (np.abs(_reach(rounded)) < _MAX_COORDINATE) & _closed(rounded)
+    if good.all():
+        return rounded
+    kept, index = clean_polygons(polygons, min_area_px2=min_area_px2)
+    return _with_polygons(objects.take(index), kept)
+
+
+def nuclei_apart(objects: Objects) -> Objects:
+    """Objects the nuclei of each of whose cells make a valid MultiPolygon.
+
+    Where nuclei of one cell overlap, the later loses what the earlier has, and a gap of the
+    grid's width; of which nothing is left then is left out. QuPath refuses a file for less.
+    """
+    if objects.parent is None:
+        return objects
+    held = np.flatnonzero(objects.parent >= 0)
+    _, cell, count = np.unique(objects.parent[held], return_inverse=True, return_counts=True)
+    several = count[cell] > 1
+    rows = held[several][np.argsort(cell[several], kind="stable")]
+    if len(rows) == 0:
+        return objects
+    families = np.split(rows, np.cumsum(count[count > 1])[:-1])
+    number = np.repeat(np.arange(len(families)), count[count > 1])
+    together = shapely.multipolygons(objects.take(rows).polygons(), indices=number)
+    bad = np.flatnonzero(~shapely.is_valid(together))
+    if len(bad) == 0:
+        return objects
+    shapes = objects.polygons()
+    for mine in (families[i] for i in bad):
+        for k in range(1, len(mine)):
+            taken = shapely.union_all(shapes[mine[:k]]).buffer(2 * GRID_PX)
+            left, _ = clean_polygons([shapely.difference(shapes[mine[k]], taken)])
+            shapes[mine[k]] = left[0] if len(left) else None
+    keep = np.flatnonzero(~shapely.is_missing(shapes))
+    return _with_polygons(objects.take(keep), shapes[keep])
+
+
+def chunks(objects: Objects, size: int) -> Iterator[Objects]:
+    """Objects in turn, about `size` at a time, never a nucleus without its cell.
+
+    Each nucleus comes right after its cell; all else keeps its order.
+
+    Raises
+    ------
+    DataError
+        when what holds a nucleus lies in a cell itself
+    """
+    order = np.arange(len(objects))
+    head = order
+    if objects.parent is not None:
+        held = objects.parent >= 0
+        if held[objects.parent[held]].any():
+            raise DataError("a nucleus holds another object; only cells can, so unlink it")
+        order = np.lexsort((held, np.where(held, objects.parent, order)))
+        head = np.flatnonzero(~held[order])
+    wanted = np.searchsorted(head, np.arange(0, len(objects), size))
+    edges = np.unique([*head[np.minimum(wanted, len(head) - 1)], len(objects)])
+    for start, stop in pairwise(edges):
+        yield objects.take(order[start:stop])
+
+
+def polygon_parts(geometry: shapely.Geometry) -> list[shapely.Polygon]:
+    """The polygons of a geometry, however deep it is nested; lines and points are left out."""
+    if geometry.geom_type == "Polygon":
+        return [] if geometry.is_empty else [geometry]
+    return [p for part in getattr(geometry, "geoms", ()) for p in polygon_parts(part)]
+
+
+def solid(polygon: shapely.Polygon) -> shapely.Geometry:
+    """What the shell of a possibly invalid polygon encloses, without what its holes enclose.
+
+    `shapely.make_valid` alone may turn a hole outside the shell into a part of its own.
+    """
+    rings = [shapely.Polygon(ring) for ring in (polygon.exterior, *polygon.interiors)]
+    shell, *holes = shapely.make_valid(rings, method="structure", keep_collapsed=False)
+    return shapely.difference(shell, shapely.union_all(holes))
+
+
+def _with_polygons(objects: Objects, polygons: NDArray[np.object_]) -> Objects:
+    return Objects.from_polygons(
+        polygons,
+        classes=objects.classes,
+        ids=objects.ids,
+        class_index=objects.class_index,
+        score=objects.score,
+        features=objects.features,
+        parent=objects.parent,
+    )
+
+
+def _round(coords: NDArray[Any]) -> NDArray[Any]:
+    return np.round(coords, 2)
+
+
+def _repair(geometry: shapely.Geometry, largest: bool) -> shapely.Geometry | None:
+    """A valid polygon on the grid, or None where nothing with an area is left."""
+    for _ in range(_MAX_REPAIRS):
+        try:
+            whole = shapely.union_all([solid(part) for part in polygon_parts(geometry)])
+            parts = polygon_parts(shapely.set_precision(whole, GRID_PX))
+        except shapely.errors.GEOSException:  # its overlay gives up on some degenerate input
+            return None
+        if not parts:
+            return None
+        single = largest or len(parts) == 1
+        geometry = max(parts, key=shapely.area) if single else shapely.MultiPolygon(parts)
+        # GEOS snaps by its own arithmetic; the last bit has to be the one that text reads back as.
+        geometry = shapely.transform(geometry, _round)
+        if geometry.is_valid:
+            return geometry
+    return None
+
+
+def _closed(objects: Objects) -> NDArray[np.bool_]:
+    """Whether every ring of each object (n,) ends where it starts."""
+    coords, offsets = objects.coords, objects.ring_offsets
+    rings = (coords[offsets[:-1]] == coords[offsets[1:] - 1]).all(axis=1)
+    return np.logical_and.reduceat(rings, objects.object_offsets[:-1])
+
+
+def _reach(objects: Objects) -> NDArray[np.float64]:
+    """Largest distance from 0 in x or y of each object (n,)."""
+    starts = objects.ring_offsets[objects.object_offsets]
+    return np.maximum.reduceat(np.abs(objects.coords).max(axis=1), starts[:-1])

@@ -1,0 +1,1 @@
+"""How good the objects of a model are."""

@@ -1,0 +1,100 @@
+"""How well cells, their nuclei and the links between them agree with the truth of a slide."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_pipeline.core.objects import Objects
+from wsi_pipeline.evaluation.matching import match_objects, object_overlaps, ratio
+from wsi_pipeline.segmentation.morphometry import CELL_CLASS
+
+__all__ = ["average_precision", "score_cells"]
+
+
+def average_precision(found: Objects, truth: Objects, iou: float = 0.5) -> float:
+    """AP of found polygons by falling score, at one IoU, as COCO has it but of any number.
+
+    Each takes the free true object of highest IoU; precision is averaged at 101 recalls. NaN
+    where there is no truth.
+    """
+    if len(truth) == 0:
+        return math.nan
+    table = object_overlaps(found, truth, iou)
+    rank = np.empty(len(found), np.int64)
+    rank[np.argsort(-found.score, kind="stable")] = np.arange(len(found))
+    value = table.iou
+    hit = np.zeros(len(found), np.bool_)
+    free = np.ones(len(truth), np.bool_)
+    for pair in np.lexsort((-value, rank[table.a])):
+        turn, true = rank[table.a[pair]], table.b[pair]
+        if value[pair] >= iou and free[true] and not hit[turn]:
+            hit[turn], free[true] = True, False
+    hits = np.cumsum(hit)
+    precision = hits / np.arange(1, len(hit) + 1)
+    best = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0)  # from this recall on
+    at = np.searchsorted(hits / len(truth), np.linspace(0, 1, 101))
+    return float(best[at].mean())
+
+
+def score_cells(
+    found: Objects,
+    truth_nuclei: Objects,
+    truth_cells: Objects,
+    links: NDArray[np.int64],
+    *,
+    iou: float = 0.5,
+) -> dict[str, float]:
+    """Scores of cells, of nuclei and of who holds whom. Ratios are NaN where 0 ÷ 0.
+
+    ``links right`` is the share of the true links between a nucleus and a cell that were both
+    found which the result has too; ``links found`` is their share in all true links.
+
+    Parameters
+    ----------
+    found
+        cells (class `CELL_CLASS`) and nuclei (other classes) with their `parent`
+    links
+        int64 (true nuclei,): position of the true cell that holds each nucleus, −1 for none
+    iou
+        from which a found and a true object are the same
+
+    Raises
+    ------
+    ValueError
+        if `iou` is not within (0, 1], or `links` does not fit the truth
+    """
+    if len(links) != len(truth_nuclei) or (links >= len(truth_cells)).any():
+        raise ValueError(
+            f"{len(links)} links up to cell {links.max(initial=-1)} do not fit "
+            f"{len(truth_nuclei)} true nuclei and {len(truth_cells)} true cells"
+        )
+    is_cell = np.array([name == CELL_CLASS for name in found.classes], np.bool_)[found.class_index]
+    cell_at, nucleus_at = np.flatnonzero(is_cell), np.flatnonzero(~is_cell)
+    cells = match_objects(found.take(cell_at), truth_cells, iou)
+    nuclei = match_objects(found.take(nucleus_at), truth_nuclei, iou)
+    # Positions in `found` of what was found of each true object, −1: nothing.
+    its_cell = np.full(len(truth_cells), -1)
+    its_cell[cells.pairs[:, 1]] = cell_at[cells.pairs[:, 0]]
+    its_nucleus = np.full(len(truth_nuclei), -1)
+    its_nucleus[nuclei.pairs[:, 1]] = nucleus_at[nuclei.pairs[:, 0]]
+    linked = np.flatnonzero(links >= 0)
+    nucleus, cell = its_nucleus[linked], its_cell[links[linked]]
+    both = (nucleus >= 0) & (cell >= 0)
+    parent = np.full(len(found), -1) if found.parent is None else found.parent
+    right = int((parent[nucleus[both]] == cell[both]).sum())
+    return {
+        "cells": cells.predicted,
+        "true cells": cells.true,
+        "cell AP": average_precision(found.take(cell_at), truth_cells, iou),
+        "cell F1": cells.f1,
+        "cell mean IoU": cells.sq,
+        "nuclei": nuclei.predicted,
+        "true nuclei": nuclei.true,
+        "nucleus F1": nuclei.f1,
+        "true links": len(linked),
+        "links right": float(ratio(right, both.sum())),
+        "links found": float(ratio(right, len(linked))),
+    }

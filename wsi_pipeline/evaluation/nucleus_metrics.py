@@ -1,0 +1,119 @@
+"""How well a network finds nuclei in images with truth, with the pipeline's own decoding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_pipeline.core.config import RunConfig
+from wsi_pipeline.evaluation.matching import Match, match_labels
+from wsi_pipeline.segmentation.components import NECK, find_clumps, is_certain, pieces_of
+
+if TYPE_CHECKING:
+    from wsiseg_models.training.coco import Sample
+
+__all__ = ["instances_of", "nucleus_f1", "nucleus_match"]
+
+Images = NDArray[np.uint8]
+
+
+def nucleus_f1(
+    predict: Callable[[Images], NDArray[np.uint8]],
+    samples: Sequence[Sample],
+    *,
+    threshold: float = 0.5,
+    min_area_um2: float = 8.0,
+    min_score: float = RunConfig.min_score,
+    min_small_score: float = RunConfig.min_small_score,
+    split: bool = True,
+    neck: float = NECK,
+    iou: float = 0.5,
+) -> dict[str, dict[str, float]]:
+    """F1, precision, recall and mean IoU of nuclei per set of samples, over all their nuclei.
+
+    Classes are not looked at. NaN where a set has no nucleus and none was predicted.
+
+    Parameters
+    ----------
+    predict
+        image uint8 (h, w, 3) → class probabilities uint8 (classes, h, w), 255 = certain
+    threshold, min_area_um2, min_score, min_small_score, split
+        as in `RunConfig`
+    neck
+        as in `pieces_of`
+    iou
+        from which a predicted and a true nucleus are the same
+    """
+    groups: dict[str, list[Match]] = {}
+    for sample in samples:
+        found = instances_of(
+            predict(sample.image),
+            threshold=threshold,
+            mpp=sample.mpp,
+            min_area_um2=min_area_um2,
+            min_score=min_score,
+            min_small_score=min_small_score,
+            split=split,
+            neck=neck,
+        )
+        match = nucleus_match(found, sample.labels, min_px=min_area_um2 / sample.mpp**2, iou=iou)
+        groups.setdefault(sample.group, []).append(match)
+    out = {}
+    for group, parts in groups.items():
+        match = Match.pool(parts)
+        out[group] = {
+            "nucleus F1": match.f1,
+            "nucleus precision": match.precision,
+            "nucleus recall": match.recall,
+            "nucleus mean IoU": match.sq,
+            "nuclei": float(match.true),
+        }
+    return out
+
+
+def instances_of(
+    probability: NDArray[np.uint8],
+    *,
+    mpp: float,
+    threshold: float,
+    min_area_um2: float,
+    min_score: float,
+    min_small_score: float,
+    split: bool,
+    neck: float = NECK,
+) -> NDArray[np.int32]:
+    """Label image (h, w) of the nuclei in class probabilities (classes, h, w)."""
+    strongest = probability.max(0)
+    clumps = find_clumps(strongest, threshold)
+    wanted = np.ones(len(clumps) + 1, np.bool_)
+    wanted[0] = False
+    pieces = pieces_of(clumps, wanted, min_px=min_area_um2 / mpp**2, split=split, neck=neck)
+    sums = np.bincount(pieces.labels.ravel(), strongest.ravel(), minlength=len(pieces) + 1)
+    wanted = np.ones(len(pieces) + 1, np.bool_)
+    wanted[1:] = is_certain(
+        sums[1:] / (255 * pieces.area_px), pieces.area_px * mpp**2,
+        min_score=min_score, min_small_score=min_small_score,
+    )  # fmt: skip
+    return np.where(wanted[pieces.labels], pieces.labels, 0).astype(np.int32)
+
+
+def nucleus_match(
+    found: NDArray[np.integer], truth: NDArray[np.integer], *, min_px: float, iou: float = 0.5
+) -> Match:
+    """Match label images (h, w) of found and true nuclei; −1 in the truth is unknown.
+
+    What lies with more than half of its pixels in unknown ones counts neither for nor against,
+    and neither do true nuclei of less than `min_px`, such as those that the image's border cuts.
+    """
+    numbers, position, area = np.unique(truth, return_inverse=True, return_counts=True)
+    small = (numbers > 0) & (area < min_px)
+    unknown = ((numbers < 0) | small)[position].reshape(truth.shape)
+    known = np.where(unknown, 0, truth)
+    size = np.bincount(found.ravel())
+    share = np.bincount(found.ravel(), unknown.ravel()) / np.maximum(size, 1)
+    counted = share <= 0.5
+    counted[0] = False
+    return match_labels(np.where(counted[found], found, 0), known, iou)

@@ -1,0 +1,386 @@
+"""GeoJSON in: whatever QuPath itself accepts, and an error with the feature's index for the rest.
+
+QuPath reads all or nothing, and so do these functions. Features are numbered from 0 in the order
+of the file; children are counted with their parent.
+"""
+
+from __future__ import annotations
+
+import gc
+import gzip
+import io
+import json
+import uuid
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import geojson
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from wsi_pipeline.core.errors import DataError
+from wsi_pipeline.core.objects import Objects
+from wsi_pipeline.core.polygons import clean_polygons, polygon_parts, solid
+from wsi_pipeline.formats._geojson_grammar import (
+    NAMESPACE,
+    SCORE_NAME,
+    SUFFIXES,
+    Refused,
+    check_apart,
+    check_display,
+    class_name,
+    identity,
+    measurements,
+    nucleus_entries,
+    nucleus_of,
+    polygons,
+)
+
+__all__ = ["ids_from_text", "read_geojson", "read_header", "read_regions"]
+
+_GEOMETRIES = ("Point", "MultiPoint", "LineString", "MultiLineString", "Polygon", "MultiPolygon")
+_MAX_CLASSES = 256
+# GeoJSON shrinks to a tenth or a thirtieth; a hundredth is made to fill memory.
+_MAX_GROWTH = 100
+_PLAIN_BYTES = 2**26
+# QuPath repairs rings that touch themselves and refuses every other invalid polygon.
+_REPAIRABLE = ("Ring Self-intersection", "Interior is disconnected")
+
+
+@dataclass
+class _Rows:
+    """Objects while they are collected."""
+
+    classes: dict[str, int] = field(default_factory=dict)
+    columns: dict[str, tuple[list[int], list[float]]] = field(default_factory=dict)
+    polygons: list[NDArray[np.float64]] = field(default_factory=list)  # rings, end to end
+    ring_counts: list[int] = field(default_factory=list)
+    ids: list[str] = field(default_factory=list)
+    class_index: list[int] = field(default_factory=list)
+    feature: list[int] = field(default_factory=list)
+    parent: list[int] = field(default_factory=list)
+    linked: bool = False
+
+    def add(
+        self,
+        rings: list[NDArray[np.float64]],
+        key: str,
+        name: str,
+        feature: int,
+        measured: Mapping[str, float],
+        parent: int = -1,
+    ) -> None:
+        """Append one object."""
+        row = len(self.ids)
+        self.polygons.extend(rings)
+        self.ring_counts.append(len(rings))
+        self.ids.append(key)
+        self.class_index.append(self.classes.setdefault(name, len(self.classes)))
+        self.feature.append(feature)
+        self.parent.append(parent)
+        for column, value in measured.items():
+            where, values = self.columns.setdefault(column, ([], []))
+            where.append(row)
+            values.append(value)
+
+
+def read_geojson(path: Path | str) -> Objects:
+    """Objects of a GeoJSON file, plain, gzipped or zipped, as QuPath reads them.
+
+    Every polygon of a Polygon or MultiPolygon becomes an object; children follow their parent.
+    A missing classification is "Unclassified", a missing score 1 (somebody drew the object), a
+    missing or infinite measurement NaN, a missing id derived from place and content. A cell is
+    followed by its nuclei, which point to it and have the measurements whose names begin with
+    "Nucleus: ". The plane, the object type and other properties are not kept.
+
+    Raises
+    ------
+    DataError
+        when the file is no GeoJSON or a feature is one that QuPath refuses or that has no area;
+        the message names the feature's index and the cause
+    """
+    path = Path(path)
+    rows = _Rows()
+    index = -1
+    with _no_collection():
+        for document in _documents(path):
+            _seed(rows, document)
+            for feature in _features(path, document):
+                index += 1
+                try:
+                    _add_feature(rows, feature, index)
+                except Refused as cause:
+                    raise DataError(f"{path}: feature {index}: {cause}") from None
+    return _checked_geometry(path, _objects(path, rows), np.asarray(rows.feature, np.int64))
+
+
+def read_header(path: Path | str) -> dict[str, Any]:
+    """What the exporter noted about the file (its foreign key ``wsiseg``), {} if nothing."""
+    return next(filter(None, map(_header, _documents(Path(path)))), {})
+
+
+def read_regions(path: Path | str) -> list[shapely.Geometry]:
+    """Regions of interest, Polygon or MultiPolygon in level-0 pixels, from QuPath's annotations.
+
+    Detections, cells and tiles are passed over; outlines that cross themselves are repaired.
+
+    Raises
+    ------
+    DataError
+        when the file is no GeoJSON, holds no annotation, or one of them is no polygon
+    """
+    path = Path(path)
+    regions = []
+    index = -1
+    for text in _texts(path):
+        try:
+            document = geojson.loads(text)
+        except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
+            raise DataError(f"{path} is not GeoJSON: {_one_line(error)}") from error
+        for feature in _features(path, document):
+            index += 1
+            properties = feature.get("properties")
+            kind = properties.get("objectType") if isinstance(properties, dict) else None
+            if kind not in (None, "annotation"):
+                continue
+            try:
+                regions.append(_region(feature.get("geometry")))
+            except Refused as cause:
+                raise DataError(f"{path}: feature {index}: {cause}") from None
+    if not regions:
+        raise DataError(f"{path} holds no annotation; draw a region in QuPath and export it")
+    return regions
+
+
+def ids_from_text(texts: NDArray[np.bytes_]) -> NDArray[np.uint64]:
+    """High and low halves, uint64 (n, 2), of UUIDs in text, S36 (n,)."""
+    text = np.ascontiguousarray(texts, "S36").view(np.uint8).reshape(len(texts), 36)
+    digits = text[:, [i for i in range(36) if i not in (8, 13, 18, 23)]]
+    # '0'-'9' are 0x30-0x39; 'a'-'f' and 'A'-'F' end in 1 to 6 and have bit 0x40.
+    nibbles = ((digits & 15) + 9 * (digits >> 6)).reshape(len(texts), 16, 2)
+    octets = np.ascontiguousarray(nibbles[..., 0] << 4 | nibbles[..., 1])
+    return octets.view(">u8").astype(np.uint64)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Millions of small lists, none of them garbage: looking for cycles in them takes longest."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _texts(path: Path) -> Iterator[str]:
+    """The GeoJSON texts of a file: one, or those that a zip archive holds."""
+    try:
+        raw = path.read_bytes()
+        entries = [raw]
+        if raw[:4] == b"PK\x03\x04":
+            with zipfile.ZipFile(path) as archive:
+                infos = [i for i in archive.infolist() if i.filename.lower().endswith(SUFFIXES)]
+                _check_growth(path, sum(info.file_size for info in infos), len(raw))
+                entries = [archive.read(info) for info in infos]
+        for entry in entries:
+            plain = _gunzip(path, entry, len(raw)) if entry[:2] == b"\x1f\x8b" else entry
+            yield plain.decode("utf-8-sig")
+    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read: {_one_line(error)}") from error
+
+
+def _gunzip(path: Path, packed: bytes, file_bytes: int) -> bytes:
+    """All that a gzip file holds, unless it grows beyond measure."""
+    limit = max(_PLAIN_BYTES, _MAX_GROWTH * file_bytes)
+    with gzip.GzipFile(fileobj=io.BytesIO(packed)) as file:
+        plain = file.read(limit + 1)
+    _check_growth(path, len(plain), file_bytes)
+    return plain
+
+
+def _check_growth(path: Path, plain: int, packed: int) -> None:
+    if plain > max(_PLAIN_BYTES, _MAX_GROWTH * packed):
+        raise DataError(
+            f"{path} of {packed} bytes unpacks to {plain} or more, over {_MAX_GROWTH} times as "
+            "much; if you trust it, unpack it yourself"
+        )
+
+
+def _documents(path: Path) -> Iterator[Any]:
+    for text in _texts(path):
+        try:
+            yield json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path} is not JSON: {_one_line(error)}") from error
+
+
+def _features(path: Path, document: Any) -> Iterator[dict[str, Any]]:
+    """The features of any of QuPath's top levels, flat."""
+    if isinstance(document, list):
+        for part in document:
+            yield from _features(path, part)
+        return
+    kind = document.get("type") if isinstance(document, dict) else None
+    if kind == "FeatureCollection" and isinstance(document.get("features"), list):
+        for feature in document["features"]:
+            yield feature if isinstance(feature, dict) else {}
+    elif kind == "Feature":
+        yield document
+    elif kind in _GEOMETRIES:
+        yield {"type": "Feature", "geometry": document}
+    else:
+        raise DataError(f"{path} is not GeoJSON: {kind!r} is no FeatureCollection, Feature or list")
+
+
+def _header(document: Any) -> dict[str, Any]:
+    header = document.get("wsiseg") if isinstance(document, dict) else None
+    return header if isinstance(header, dict) else {}
+
+
+def _seed(rows: _Rows, document: Any) -> None:
+    """Take over the order of classes and measurements from wsiseg's own files."""
+    header = _header(document)
+    classes, names = header.get("classes", []), header.get("measurements", [])
+    if isinstance(classes, list) and isinstance(names, list):
+        for name in filter(str.strip, map(str, classes)):
+            rows.classes.setdefault(name, len(rows.classes))
+        for name in map(str, names):
+            rows.columns.setdefault(name, ([], []))
+    rows.linked |= header.get("parents") is True
+
+
+def _add_feature(rows: _Rows, feature: Mapping[str, Any], index: int) -> None:
+    """Append the polygons of a feature and of its children."""
+    parts = polygons(feature.get("geometry"))
+    if len(parts) > 1:
+        check_apart(parts)
+    nuclei = polygons(feature["nucleusGeometry"]) if "nucleusGeometry" in feature else []
+    if len(nuclei) > 1:
+        check_apart(nuclei)
+    properties = feature.get("properties", {})
+    if not isinstance(properties, dict):
+        raise Refused("properties is not an object; leave it out instead")
+    check_display(properties)
+    name = class_name(properties.get("classification"))
+    measured = measurements(properties.get("measurements", {}))
+    if properties.get("objectType") != "cell":
+        nuclei = []  # QuPath reads them of cells only
+    own = {m: v for m, v in measured.items() if not nucleus_of(m)} if nuclei else measured
+    cell = len(rows.ids)
+    for part, rings in enumerate(parts):
+        rows.add(rings, identity(feature, index, part, rings[0]), name, index, own)
+    if nuclei:
+        rows.linked = True
+        named = nucleus_entries(feature, rows.ids[cell], len(nuclei))
+        for k, (rings, (key, kind)) in enumerate(zip(nuclei, named, strict=True), 1):
+            theirs = _nucleus_measurements(rows, measured, k)
+            rows.add(rings, key, kind, index, theirs, parent=cell)
+    for key in ("childObjects", "children"):
+        children = properties.get(key, [])
+        if not isinstance(children, list):
+            raise Refused(f"{key} is not a list")
+        for child in children:
+            _add_feature(rows, child if isinstance(child, dict) else {}, index)
+
+
+def _nucleus_measurements(rows: _Rows, measured: Mapping[str, float], k: int) -> dict[str, float]:
+    """What was measured on nucleus k of a cell, under the names that nuclei have in `Objects`."""
+    found = {}
+    for name, value in measured.items():
+        if nucleus_of(name) == k:
+            plain = name.split(": ", 1)[1]
+            # wsiseg puts "Nucleus: " before a column of its own that lacks it.
+            full = f"Nucleus: {plain}"
+            bare = plain in rows.columns and full not in rows.columns
+            found[plain if bare or plain == SCORE_NAME else full] = value
+    return found
+
+
+def _objects(path: Path, rows: _Rows) -> Objects:
+    """Columns of what was collected."""
+    if len(rows.classes) > _MAX_CLASSES:
+        raise DataError(f"{path} has {len(rows.classes)} classes; {_MAX_CLASSES} is the most")
+    n = len(rows.ids)
+    columns = {}
+    for name in [SCORE_NAME, *(c for c in rows.columns if c != SCORE_NAME)]:
+        where, values = rows.columns.get(name, ([], []))
+        columns[name] = np.full(n, np.nan, np.float32)
+        with np.errstate(over="ignore"):
+            columns[name][where] = np.asarray(values, np.float64)
+        columns[name][~np.isfinite(columns[name])] = np.nan
+    score = columns.pop(SCORE_NAME)
+    return Objects(
+        classes=tuple(rows.classes),
+        ids=ids_from_text(np.array(rows.ids, "S36")),
+        class_index=np.array(rows.class_index, np.uint8),
+        score=np.where(np.isnan(score), np.float32(1), score),
+        coords=np.concatenate([np.zeros((0, 2)), *rows.polygons]),
+        ring_offsets=np.cumsum([0, *map(len, rows.polygons)], dtype=np.int64),
+        object_offsets=np.cumsum([0, *rows.ring_counts], dtype=np.int64),
+        features=columns,
+        parent=np.array(rows.parent, np.int64) if rows.linked else None,
+    )
+
+
+def _checked_geometry(path: Path, objects: Objects, feature: NDArray[np.int64]) -> Objects:
+    """The objects with repaired rings, once no polygon is left that QuPath refuses."""
+    shapes = objects.polygons()
+    flat = shapely.area(shapes) < 1e-6
+    bad = np.flatnonzero(flat | ~shapely.is_valid(shapes))
+    if len(bad) == 0:
+        return objects
+    groups = [[shape] for shape in shapes]
+    for i in bad:
+        reason = shapely.is_valid_reason(shapes[i])
+        if flat[i] or not reason.startswith(_REPAIRABLE):
+            cause = "the polygon has no area" if flat[i] else f"invalid polygon: {reason}"
+            raise DataError(f"{path}: feature {feature[i]}: {cause}")
+        groups[i] = polygon_parts(solid(shapes[i]))
+    counts = [len(group) for group in groups]
+    wide = objects.take(np.repeat(np.arange(len(objects)), counts))
+    ids = wide.ids.copy()
+    first = np.cumsum(counts) - counts
+    parent = None
+    if objects.parent is not None:  # a nucleus stays with the first part of its cell
+        held = np.where(objects.parent >= 0, first[objects.parent], -1)
+        parent = np.repeat(held, counts)
+    for i in np.setdiff1d(np.arange(len(ids)), first):
+        derived = uuid.uuid5(NAMESPACE, f"{ids[i].tolist()}/{i}").int
+        ids[i] = derived >> 64, derived & (2**64 - 1)
+    return Objects.from_polygons(
+        [part for group in groups for part in group],
+        classes=wide.classes,
+        ids=ids,
+        class_index=wide.class_index,
+        score=wide.score,
+        features=wide.features,
+        parent=parent,
+    )
+
+
+def _region(geometry: Any) -> shapely.Geometry:
+    if not isinstance(geometry, geojson.Polygon | geojson.MultiPolygon):
+        kind = getattr(geometry, "type", None)
+        raise Refused(f"a region is a Polygon or a MultiPolygon, not {kind}")
+    if geometry.errors():
+        raise Refused(_one_line(geometry.errors()))
+    # The library checks the structure of rings only.
+    parts = polygons({"type": geometry.type, "coordinates": geometry["coordinates"]})
+    shapes = [shapely.Polygon(rings[0], rings[1:]) for rings in parts]
+    whole = shapes[0] if len(shapes) == 1 else shapely.MultiPolygon(shapes)
+    cleaned, _ = clean_polygons([whole], largest=False)
+    if len(cleaned) == 0:
+        raise Refused("the region has no area")
+    return cleaned[0]
+
+
+def _one_line(error: object) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,136 @@
+"""COCO instances, for detection frameworks: one image, one annotation per object."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from wsi_pipeline.core.errors import UsageError
+from wsi_pipeline.core.files import open_part
+from wsi_pipeline.core.objects import Objects
+from wsi_pipeline.core.polygons import chunks, clean_objects
+from wsi_pipeline.formats.ome_zarr import rasterize
+from wsi_pipeline.segmentation.morphometry import CELL_CLASS
+
+__all__ = ["write_coco"]
+
+_CHUNK = 10_000
+_RLE_LIMIT = 2**32  # pycocotools counts pixels in uint32
+
+
+def write_coco(
+    path: Path | str,
+    objects: Objects,
+    *,
+    width: int,
+    height: int,
+    file_name: str,
+    mpp: float | None = None,
+) -> None:
+    """Write `objects` as COCO JSON, streamed; gzipped where `path` ends in .gz.
+
+    Segmentations are polygons in level-0 pixels. COCO's polygons have no holes: an object with
+    holes becomes uncompressed RLE, and its shell alone on slides of 2**32 pixels or more, which
+    RLE cannot count; ``info.holes`` says which. Areas are without holes in any case. Annotation
+    ids are 1 to n in the order of `objects`; ``id`` of the categories is `class_index` + 1.
+
+    Where objects have parents, all is as in the sets that networks learn cells from: category 1
+    is "nucleus", 2 "cytoplasm" (the whole cell, its nucleus in it), others follow. A nucleus comes
+    right after its cell; the `cell_id` of both is the id of the cell's annotation, and of an
+    object by itself its own.
+
+    Raises
+    ------
+    UsageError
+        when the slide has no size
+    OutputError
+        when the file cannot be written
+    """
+    if width < 1 or height < 1:
+        raise UsageError(f"a slide of {width} × {height} px cannot be; give its width and height")
+    rle = width * height < _RLE_LIMIT
+    linked = objects.parent is not None
+    names = _linked_names(objects.classes) if linked else objects.classes
+    category = [names.index(_linked_name(c) if linked else c) + 1 for c in objects.classes]
+    with open_part(Path(path)) as file:
+        image = {"id": 1, "file_name": file_name, "width": width, "height": height}
+        head = {
+            "info": {
+                "description": "wsiseg objects in level-0 pixels",
+                "holes": "RLE" if rle else "left out of segmentations, not of areas",
+            },
+            "images": [image if mpp is None else {**image, "mpp": mpp}],
+            "categories": [{"id": k, "name": name} for k, name in enumerate(names, 1)],
+        }
+        file.write(_json(head)[:-1].encode() + b',"annotations":[\n')
+        count = before = 0
+        for chunk in chunks(objects, _CHUNK):
+            clean = clean_objects(chunk)
+            for i, annotation in enumerate(_annotations(clean, category, (height, width), rle)):
+                if clean.parent is not None:
+                    cell = int(clean.parent[i])
+                    annotation["cell_id"] = before + 1 + (i if cell < 0 else cell)
+                file.write(b",\n" if count else b"")
+                count += 1
+                file.write(_json({"id": count, "image_id": 1, **annotation}).encode())
+            before = count
+        file.write(b"]}\n")
+
+
+def _linked_name(name: str) -> str:
+    return "cytoplasm" if name == CELL_CLASS else name
+
+
+def _linked_names(classes: Sequence[str]) -> list[str]:
+    """Categories of cells with nuclei, in the order of their ids."""
+    return list(dict.fromkeys(["nucleus", "cytoplasm", *map(_linked_name, classes)]))
+
+
+def _annotations(
+    objects: Objects, category: Sequence[int], shape: tuple[int, int], rle: bool
+) -> Iterator[dict[str, Any]]:
+    if len(objects) == 0:
+        return
+    areas = shapely.area(objects.polygons())
+    x0, y0, x1, y1 = objects.bounds().T
+    boxes = np.round(np.stack([x0, y0, x1 - x0, y1 - y0], axis=1), 2)
+    for i in range(len(objects)):
+        first, after = objects.object_offsets[i : i + 2]
+        shell = objects.coords[objects.ring_offsets[first] : objects.ring_offsets[first + 1] - 1]
+        holes = after - first > 1 and rle
+        annotation = {
+            "category_id": category[objects.class_index[i]],
+            "segmentation": _rle(objects, i, shape) if holes else [shell.ravel().tolist()],
+            "bbox": boxes[i].tolist(),
+            "area": round(float(areas[i]), 4),
+            "iscrowd": 0,
+        }
+        if np.isfinite(objects.score[i]):
+            annotation["score"] = float(str(objects.score[i]))
+        yield annotation
+
+
+def _rle(objects: Objects, i: int, shape: tuple[int, int]) -> dict[str, Any]:
+    """Runs of 0 and 1 in turn, down the columns of the slide, of the pixels inside object i."""
+    height, width = shape
+    box = objects.bounds()[i]
+    x0, y0 = np.clip(np.floor(box[:2]), 0, (width, height)).astype(int)
+    x1, y1 = np.clip(np.ceil(box[2:]), (x0, y0), (width, height)).astype(int)
+    mask = np.zeros((y1 - y0, x1 - x0), np.uint32)
+    rasterize(mask, objects, np.array([i]), origin=(float(x0), float(y0)))
+    column, row = np.nonzero(mask.T)
+    at: NDArray[np.int64] = (column + x0) * height + row + y0
+    starts = at[np.diff(at, prepend=-2) != 1]
+    ends = at[np.diff(at, append=height * width + 1) != 1] + 1
+    edges = np.concatenate([[0], np.stack([starts, ends], axis=1).ravel(), [height * width]])
+    return {"size": [height, width], "counts": np.diff(edges).tolist()}
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)

@@ -1,0 +1,263 @@
+"""GeoParquet 1.1: the same objects for geopandas, DuckDB and R, and the exact way back.
+
+Columns: id (UUID), class, score, where objects have parents parent_id (UUID of the cell that holds
+a nucleus, null elsewhere), one per measurement, geometry (WKB, level-0 pixels, hence no
+coordinate reference system) and its bbox. The metadata key ``wsiseg`` holds the order of classes
+and measurements and the provenance.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import shapely
+from numpy.typing import NDArray
+
+from wsi_pipeline.core.errors import DataError
+from wsi_pipeline.core.files import part_path
+from wsi_pipeline.core.objects import Objects
+from wsi_pipeline.formats._geojson_read import ids_from_text
+from wsi_pipeline.formats._geojson_render import uuid_text
+from wsi_pipeline.formats.object_writer import ObjectWriter
+
+__all__ = ["ParquetWriter", "check_claims", "read_metadata", "read_parquet"]
+
+ROW_GROUP = 20_000
+_MAX_GROWTH = 100
+_PLAIN_BYTES = 2**26
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_OWN = ("id", "class", "score", "parent_id", "geometry", "bbox")
+_GEO = {
+    "version": "1.1.0",
+    "primary_column": "geometry",
+    "columns": {
+        "geometry": {
+            "encoding": "WKB",
+            "geometry_types": ["Polygon"],
+            "crs": None,
+            "covering": {"bbox": {corner: ["bbox", corner] for corner in _CORNERS}},
+        }
+    },
+}
+
+
+class ParquetWriter(ObjectWriter):
+    """Objects of one slide as GeoParquet, a context manager; row groups of 20 000 or more.
+
+    The file gets its name when the `with` block ends well; with an exception nothing is left.
+
+    Parameters
+    ----------
+    path
+        the file to make
+    provenance
+        JSON values for the metadata key ``wsiseg``
+    """
+
+    def __init__(self, path: Path | str, *, provenance: Mapping[str, Any] | None = None) -> None:
+        super().__init__(path, provenance)
+        self._writer: pq.ParquetWriter
+        self._waiting: list[Objects] = []
+
+    def _begin(self, header: Mapping[str, Any]) -> None:
+        schema = _schema(header["measurements"], linked="parents" in header).with_metadata(
+            {"geo": json.dumps(_GEO), "wsiseg": json.dumps(header, ensure_ascii=False)}
+        )
+        part = self._stack.enter_context(part_path(self.path))
+        # Only classes repeat themselves.
+        self._writer = self._stack.enter_context(
+            pq.ParquetWriter(part, schema, compression="zstd", use_dictionary=["class"])
+        )
+
+    def _append(self, objects: Objects) -> None:
+        self._waiting.append(objects)
+        if sum(map(len, self._waiting)) >= ROW_GROUP:
+            self._flush()
+
+    def _end(self) -> None:
+        if self._waiting:
+            self._flush()
+
+    def _flush(self) -> None:
+        objects = Objects.concatenate(self._waiting)
+        self._waiting.clear()
+        self._writer.write_table(_table(objects, self._writer.schema))
+
+
+def read_parquet(path: Path | str) -> Objects:
+    """Objects as `ParquetWriter` wrote them, to the last bit.
+
+    Raises
+    ------
+    DataError
+        when the file is not one of wsiseg's GeoParquet files
+    """
+    try:
+        header = read_metadata(path)
+        check_claims(path)
+        table = pq.read_table(path)
+        classes = tuple(header["classes"])
+        shapes = shapely.from_wkb(table["geometry"].to_numpy())
+        kinds = pc.index_in(table["class"].cast(pa.string()), pa.array(classes, pa.string()))
+        return Objects.from_polygons(
+            shapes,
+            classes=classes,
+            ids=ids_from_text(table["id"].to_numpy().astype("S36")),
+            class_index=kinds.to_numpy().astype(np.uint8),
+            score=table["score"].to_numpy(),
+            features={name: table[name].to_numpy() for name in header["measurements"]},
+            parent=_parent(table),
+        )
+    except DataError:
+        raise
+    except (
+        OSError,
+        KeyError,
+        ValueError,
+        pa.ArrowException,
+        shapely.errors.GEOSException,
+    ) as error:
+        raise DataError(
+            f"{path} is not a GeoParquet file of wsiseg: {' '.join(str(error).split())}"
+        ) from error
+
+
+def check_claims(path: Path | str) -> None:
+    """Refuse a file that says it holds more than fits into its bytes, before any of it is read.
+
+    Raises
+    ------
+    DataError
+        more objects than bytes, or columns that unpack to over a hundred times the file
+    OSError, pyarrow.ArrowException
+        it is no Parquet file
+    """
+    size = Path(path).stat().st_size
+    about = pq.read_metadata(path)
+    plain = sum(about.row_group(i).total_byte_size for i in range(about.num_row_groups))
+    # Each object has an id of its own, and sixteen random bytes shrink no further.
+    if about.num_rows > size or plain > max(_PLAIN_BYTES, _MAX_GROWTH * size):
+        raise DataError(
+            f"{path} of {size} bytes claims {about.num_rows} objects in {plain} bytes; "
+            "it is damaged or made to fill memory, write it again"
+        )
+
+
+def read_metadata(path: Path | str) -> dict[str, Any]:
+    """What the exporter noted about the file: classes, measurements, provenance.
+
+    Raises
+    ------
+    OSError, KeyError, pyarrow.ArrowException
+        when the file is not one of wsiseg's
+    """
+    header = json.loads((pq.read_schema(path).metadata or {})[b"wsiseg"])
+    return dict(header)
+
+
+def _parent(table: pa.Table) -> NDArray[np.int64] | None:
+    """Positions of the parents; None where the file has no such column."""
+    if "parent_id" not in table.column_names:
+        return None
+    own = table["id"].combine_chunks()
+    found = pc.index_in(table["parent_id"], own)
+    parent: NDArray[np.int64] = found.fill_null(-1).to_numpy().astype(np.int64)
+    return parent
+
+
+def _schema(measurements: tuple[str, ...], *, linked: bool) -> pa.Schema:
+    taken = [name for name in measurements if name in _OWN]
+    if taken:
+        raise DataError(f"measurement {taken[0]!r} is a column of its own; rename the measurement")
+    return pa.schema(
+        [
+            pa.field("id", pa.string(), nullable=False),
+            pa.field("class", pa.dictionary(pa.int32(), pa.string()), nullable=False),
+            pa.field("score", pa.float32()),
+            *([pa.field("parent_id", pa.string())] if linked else []),
+            *(pa.field(name, pa.float32()) for name in measurements),
+            pa.field("geometry", pa.binary(), nullable=False),
+            pa.field("bbox", pa.struct([(corner, pa.float64()) for corner in _CORNERS])),
+        ]
+    )
+
+
+def _wkb(objects: Objects) -> pa.BinaryArray:
+    """The polygons in little-endian well-known binary, as shapely would write them."""
+    rings = np.diff(objects.object_offsets)
+    vertices = objects.ring_offsets[objects.object_offsets[1:]]
+    vertices = vertices - objects.ring_offsets[objects.object_offsets[:-1]]
+    ends = np.cumsum(9 + 4 * rings + 16 * vertices)
+    if len(ends) and ends[-1] >= 2**31:
+        raise DataError(f"outlines of {ends[-1] / 1e9:.1f} GB at once; write fewer at a time")
+    offsets = np.append(0, ends).astype(np.int32)
+    out = np.empty(offsets[-1], np.uint8)
+    coords = np.ascontiguousarray(objects.coords, "<f8").view(np.uint8)
+    _fill_wkb(out, offsets, coords, objects.ring_offsets, objects.object_offsets)
+    return pa.BinaryArray.from_buffers(
+        pa.binary(), len(objects), [None, pa.py_buffer(offsets), pa.py_buffer(out)]
+    )
+
+
+@numba.njit(nogil=True, cache=True)
+def _fill_wkb(
+    out: NDArray[np.uint8],
+    starts: NDArray[np.int32],
+    coords: NDArray[np.uint8],
+    ring_offsets: NDArray[np.int64],
+    object_offsets: NDArray[np.int64],
+) -> None:
+    for i in range(len(starts) - 1):
+        at = starts[i]
+        out[at] = 1  # little-endian
+        _put_uint32(out, at + 1, 3)  # a polygon
+        _put_uint32(out, at + 5, object_offsets[i + 1] - object_offsets[i])
+        at += 9
+        for ring in range(object_offsets[i], object_offsets[i + 1]):
+            first, last = ring_offsets[ring], ring_offsets[ring + 1]
+            _put_uint32(out, at, last - first)
+            at += 4
+            for k in range(first, last):
+                for b in range(16):
+                    out[at + b] = coords[k, b]
+                at += 16
+
+
+@numba.njit(nogil=True, cache=True)
+def _put_uint32(out: NDArray[np.uint8], at: int, value: int) -> None:
+    for b in range(4):
+        out[at + b] = (value >> (8 * b)) & 255
+
+
+def _table(objects: Objects, schema: pa.Schema) -> pa.Table:
+    n = len(objects)
+    ids = pa.StringArray.from_buffers(
+        n,
+        pa.py_buffer(np.arange(0, 36 * n + 1, 36, dtype=np.int32)),
+        pa.py_buffer(uuid_text(objects.ids)),
+    )
+    kinds = pa.DictionaryArray.from_arrays(
+        objects.class_index.astype(np.int32), pa.array(objects.classes, pa.string())
+    )
+    links = []
+    if objects.parent is not None:
+        links = [ids.take(pa.array(objects.parent, mask=objects.parent < 0))]
+    bounds = [pa.array(np.ascontiguousarray(side)) for side in objects.bounds().T]
+    columns = [
+        ids,
+        kinds,
+        pa.array(objects.score),
+        *links,
+        *(pa.array(column) for column in objects.features.values()),
+        _wkb(objects),
+        pa.StructArray.from_arrays(bounds, fields=list(schema.field("bbox").type)),
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)

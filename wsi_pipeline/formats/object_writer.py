@@ -1,0 +1,116 @@
+"""What the streamed formats share: one layout, checked polygons, all or nothing."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from wsi_pipeline.core.objects import Objects
+from wsi_pipeline.core.polygons import chunks, clean_objects
+
+__all__ = ["ObjectWriter"]
+
+_CHUNK = 50_000  # objects that are formatted at once: some 50 MB
+
+_log = logging.getLogger(__name__)
+
+
+class ObjectWriter(ABC):
+    """A file of one slide's objects that gets its name when the `with` block ends well."""
+
+    def __init__(self, path: Path | str, provenance: Mapping[str, Any] | None) -> None:
+        self.path = Path(path)
+        self.provenance = dict(provenance or {})
+        self.count = 0
+        self._layout: tuple[tuple[str, ...], tuple[str, ...]] | None = None
+        self._linked: bool | None = None  # whether objects have parents; unknown before the first
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def write(self, objects: Objects, *, clean: bool = False) -> None:
+        """Append `objects`; their classes and measurements are the same in every call.
+
+        Polygons are rounded to 0.01 px; what is then invalid is repaired and, if less than 1 px²
+        of it is left, dropped with a logged warning. `count` says how many the file holds. Each
+        nucleus comes right after its cell. Objects of `clean_objects` need no more than that; they
+        are `clean`.
+
+        Raises
+        ------
+        ValueError
+            when classes or measurements are not those of the first call, or objects have parents
+            and the first ones had not
+        DataError
+            when a class or a measurement has a name that the format cannot hold
+        OutputError
+            when the file cannot be written
+        """
+        if self._layout is None:
+            self._layout = objects.classes, tuple(objects.features)
+        classes, names = self._layout
+        if objects.classes != classes or set(objects.features) != set(names):
+            raise ValueError(f"objects differ from {classes} in classes or from {names}")
+        if self._linked is None and (len(objects) or objects.parent is not None):
+            self._start(linked=objects.parent is not None)
+        if objects.parent is not None and not self._linked:
+            raise ValueError("these objects have parents, the first ones had not; give all parents")
+        objects = replace(objects, features={name: objects.features[name] for name in names})
+        if self._linked and objects.parent is None:
+            objects = replace(objects, parent=np.full(len(objects), -1, np.int64))
+        for chunk in chunks(objects, _CHUNK):
+            kept = self._arrange(chunk if clean else clean_objects(chunk))
+            if len(kept) < len(chunk):
+                lost = len(chunk) - len(kept)
+                _log.warning("%s: dropped %d polygons without an area", self.path, lost)
+            if len(kept):
+                self._append(kept)
+                self.count += len(kept)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with self._stack:
+            if kind is not None:
+                self._stack.__exit__(kind, error, trace)
+                return
+            if self._linked is None:
+                self._start(linked=False)
+            self._end()
+
+    def _start(self, *, linked: bool) -> None:
+        self._linked = linked
+        classes, names = self._layout or ((), ())
+        noted = {"classes": classes, "measurements": names, "parents": True}
+        header = {**self.provenance, **noted}
+        if not linked:
+            del header["parents"]
+        self._begin(header)
+
+    def _arrange(self, objects: Objects) -> Objects:
+        """Clean objects as the format can hold them."""
+        return objects
+
+    @abstractmethod
+    def _begin(self, header: Mapping[str, Any]) -> None:
+        """Open the file on `self._stack`."""
+
+    @abstractmethod
+    def _append(self, objects: Objects) -> None:
+        """Write clean objects, at least one."""
+
+    @abstractmethod
+    def _end(self) -> None:
+        """Write what comes last."""

@@ -1,0 +1,1 @@
+"""One slide to a finished run folder."""

@@ -1,0 +1,1 @@
+"""From pixels to the objects of a region."""

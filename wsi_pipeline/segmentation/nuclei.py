@@ -1,0 +1,297 @@
+"""One region from pixels to objects: predict, decide who owns what, part, trace, measure."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import dataclass, replace
+
+import numba
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from wsi_pipeline.core.config import RunConfig
+from wsi_pipeline.core.geometry import Box, Region
+from wsi_pipeline.core.objects import Objects
+from wsi_pipeline.formats.geojson import clean_objects
+from wsi_pipeline.segmentation.components import (
+    Clumps,
+    find_clumps,
+    from_label_image,
+    is_certain,
+    pieces_of,
+)
+from wsi_pipeline.segmentation.contours import simplify, trace
+from wsi_pipeline.segmentation.inference import Engine
+from wsi_pipeline.segmentation.model import Model
+from wsi_pipeline.segmentation.morphometry import OD_MEAN, mean_od, morphometry
+from wsi_pipeline.slides.foreground import Foreground
+
+__all__ = [
+    "LARGEST_PX",
+    "REGION_PX",
+    "Keep",
+    "empty",
+    "in_reading_order",
+    "object_ids",
+    "reach_px",
+    "segment_region",
+    "simplified",
+]
+
+REGION_PX = 1920
+"""Core of a region, model pixels; with its halo it is 2048, a multiple of every usual tile."""
+OBJECT_HALO_PX = 64
+"""Enough for the rest of every nucleus, model pixels; a wider object is seen again."""
+SHARED_PX = 16
+"""How far over their common border two regions both keep what a function finds, model pixels."""
+LARGEST_PX = 4096
+"""An object wider than this, model pixels, is no nucleus; it is kept as far as it was seen."""
+
+Images = NDArray[np.uint8]
+
+
+def reach_px(model: Model) -> int:
+    """How far beyond its core a region looks for the rest of its objects, model pixels."""
+    return OBJECT_HALO_PX if model.detect is None else model.halo_px
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Which objects stay: those whose centre lies in the foreground, and in `roi` where given.
+
+    A nucleus stays with its cell. `roi` is a shapely geometry in level-0 pixels. The centre is
+    that of the bounding box.
+    """
+
+    foreground: Foreground
+    roi: shapely.Geometry | None = None
+
+    def select(self, objects: Objects) -> Objects:
+        """The objects that stay."""
+        box = objects.bounds()
+        x, y = (box[:, 0] + box[:, 2]) / 2, (box[:, 1] + box[:, 3]) / 2
+        inside = self.foreground.contains(x, y)
+        if self.roi is not None:
+            inside &= shapely.contains_xy(self.roi, x, y)
+        if objects.parent is not None:
+            inside = np.where(objects.parent >= 0, inside[objects.parent], inside)
+        return objects.take(inside)
+
+
+@dataclass(frozen=True, eq=False)
+class _View:
+    """A window that the model has seen."""
+
+    window: Box
+    image: Images
+    probability: Images
+    clumps: Clumps
+
+    @property
+    def corner(self) -> NDArray[np.int64]:
+        """Top left corner of the window, as x and y."""
+        return np.array([self.window.x0, self.window.y0], np.int64)
+
+    def first_pixels(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """First pixel of each clump on the slide's model grid."""
+        x = self.clumps.first_x.astype(np.int64) + self.window.x0
+        return x, self.clumps.boxes[:, 1].astype(np.int64) + self.window.y0
+
+
+def _look(engine: Engine, window: Box, config: RunConfig, overlap: int = 0) -> _View:
+    if engine.model.label is not None:
+        image, labels = engine.label(window)
+        certain = np.where(labels > 0, 255, 0).astype(np.uint8)[None]
+        return _View(window, image, certain, from_label_image(labels))
+    image, probability = engine.predict(window, overlap)
+    began = time.perf_counter()
+    clumps = find_clumps(probability.max(0), config.threshold)
+    engine.watch.add("objects", began)
+    return _View(window, image, probability, clumps)
+
+
+def segment_region(
+    engine: Engine, region: Region, config: RunConfig, keep: Keep
+) -> tuple[Objects, int]:
+    """All objects that `region` owns, and how many of them were larger than could be seen.
+
+    A region owns the clumps whose first pixel in reading order lies in its core. A clump that
+    does not reach the edge of the window is complete, so its first pixel is certain; one that does
+    is seen again through a window around it. Clumps are owned before they are parted.
+    """
+    window = region.core.grow(OBJECT_HALO_PX)
+    view = _look(engine, window, config, 2 * OBJECT_HALO_PX)
+    x, y = view.first_pixels()
+    # A function may see an object a little differently through each window; both neighbours then
+    # keep it, and `stitch` finds the copies.
+    core = region.core.grow(SHARED_PX if engine.model.label is not None else 0)
+    owned = (x >= core.x0) & (x < core.x1) & (y >= core.y0) & (y < core.y1)
+    owned[0] = False
+    cut = view.clumps.touches_edge()
+    parts = [_objects(engine, view, owned & ~cut, config)]
+    oversized = 0
+    done: set[tuple[int, int]] = set()
+    for k in np.flatnonzero(owned & cut):
+        again, which, whole = _look_again(engine, view, int(k), config)
+        ax, ay = again.first_pixels()
+        first = int(ax[which]), int(ay[which])
+        if core.contains(*first) and first not in done:
+            done.add(first)
+            oversized += not whole
+            mine = np.arange(len(ax)) == which
+            parts.append(_objects(engine, again, mine, config))
+    objects = keep.select(Objects.concatenate(parts))
+    return in_reading_order(objects), oversized
+
+
+def _look_again(engine: Engine, view: _View, k: int, config: RunConfig) -> tuple[_View, int, bool]:
+    """See clump `k` of a view through ever larger windows until it is whole or too large."""
+    stride = engine.model.stride
+    x, y = (int(first[k]) for first in view.first_pixels())
+    box = _box_of(view, k)
+    margin = OBJECT_HALO_PX
+    while True:
+        window = box.grow(margin).snap(stride)
+        again = _look(engine, window, config)
+        which = int(again.clumps.labels[y - window.y0, x - window.x0])
+        if which == 0:  # a function that sees something else from here: keep what was seen first
+            return view, k, False
+        whole = not again.clumps.touches_edge()[which]
+        if whole or max(window.width, window.height) >= LARGEST_PX:
+            return again, which, whole
+        box = _box_of(again, which)
+        margin *= 2
+
+
+def _box_of(view: _View, k: int) -> Box:
+    """Bounding box of clump `k` on the slide's model grid."""
+    box = Box(*(int(v) for v in view.clumps.boxes[k]))
+    return box.shift(view.window.x0, view.window.y0)
+
+
+def _objects(engine: Engine, view: _View, wanted: NDArray[np.bool_], config: RunConfig) -> Objects:
+    """The objects of some clumps of a view."""
+    began = time.perf_counter()
+    model, scale = engine.model, engine.scale
+    min_px = config.min_area_um2 / model.mpp**2
+    split = config.split and model.label is None
+    pieces = pieces_of(view.clumps, wanted, min_px=min_px, split=split)
+    if len(pieces) == 0:
+        return empty(model.classes)
+    strongest = view.probability.max(0)
+    vertices, offsets = trace(pieces.labels, strongest, pieces.first, 255 * config.threshold)
+    limit = np.array([engine.slide.width, engine.slide.height], float)
+    vertices = np.clip((vertices + view.corner) * scale, 0, limit)
+    coords, offsets, valid = simplified(vertices, offsets)
+    classes, score = _scores(pieces.labels, view.probability, pieces.area_px)
+    position = pieces.first + view.corner
+    od = mean_od(view.image, pieces.labels, len(pieces), background=engine.slide.background)
+    objects = Objects(
+        classes=model.classes,
+        ids=object_ids(engine.slide.slide_id, model.name, position),
+        class_index=classes,
+        score=score,
+        coords=coords,
+        ring_offsets=offsets,
+        object_offsets=np.arange(len(pieces) + 1, dtype=np.int64),
+        features={OD_MEAN: od},
+    )
+    certain = is_certain(
+        score, pieces.area_px * model.mpp**2,
+        min_score=config.min_score, min_small_score=config.min_small_score,
+    )  # fmt: skip
+    objects = clean_objects(objects.take(certain), valid=valid[certain])
+    measured = morphometry(objects, model.mpp / scale) | dict(objects.features)
+    engine.watch.add("objects", began)
+    return replace(objects, features=measured)
+
+
+def simplified(
+    vertices: NDArray[np.float64], offsets: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.bool_]]:
+    """Closed rings with fewer vertices, off by half a level-0 pixel at most, and which are valid.
+
+    They lie on 0.01 px. A ring that would cross itself, or be a line, keeps all its vertices.
+    """
+    tolerance = np.full(len(offsets) - 1, 0.5)
+    while True:
+        coords, shorter = simplify(vertices, offsets, tolerance)
+        line = (np.diff(shorter) < 4) & (tolerance >= 0)
+        if line.any():
+            tolerance[line] = -1
+            continue
+        coords = np.round(coords, 2)
+        rings = np.arange(len(offsets), dtype=np.int64)
+        polygons = shapely.from_ragged_array(shapely.GeometryType.POLYGON, coords, (shorter, rings))
+        valid = shapely.is_valid(polygons)
+        crossed = ~valid & (tolerance > 0)
+        if not crossed.any():
+            return coords, shorter, valid
+        tolerance[crossed] = 0
+
+
+def empty(classes: tuple[str, ...]) -> Objects:
+    """No objects, with the measurements that every region's objects have."""
+    none = Objects.empty(classes)
+    return replace(none, features=morphometry(none, 1.0) | {OD_MEAN: np.zeros(0, np.float32)})
+
+
+def _scores(
+    labels: NDArray[np.int32], probability: Images, area_px: NDArray[np.int32]
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Class and score of each object: the class most probable over all its pixels, and its mean.
+
+    A nucleus's class is decided per instance (Luo et al. 2022).
+    """
+    sums = _class_sums(labels, probability, len(area_px))
+    best = sums.argmax(1)
+    # Sums of bytes are exact, so the score does not depend on the order of the pixels.
+    mean = sums[np.arange(len(best)), best] / (255.0 * area_px)
+    return best.astype(np.uint8), np.round(mean, 4).astype(np.float32)
+
+
+@numba.njit(nogil=True, cache=True)
+def _class_sums(labels: NDArray[np.int32], probability: Images, n: int) -> NDArray[np.int64]:
+    """Sum of each class's bytes over the pixels of each object 1…n, int64 (n, classes)."""
+    sums = np.zeros((n, len(probability)), np.int64)
+    for k in range(len(probability)):
+        for r in range(labels.shape[0]):
+            for c in range(labels.shape[1]):
+                if labels[r, c] > 0:
+                    sums[labels[r, c] - 1, k] += probability[k, r, c]
+    return sums
+
+
+def object_ids(
+    slide_id: str,
+    model: str,
+    position: NDArray[np.int64],
+    kind: NDArray[np.uint64] | None = None,
+) -> NDArray[np.uint64]:
+    """UUIDs (n, 2) from slide, model and first pixel (n, 2); version 8, RFC 9562.
+
+    Objects that overlap may share their first pixel; `kind` (n,) tells them apart.
+    """
+    digest = hashlib.blake2b(f"{slide_id}\0{model}".encode(), digest_size=16).digest()
+    place = (position[:, 1].astype(np.uint64) << np.uint64(32)) | position[:, 0].astype(np.uint64)
+    if kind is not None:
+        place ^= _mixed(kind)
+    halves = [_mixed(place ^ np.uint64(int.from_bytes(digest[i : i + 8], "big"))) for i in (0, 8)]
+    high = (halves[0] & np.uint64(0xFFFFFFFFFFFF0FFF)) | np.uint64(0x8000)
+    low = (halves[1] & np.uint64(0x3FFFFFFFFFFFFFFF)) | np.uint64(1 << 63)
+    return np.stack([high, low], 1)
+
+
+def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """SplitMix64's finaliser: a bijection, so different positions never share an id's half."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def in_reading_order(objects: Objects) -> Objects:
+    """The same objects from top to bottom and left to right, ties by id."""
+    box = objects.bounds()
+    return objects.take(np.lexsort((objects.ids[:, 1], box[:, 0], box[:, 1])))

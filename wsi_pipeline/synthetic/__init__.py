@@ -1,0 +1,1 @@
+"""Slides and fields with known truth."""

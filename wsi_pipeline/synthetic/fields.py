@@ -1,0 +1,170 @@
+"""Single microscope fields of synthetic cytology with their truth, to train networks on."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import shapely
+import shapely.affinity
+from numpy.typing import NDArray
+
+from wsi_pipeline.core.errors import ConfigError, OutputError
+from wsi_pipeline.core.geometry import Box
+from wsi_pipeline.synthetic.cell_painter import CELL_KINDS, Stain, Style, draw_style
+from wsi_pipeline.synthetic.placement import plan_slide
+from wsi_pipeline.synthetic.render import render, truth_objects
+from wsi_pipeline.synthetic.sprites import Bank
+
+__all__ = ["write_fields"]
+
+
+def write_fields(
+    folder: Path | str,
+    *,
+    count: int,
+    size_px: int = 512,
+    mpp: float | tuple[float, float] = 0.25,
+    seed: int = 0,
+    per_bank: int = 8,
+) -> None:
+    """Write `count` fields as PNG with their truth in COCO's format, to train networks on.
+
+    ``folder/images/field_0000.png`` … and ``folder/annotations.json``: category 1 is the nucleus,
+    2 the cytoplasm (the whole cell); both carry the `cell_id` of their cell in that image.
+    Polygons are amodal and end at the field's border. Stain, density, mixture, light, focus and
+    mpp differ between fields.
+
+    Parameters
+    ----------
+    folder
+        made if it is not there; files in it are replaced
+    count
+        number of fields
+    size_px
+        pixels a side
+    mpp
+        µm per pixel, or the range that each bank's is drawn from
+    seed
+        where all chance comes from; field i of a longer series is the same
+    per_bank
+        how many fields share their stain and sprites
+
+    Raises
+    ------
+    ConfigError
+        where a number makes no sense
+    OutputError
+        where an image cannot be written
+    """
+    low, high = mpp if isinstance(mpp, tuple) else (mpp, mpp)
+    if count < 1 or size_px < 64 or per_bank < 1 or not 0.05 <= low <= high <= 2:
+        raise ConfigError(
+            f"{count} fields of {size_px} px at {low} to {high} µm, {per_bank} to a stain, are not "
+            "possible; take at least 1, 64 px, 0.05 to 2 µm and 1"
+        )
+    folder = Path(folder)
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for i in range(count):
+        if i % per_bank == 0:
+            rng = np.random.default_rng([seed, 5, i // per_bank])
+            bank_mpp = round(float(rng.uniform(low, high)), 4)
+            stain: Stain = rng.choice(["pap", "pale", "grey", "brown"], p=[0.62, 0.14, 0.16, 0.08])
+            style = draw_style(rng, stain)
+            bank = Bank.paint(bank_mpp, style, count=128, seed=seed * 100_003 + i)
+        pixels, nuclei, cells, links = _field(style, bank, size_px, seed * 1_000_003 + i)
+        name = f"images/field_{i:04d}.png"
+        if not cv2.imwrite(str(folder / name), pixels[..., ::-1]):
+            raise OutputError(f"{folder / name} cannot be written; free space or rights?")
+        size = {"width": size_px, "height": size_px, "mpp": bank_mpp}
+        images.append({"id": i + 1, "file_name": name, **size})
+        for category, polygons, owner in ((2, cells, range(len(cells))), (1, nuclei, links)):
+            for polygon, cell in zip(polygons, owner, strict=True):
+                if polygon is not None:
+                    key = {"id": len(annotations) + 1, "image_id": i + 1, "cell_id": int(cell) + 1}
+                    annotations.append({**key, "category_id": category, **_shape(polygon)})
+    names = [{"id": 1, "name": "nucleus"}, {"id": 2, "name": "cytoplasm"}]
+    info = {"description": "synthetic cytology fields", "licence": "generated, free to use"}
+    document = {"info": info, "categories": names, "images": images, "annotations": annotations}
+    part = folder / "annotations.json.part"
+    part.write_text(json.dumps(document, separators=(",", ":")))
+    part.replace(folder / "annotations.json")
+
+
+def _field(
+    style: Style, bank: Bank, size_px: int, seed: int
+) -> tuple[NDArray[np.uint8], list[Any], list[Any], NDArray[np.int64]]:
+    """Pixels of one field, its nuclei and cells cut at the border (None: outside), the links."""
+    rng = np.random.default_rng([seed, 11])
+    margin = int(bank.shape.max())
+    side = size_px + 2 * margin
+    weights = np.array([k.share for k in CELL_KINDS.values()]) * rng.lognormal(
+        0, 1.0, len(CELL_KINDS)
+    )
+    plan = plan_slide(
+        side, side,
+        mpp=bank.mpp, seed=seed, tissue=float(rng.choice([1.0, 0.8, 0.6], p=[0.7, 0.2, 0.1])),
+        density=float(np.exp(rng.uniform(math.log(25), math.log(170)))),
+        clustering=float(rng.uniform(0, 0.8)),
+        mix=dict(zip(CELL_KINDS, weights.tolist(), strict=True)), style=style, bank=bank,
+    )  # fmt: skip
+    box = Box(margin, margin, margin + size_px, margin + size_px)
+    pixels = _photograph(rng, render(plan, box), style)
+    frame = shapely.box(box.x0, box.y0, box.x1, box.y1)
+    cut = []
+    for objects in truth_objects(plan):
+        parts: list[Any] = []
+        for whole in objects.polygons():
+            part = whole if frame.contains(whole) else shapely.make_valid(whole).intersection(frame)
+            if part.geom_type != "Polygon":
+                part = max(shapely.get_parts(part), key=lambda g: g.area)
+            seen = part.geom_type == "Polygon" and part.area >= 6
+            parts.append(shapely.affinity.translate(part, -box.x0, -box.y0) if seen else None)
+        cut.append(parts)
+    return pixels, cut[0], cut[1], plan.nucleus_cell
+
+
+def _photograph(
+    rng: np.random.Generator, pixels: NDArray[np.uint8], style: Style
+) -> NDArray[np.uint8]:
+    """What microscope and camera add to one field: vignette, focus, contrast, tint, JPEG."""
+    h, w = pixels.shape[:2]
+    fy, fx = np.mgrid[-1 : 1 : h * 1j, -1 : 1 : w * 1j]
+    tilt = rng.normal(0, 0.03, 2)
+    light = 1 + tilt[0] * fx + tilt[1] * fy
+    light -= rng.choice([0, 0.06, 0.18], p=[0.5, 0.35, 0.15]) * (fx**2 + fy**2) / 2
+    image = pixels.astype(np.float32) * light[..., None].astype(np.float32)
+    sigma = rng.choice([0.0, rng.uniform(0.4, 1.0), rng.uniform(1.0, 2.0)], p=[0.5, 0.35, 0.15])
+    if sigma > 0:
+        image = cv2.GaussianBlur(image, (0, 0), sigma)
+        image += rng.normal(0, style.noise * 0.7, image.shape)
+    gamma, gain = rng.lognormal(0, 0.12), rng.uniform(0.88, 1.05)
+    image = 255 * gain * np.clip(image / 255, 0, None) ** gamma
+    if style.monochrome:
+        image = np.repeat(image.mean(2, keepdims=True), 3, 2)
+    else:
+        image *= rng.normal(1, 0.015, 3)
+    result = np.clip(np.rint(image), 0, 255).astype(np.uint8)
+    if rng.random() < 0.5:
+        quality = int(rng.integers(55, 95))
+        _, code = cv2.imencode(".jpg", result, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        result = np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR), np.uint8)
+    return result
+
+
+def _shape(polygon: shapely.Polygon) -> dict[str, Any]:
+    """Outline, area and box as COCO has them."""
+    x0, y0, x1, y1 = polygon.bounds
+    ring = np.round(np.asarray(polygon.exterior.coords)[:-1], 2)
+    return {
+        "segmentation": [ring.ravel().tolist()],
+        "area": round(polygon.area, 2),
+        "bbox": [round(v, 2) for v in (x0, y0, x1 - x0, y1 - y0)],
+        "iscrowd": 0,
+    }
