@@ -23,8 +23,8 @@ from wsiseg_models.training.receptive_field import CORE_PX, EXACT_PX, HALOS, cro
 from wsiseg_models.training.train_semantic import predict_image
 
 from wsi_pipeline.core.geometry import Box
+from wsi_pipeline.core.machine import keep_freed_memory
 from wsi_pipeline.evaluation.nucleus_metrics import nucleus_f1
-from wsi_pipeline.segmentation.model import keep_freed_memory
 from wsi_pipeline.synthetic.svs_writer import plan_slide, render
 
 RESULTS = Path(__file__).parent / "results" / "dssnet.md"

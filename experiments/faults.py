@@ -46,8 +46,9 @@ def child(fault: str, network: bool, arguments: list[str]) -> None:
     from wsi_pipeline import pipeline
     from wsi_pipeline.benchmark.threshold_model import stand_in
     from wsi_pipeline.cli import main as cli
+    from wsi_pipeline.core.machine import keep_freed_memory
     from wsi_pipeline.segmentation import load_model as registry
-    from wsi_pipeline.segmentation.model import Model, keep_freed_memory
+    from wsi_pipeline.segmentation.model import Model
     from wsi_pipeline.slides import fast_tiff as direct
 
     # A shell that starts this in the background has it ignored.

@@ -18,9 +18,10 @@ from pathlib import Path
 
 from wsi_pipeline.benchmark.threshold_model import stand_in
 from wsi_pipeline.core.config import RunConfig
+from wsi_pipeline.core.machine import keep_freed_memory
 from wsi_pipeline.pipeline import run_slide
 from wsi_pipeline.segmentation.load_model import model_for
-from wsi_pipeline.segmentation.model import Model, keep_freed_memory
+from wsi_pipeline.segmentation.model import Model
 from wsi_pipeline.synthetic.svs_writer import plan_slide, write_slide
 
 RESULTS = Path(__file__).parent / "results" / "soak.md"

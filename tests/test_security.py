@@ -29,7 +29,8 @@ from packaging.version import Version
 from wsiseg_models.instance import weights
 from wsiseg_models.training.loop import start_from
 
-from wsi_pipeline.batch.run_many import NamedSlide, run_slides
+from wsi_pipeline.batch.run_many import run_slides
+from wsi_pipeline.batch.slide_sheet import NamedSlide
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import CheckpointError, DataError, SlideFormatError
 from wsi_pipeline.core.safe_names import NameRefused, check_name

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import platform
-import resource
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +21,7 @@ import shapely
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import ClusterError, DataError, SlideError
 from wsi_pipeline.core.geometry import Region, plan_regions
+from wsi_pipeline.core.machine import give_back_freed_memory, peak_bytes
 from wsi_pipeline.core.progress import progress
 from wsi_pipeline.formats.geojson import read_regions
 from wsi_pipeline.runs.dask_client import Answer, Cluster, model_there
@@ -31,13 +31,18 @@ from wsi_pipeline.runs.run_folder import RESULT_VERSION, RunFolder, check_output
 from wsi_pipeline.segmentation.cells import detect_region, empty_cells
 from wsi_pipeline.segmentation.damaged_regions import find_objects
 from wsi_pipeline.segmentation.inference import Engine
-from wsi_pipeline.segmentation.model import Model, give_back_freed_memory
-from wsi_pipeline.segmentation.nuclei import REGION_PX, Keep, empty, reach_px, segment_region
+from wsi_pipeline.segmentation.model import Model
+from wsi_pipeline.segmentation.nuclei import empty, segment_region
+from wsi_pipeline.segmentation.ownership import REGION_PX, Keep, reach_px
 from wsi_pipeline.segmentation.stitch import duplicates
-from wsi_pipeline.slides.foreground import find_foreground, intersect, roi_foreground
+from wsi_pipeline.slides.detect_foreground import find_foreground
+from wsi_pipeline.slides.foreground import intersect, roi_foreground
 from wsi_pipeline.slides.slide import Slide, open_slide
 
-__all__ = ["RunResult", "peak_bytes", "run_slide"]
+__all__ = [
+    "RunResult",
+    "run_slide",
+]
 
 
 @dataclass(frozen=True)
@@ -391,18 +396,6 @@ class _Job:
             "device": model.device,
             "python": platform.python_version(),
         }
-
-
-def peak_bytes(process: int | None = None) -> int:
-    """Most memory that a process held, by default this one; 0 for another that has ended.
-
-    It is the kernel's own mark; `getrusage` also counts what the parent held at the fork.
-    """
-    with suppress(OSError):
-        for line in Path(f"/proc/{process or 'self'}/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return 0 if process else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _roi(path: Path) -> shapely.Geometry:

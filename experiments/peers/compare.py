@@ -40,7 +40,7 @@ from wsiseg_models import registry
 from wsi_pipeline.core.objects import Objects
 from wsi_pipeline.evaluation.matching import match_objects
 from wsi_pipeline.formats.geoparquet import read_parquet
-from wsi_pipeline.segmentation.nuclei import REGION_PX
+from wsi_pipeline.segmentation.ownership import REGION_PX
 from wsi_pipeline.synthetic.svs_writer import plan_slide, truth_objects, write_slide
 
 HERE = Path(__file__).parent

@@ -8,7 +8,7 @@ cervical cytology, is 35–50 µm² (`NUCLEUS_UM2` is the middle).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +17,9 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import Dataset
 
 __all__ = [
     "IGNORE",
-    "Augmentation",
-    "Crops",
     "Sample",
     "Split",
     "annotation_files",
@@ -289,132 +286,3 @@ def contacts(labels: NDArray[np.int32], reach: int) -> NDArray[np.bool_]:
     highest = cv2.dilate(shown, kernel)
     lowest = cv2.erode(np.where(shown > 0, shown, np.float32(2**24)), kernel)
     return np.asarray((highest > 0) & (lowest != highest))
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """Random change of geometry, stain, light and focus; strong, since every lab differs."""
-
-    scale: float = 1.3
-    stain: float = 1.0
-    grey: float = 0.15
-    blur: float = 0.3
-
-    def __post_init__(self) -> None:
-        if self.scale < 1 or self.stain < 0 or not 0 <= self.grey <= 1:
-            raise ValueError(
-                f"augmentation by zoom {self.scale}, stain {self.stain} and grey {self.grey} makes "
-                "no sense; zoom is at least 1, stain at least 0, grey a share"
-            )
-
-    def place(
-        self,
-        h: int,
-        w: int,
-        size: int,
-        rng: np.random.Generator,
-        inside: Callable[[], NDArray[np.integer]],
-        *,
-        zoom: float = 1.0,
-    ) -> NDArray[np.float64]:
-        """Where a crop of `size` lies in an image (h, w): (2, 3), crop pixel → image pixel.
-
-        Half of the crops are laid near one of the points (row, col) that `inside` gives; `zoom`
-        is what the crop is enlarged by besides the random zoom.
-        """
-        zoom *= self.scale ** rng.uniform(-1, 1)
-        angle = rng.uniform(0, 2 * np.pi)
-        flip = 1 if rng.random() < 0.5 else -1
-        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) / zoom
-        turn[:, 0] *= flip
-        centre = np.array([rng.uniform(0, w), rng.uniform(0, h)])
-        points = inside() if rng.random() < 0.5 else np.zeros((0, 2))
-        if len(points):
-            centre = points[rng.integers(len(points)), ::-1] + rng.uniform(-0.35, 0.35, 2) * size
-        if size / zoom < min(h, w):  # keep the crop on the image where it fits
-            reach = size / zoom / 2
-            centre = np.clip(centre, reach, np.array([w, h]) - reach)
-        return np.hstack([turn, (centre - turn @ np.full(2, size / 2)).reshape(2, 1)])
-
-    def crop(
-        self, sample: Sample, size: int, rng: np.random.Generator
-    ) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-        """A turned, scaled, mirrored crop (size, size) of image and labels."""
-        h, w = sample.labels.shape
-        matrix = self.place(h, w, size, rng, lambda: np.argwhere(sample.labels > 0))
-        way = cv2.WARP_INVERSE_MAP
-        image = cv2.warpAffine(
-            sample.image, matrix, (size, size), flags=cv2.INTER_LINEAR | way,
-            borderMode=cv2.BORDER_REFLECT_101,
-        )  # fmt: skip
-        labels = cv2.warpAffine(
-            sample.labels, matrix, (size, size), flags=cv2.INTER_NEAREST | way,
-            borderMode=cv2.BORDER_REFLECT_101,
-        )  # fmt: skip
-        return image.astype(np.uint8), labels.astype(np.int32)
-
-    def colour(self, image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-        """Another lab's stain and camera: densities mixed and scaled, light, focus, noise."""
-        density = -np.log((image.astype(np.float32) + 1) / 256)
-        if rng.random() < self.grey:
-            density[:] = density @ rng.dirichlet(np.ones(3)).astype(np.float32)[:, None]
-        else:
-            mix = np.eye(3) + self.stain * rng.normal(0, 0.12, (3, 3))
-            if rng.random() < 0.15:  # another dye altogether
-                mix = mix[rng.permutation(3)]
-            density = np.maximum(density @ mix.astype(np.float32), 0)
-        density *= float(np.exp(self.stain * rng.normal(0, 0.25)))
-        density += rng.uniform(-0.05, 0.25, 3).astype(np.float32) * (rng.random() < 0.5)
-        out = 256 * np.exp(-np.maximum(density, 0)) - 1
-        out = 255 * (np.clip(out, 0, 255) / 255) ** float(np.exp(rng.normal(0, 0.15)))
-        if rng.random() < self.blur:
-            out = cv2.GaussianBlur(out, (0, 0), rng.uniform(0.4, 1.3))
-        out += rng.uniform(0, 6) * rng.standard_normal(out.shape, np.float32)
-        out8 = np.clip(out, 0, 255).astype(np.uint8)
-        if rng.random() < 0.3:
-            _, data = cv2.imencode(
-                ".jpg", out8, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(40, 95))]
-            )
-            out8 = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)
-        return out8
-
-
-class Crops(Dataset[Batch]):
-    """Batches of augmented crops, one per step.
-
-    Pixels of nuclei that touch are taught as background `GAP_PX` deep, and whatever lies around
-    such a gap counts `GAP_WEIGHT` times, so that the network parts what is in contact.
-    Step s draws from its own generator, so a resumed run sees what an uninterrupted one would.
-    """
-
-    def __init__(
-        self,
-        samples: Sequence[Sample],
-        chances: NDArray[np.float64],
-        *,
-        size: int,
-        batch: int,
-        seed: int,
-        augmentation: Augmentation,
-    ) -> None:
-        self.samples, self.chances = samples, chances
-        self.size, self.batch, self.seed = size, batch, seed
-        self.augmentation = augmentation
-
-    def __getitem__(self, step: int) -> Batch:
-        rng = np.random.default_rng((self.seed, step))
-        n, size = self.batch, self.size
-        images = np.empty((n, size, size, 3), np.uint8)
-        targets = np.empty((n, size, size), np.int64)
-        edges = np.empty((n, 1, size // 2, size // 2), np.float32)
-        weights = np.empty((n, size, size), np.float32)
-        for i, k in enumerate(rng.choice(len(self.samples), n, p=self.chances)):
-            sample = self.samples[k]
-            image, labels = self.augmentation.crop(sample, size, rng)
-            images[i] = self.augmentation.colour(image, rng)
-            known = sample.classes[np.maximum(labels, 0)].astype(np.int64)
-            gap = contacts(labels, GAP_PX)
-            targets[i] = np.where(labels < 0, IGNORE, np.where(gap, 0, known))
-            weights[i] = np.where(contacts(labels, GAP_PX + 1), GAP_WEIGHT, 1)
-            edges[i, 0] = edge_target(labels)
-        return images, targets, edges, weights

@@ -8,11 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+from .augment import Augmentation
 from .cell_pasting import Clusters, add_cell, cut, free_cells
-from .coco import Augmentation
+from .coco import GAP_PX, GAP_WEIGHT, IGNORE, Batch, Sample, contacts, edge_target
 from .instance_data import InstanceSample, warp
 
-__all__ = ["InstanceBatch", "InstanceCrops", "targets_of"]
+__all__ = [
+    "Crops",
+    "InstanceBatch",
+    "InstanceCrops",
+    "targets_of",
+]
 
 InstanceBatch = tuple[NDArray[np.uint8], list[dict[str, NDArray[np.generic]]]]
 """Images (n, h, w, 3); for each boxes (k, 4), labels (k,), masks (k, h, w)."""
@@ -94,3 +100,44 @@ class InstanceCrops(Dataset[InstanceBatch]):
             if patch is not None:
                 scene = add_cell(scene, patch, rng, self.clusters)
         return scene
+
+
+class Crops(Dataset[Batch]):
+    """Batches of augmented crops, one per step.
+
+    Pixels of nuclei that touch are taught as background `GAP_PX` deep, and whatever lies around
+    such a gap counts `GAP_WEIGHT` times, so that the network parts what is in contact.
+    Step s draws from its own generator, so a resumed run sees what an uninterrupted one would.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        chances: NDArray[np.float64],
+        *,
+        size: int,
+        batch: int,
+        seed: int,
+        augmentation: Augmentation,
+    ) -> None:
+        self.samples, self.chances = samples, chances
+        self.size, self.batch, self.seed = size, batch, seed
+        self.augmentation = augmentation
+
+    def __getitem__(self, step: int) -> Batch:
+        rng = np.random.default_rng((self.seed, step))
+        n, size = self.batch, self.size
+        images = np.empty((n, size, size, 3), np.uint8)
+        targets = np.empty((n, size, size), np.int64)
+        edges = np.empty((n, 1, size // 2, size // 2), np.float32)
+        weights = np.empty((n, size, size), np.float32)
+        for i, k in enumerate(rng.choice(len(self.samples), n, p=self.chances)):
+            sample = self.samples[k]
+            image, labels = self.augmentation.crop(sample, size, rng)
+            images[i] = self.augmentation.colour(image, rng)
+            known = sample.classes[np.maximum(labels, 0)].astype(np.int64)
+            gap = contacts(labels, GAP_PX)
+            targets[i] = np.where(labels < 0, IGNORE, np.where(gap, 0, known))
+            weights[i] = np.where(contacts(labels, GAP_PX + 1), GAP_WEIGHT, 1)
+            edges[i, 0] = edge_target(labels)
+        return images, targets, edges, weights

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from .. import registry
 from ..checkpoint import Card, save_checkpoint
 from ..predictions import Instances
+from .augment import Augmentation
 from .cell_pasting import Clusters
-from .coco import Augmentation, Split
+from .coco import Split
 from .crops import InstanceCrops
 from .dense_pretraining import Dense, validate_dense
 from .instance_data import CELL, InstanceSample, load_instance_set

@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from .. import registry
 from ..checkpoint import Card, save_checkpoint
 from ..semantic.dssnet import DSSLoss
-from .coco import Augmentation, Crops, Sample, Split, load_set
+from .augment import Augmentation
+from .coco import Sample, Split, load_set
+from .crops import Crops
 from .loop import Ema, Run, cosine, run_steps, start_from, stream
 from .receptive_field import measure_halo
 

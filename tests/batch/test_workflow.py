@@ -20,7 +20,8 @@ from click.testing import CliRunner
 from wsi_pipeline.batch import snakemake as workflow
 from wsi_pipeline.batch.job import DONE, FAILED, INCOMPLETE, read_record, run_stage
 from wsi_pipeline.batch.plan import STAGES, Plan, judge, read_plan
-from wsi_pipeline.batch.run_many import NamedSlide, find_slides, run_slides
+from wsi_pipeline.batch.run_many import run_slides
+from wsi_pipeline.batch.slide_sheet import NamedSlide, find_slides
 from wsi_pipeline.cli.main import cli
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import ConfigError, OutputError, UsageError

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 from wsi_pipeline import pipeline
 from wsi_pipeline.batch import run_many as slides
-from wsi_pipeline.batch.run_many import NamedSlide, find_slides
+from wsi_pipeline.batch.slide_sheet import NamedSlide, find_slides
 from wsi_pipeline.cli import doctor
 from wsi_pipeline.cli.main import cli
 from wsi_pipeline.core import progress

@@ -14,14 +14,15 @@ from hypothesis import strategies as st
 from wsi_pipeline.cli.commands import synth_slide
 from wsi_pipeline.core.errors import ConfigError, DataError, MppError
 from wsi_pipeline.core.geometry import Box
-from wsi_pipeline.core.objects import Objects
+from wsi_pipeline.core.objects import Objects, is_cell
 from wsi_pipeline.formats.coco import write_coco
 from wsi_pipeline.formats.geojson import GeoJsonWriter, format_features, read_geojson
 from wsi_pipeline.formats.geoparquet import ParquetWriter, read_parquet
 from wsi_pipeline.formats.ome_zarr import rasterize, write_label_image
 from wsi_pipeline.runs.overlay import CELL_OUTLINE, OUTLINE, draw_objects
 from wsi_pipeline.runs.run_folder import RunFolder
-from wsi_pipeline.segmentation.morphometry import MORPHOMETRY, cell_features, is_cell
+from wsi_pipeline.segmentation.cell_features import cell_features
+from wsi_pipeline.segmentation.morphometry import MORPHOMETRY
 from wsi_pipeline.synthetic.svs_writer import plan_slide, render, truth_cells, truth_objects
 
 WRITERS = {"geojson": GeoJsonWriter, "geojson.gz": GeoJsonWriter, "parquet": ParquetWriter}

@@ -13,6 +13,7 @@ from pycocotools import mask as coco
 from wsiseg_models import registry
 from wsiseg_models.checkpoint import Card, load_checkpoint, read_card, save_checkpoint
 from wsiseg_models.predictions import Instances
+from wsiseg_models.training.augment import Augmentation
 from wsiseg_models.training.cell_pasting import (
     Clusters,
     Patch,
@@ -22,7 +23,7 @@ from wsiseg_models.training.cell_pasting import (
     overlap,
     shine_through,
 )
-from wsiseg_models.training.coco import Augmentation, Split
+from wsiseg_models.training.coco import Split
 from wsiseg_models.training.crops import InstanceCrops, targets_of
 from wsiseg_models.training.dense_pretraining import dense_maps
 from wsiseg_models.training.instance_data import InstanceSample, load_instance_set, warp

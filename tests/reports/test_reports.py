@@ -24,7 +24,7 @@ from click.testing import CliRunner
 from wsi_pipeline.cli.main import cli
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import DataError, UsageError
-from wsi_pipeline.core.objects import Objects
+from wsi_pipeline.core.objects import CELL_CLASS, Objects
 from wsi_pipeline.formats.geoparquet import ParquetWriter, read_parquet
 from wsi_pipeline.pipeline import run_slide
 from wsi_pipeline.reports.cohort import SCHEMA, gather, write_cohort
@@ -36,14 +36,10 @@ from wsi_pipeline.reports.slide_summary import (
     summarise,
     write_features,
 )
-from wsi_pipeline.segmentation.morphometry import (
-    CELL_CLASS,
-    NUCLEUS_RATIO,
-    cell_features,
-    morphometry,
-)
+from wsi_pipeline.segmentation.cell_features import NUCLEUS_RATIO, cell_features
+from wsi_pipeline.segmentation.morphometry import morphometry
+from wsi_pipeline.slides.detect_foreground import find_foreground
 from wsi_pipeline.slides.focus import BLURRED, measure_focus, sharpness
-from wsi_pipeline.slides.foreground import find_foreground
 from wsi_pipeline.slides.slide import open_slide
 
 

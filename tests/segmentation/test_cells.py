@@ -20,8 +20,9 @@ from wsi_pipeline import RunConfig, run_slide
 from wsi_pipeline.core.objects import Objects
 from wsi_pipeline.formats.geojson import read_geojson
 from wsi_pipeline.formats.geoparquet import read_parquet
-from wsi_pipeline.segmentation.cells import _draw, pair
+from wsi_pipeline.segmentation.cells import _draw
 from wsi_pipeline.segmentation.model import Instances, Model, paste
+from wsi_pipeline.segmentation.pairing import pair
 
 WIDTH, HEIGHT = 1400, 1100
 SIDE = 28

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from wsi_pipeline.segmentation.components import find_clumps, from_label_image, pieces_of
-from wsi_pipeline.segmentation.contours import simplify, trace
-from wsi_pipeline.segmentation.nuclei import simplified
+from wsi_pipeline.segmentation.components import find_clumps, from_label_image
+from wsi_pipeline.segmentation.contours import simplified, simplify, trace
+from wsi_pipeline.segmentation.split_touching import pieces_of
 
 
 def polygons(vertices, offsets):

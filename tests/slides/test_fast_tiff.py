@@ -14,7 +14,8 @@ from PIL import Image
 from wsi_pipeline.core.errors import SlideReadError
 from wsi_pipeline.core.geometry import Box
 from wsi_pipeline.slides.fast_tiff import DirectReader
-from wsi_pipeline.slides.readers import OpenSlideReader, Refusal
+from wsi_pipeline.slides.openslide_reader import OpenSlideReader
+from wsi_pipeline.slides.readers import Refusal
 from wsi_pipeline.slides.slide import open_slide
 
 RNG = np.random.default_rng(5)

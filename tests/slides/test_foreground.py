@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from wsi_pipeline.core.errors import ConfigError
 from wsi_pipeline.core.geometry import Box
-from wsi_pipeline.slides.foreground import Foreground, find_foreground, intersect, roi_foreground
+from wsi_pipeline.slides.detect_foreground import find_foreground
+from wsi_pipeline.slides.foreground import Foreground, intersect, roi_foreground
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 STAINS = np.array([[0.1, 0.3, 0.2], [0.35, 0.15, 0.1], [0.05, 0.25, 0.4], [0.3, 0.3, 0.15]])

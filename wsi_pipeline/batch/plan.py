@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from wsi_pipeline.batch.job import DONE, read_record
-from wsi_pipeline.batch.run_many import NamedSlide, check_slides, find_slides
+from wsi_pipeline.batch.run_many import check_slides
+from wsi_pipeline.batch.slide_sheet import NamedSlide, find_slides
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import ConfigError, UsageError
 from wsi_pipeline.core.safe_names import NameRefused

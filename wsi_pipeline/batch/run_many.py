@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import glob
-import math
 import threading
 import time
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from wsi_pipeline.batch.slide_sheet import NamedSlide
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import (
     ClusterError,
@@ -29,43 +27,11 @@ if TYPE_CHECKING:
     from wsi_pipeline.pipeline import RunResult
     from wsi_pipeline.segmentation.model import Model
 
-__all__ = ["SLIDE_SUFFIXES", "NamedSlide", "Outcome", "check_slides", "find_slides", "run_slides"]
-
-SLIDE_SUFFIXES = (
-    ".bif",
-    ".czi",
-    ".mrxs",
-    ".ndpi",
-    ".scn",
-    ".svs",
-    ".svslide",
-    ".tif",
-    ".tiff",
-    ".vms",
-    ".vmu",
-)
-"""What is taken for a slide in a folder; anything else is read when it is named itself."""
-_COLUMNS = ("slide", "mpp", "model", "roi")
-
-
-@dataclass(frozen=True)
-class NamedSlide:
-    """A slide that was asked for, and what a slide sheet says of it.
-
-    Attributes
-    ----------
-    mpp
-        µm per level-0 pixel
-    model
-        registered name, instead of the run's
-    roi
-        GeoJSON of its regions of interest
-    """
-
-    path: Path
-    mpp: float | None = None
-    model: str | None = None
-    roi: Path | None = None
+__all__ = [
+    "Outcome",
+    "check_slides",
+    "run_slides",
+]
 
 
 @dataclass(frozen=True)
@@ -81,102 +47,6 @@ class Outcome:
     def failed(self) -> bool:
         """Whether anything of the slide is missing."""
         return self.result is None or bool(self.result.failed)
-
-
-def find_slides(names: Sequence[str], *, recursive: bool = False) -> list[NamedSlide]:
-    """The slides that files, folders, globs and slide sheets (CSV) name, each once.
-
-    A folder stands for the files with one of `SLIDE_SUFFIXES` in it, sorted; a sheet has a column
-    `slide` and may have `mpp`, `model` and `roi`, with paths relative to the sheet. A slide need
-    not exist.
-
-    Parameters
-    ----------
-    recursive
-        look into folders of folders, too
-
-    Raises
-    ------
-    UsageError
-        a folder or glob without slides, or a sheet with a mistake
-    """
-    found: dict[Path, NamedSlide] = {}
-    for name in names:
-        for slide in _named(name, recursive):
-            before = found.setdefault(slide.path.resolve(), slide)
-            for what in _COLUMNS[1:]:
-                if getattr(before, what) != getattr(slide, what):
-                    raise UsageError(
-                        f"{slide.path} is named twice with different {what}; name it once"
-                    )
-    return list(found.values())
-
-
-def _named(name: str, recursive: bool) -> Iterable[NamedSlide]:
-    path = Path(name)
-    if path.is_dir():
-        return map(NamedSlide, _in_folder(path, recursive))
-    if path.suffix.lower() == ".csv":
-        return _in_sheet(path)
-    if path.exists() or not glob.has_magic(name):
-        return [NamedSlide(path)]
-    matches = sorted(Path(m) for m in glob.glob(name, recursive=True) if Path(m).is_file())
-    if not matches:
-        raise UsageError(f"no file matches {name!r}; check the path")
-    return map(NamedSlide, matches)
-
-
-def _in_folder(folder: Path, recursive: bool) -> list[Path]:
-    paths = folder.rglob("*") if recursive else folder.glob("*")
-    slides = sorted(p for p in paths if p.suffix.lower() in SLIDE_SUFFIXES and p.is_file())
-    if not slides:
-        raise UsageError(
-            f"{folder} holds no slide ({' '.join(SLIDE_SUFFIXES)}); "
-            f"name other files themselves, e.g. '{folder / '*.png'}', or add --recursive"
-        )
-    return slides
-
-
-def _in_sheet(sheet: Path) -> list[NamedSlide]:
-    try:
-        with sheet.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            columns, rows = list(reader.fieldnames or ()), list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"slide sheet {sheet} cannot be read ({error}); give a CSV file") from None
-    unknown = [c for c in columns if c not in _COLUMNS]
-    if unknown or "slide" not in columns:
-        what = f"unknown columns {unknown}" if unknown else "no column 'slide'"
-        raise UsageError(f"slide sheet {sheet} has {what}; known: {', '.join(_COLUMNS)}")
-    if not rows:
-        raise UsageError(f"slide sheet {sheet} names no slide; add a line for each")
-    return [_row(sheet, line, row) for line, row in enumerate(rows, 2)]
-
-
-def _row(sheet: Path, line: int, row: dict[str, str]) -> NamedSlide:
-    where = f"slide sheet {sheet}, line {line}"
-    if None in row:
-        raise UsageError(f"{where}: too many cells; correct the line")
-    cells = {k: (v or "").strip() for k, v in row.items()}
-    if not cells["slide"]:
-        raise UsageError(f"{where}: no slide; correct the line")
-    roi = cells.get("roi")
-    return NamedSlide(
-        sheet.parent / cells["slide"],
-        _pixel_size(where, cells.get("mpp", "")),
-        cells.get("model") or None,
-        sheet.parent / roi if roi else None,
-    )
-
-
-def _pixel_size(where: str, text: str) -> float | None:
-    try:
-        mpp = float(text) if text else None
-    except ValueError:
-        mpp = math.nan
-    if mpp is not None and not 0.02 <= mpp <= 20:
-        raise UsageError(f"{where}: mpp {text!r} is not a number of 0.02 to 20 µm; e.g. 0.25")
-    return mpp
 
 
 def run_slides(

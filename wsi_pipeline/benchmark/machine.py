@@ -23,7 +23,7 @@ import psutil
 import torch
 
 from wsi_pipeline.core.errors import OutputError
-from wsi_pipeline.pipeline import peak_bytes
+from wsi_pipeline.core.machine import peak_bytes
 
 __all__ = [
     "Busy",

@@ -26,8 +26,9 @@ from wsi_pipeline.runs.overlay import Density, draw_overlay, to_png
 from wsi_pipeline.runs.run_folder import RunFolder
 from wsi_pipeline.segmentation.inference import Engine
 from wsi_pipeline.segmentation.model import Images, Model
-from wsi_pipeline.segmentation.nuclei import REGION_PX, Keep, empty, reach_px, segment_region
-from wsi_pipeline.slides.foreground import find_foreground
+from wsi_pipeline.segmentation.nuclei import empty, segment_region
+from wsi_pipeline.segmentation.ownership import REGION_PX, Keep, reach_px
+from wsi_pipeline.slides.detect_foreground import find_foreground
 from wsi_pipeline.slides.slide import Slide
 
 __all__ = [

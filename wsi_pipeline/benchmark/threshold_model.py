@@ -9,8 +9,9 @@ import numpy as np
 
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import UnknownModelError
+from wsi_pipeline.core.machine import keep_freed_memory
 from wsi_pipeline.pipeline import run_slide
-from wsi_pipeline.segmentation.model import Images, Model, keep_freed_memory, shipped_cards
+from wsi_pipeline.segmentation.model import Images, Model, shipped_cards
 
 __all__ = ["run_stand_in", "stand_in"]
 

@@ -138,8 +138,8 @@ def score_run(
 def _score_cells(source: Path, truth: Path, cells: Path, iou: float) -> dict[str, Any]:
     import numpy as np
 
+    from wsi_pipeline.core.objects import CELL_CLASS
     from wsi_pipeline.evaluation.cell_metrics import score_cells
-    from wsi_pipeline.segmentation.morphometry import CELL_CLASS
 
     found, nuclei, whole = (_objects(_objects_file(p), None) for p in (source, truth, cells))
     is_cell = np.array([name == CELL_CLASS for name in whole.classes], np.bool_)[whole.class_index]

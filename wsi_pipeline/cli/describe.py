@@ -50,8 +50,8 @@ def describe_slide(
     SlideError, UnknownModelError, CheckpointError
         the slide or the model cannot be used
     """
+    from wsi_pipeline.slides.detect_foreground import find_foreground
     from wsi_pipeline.slides.focus import measure_focus
-    from wsi_pipeline.slides.foreground import find_foreground
     from wsi_pipeline.slides.slide import open_slide
 
     with open_slide(path, mpp=mpp, crop=crop) as slide:
@@ -81,7 +81,7 @@ def _work(slide: Slide, kept: Foreground, name: str) -> dict[str, Any]:
     """How a slide with the foreground `kept` would be cut up for a model."""
     from wsi_pipeline.core.geometry import plan_regions, plan_tiles
     from wsi_pipeline.segmentation.load_model import open_model
-    from wsi_pipeline.segmentation.nuclei import REGION_PX, reach_px
+    from wsi_pipeline.segmentation.ownership import REGION_PX, reach_px
 
     model = open_model(name, device="cpu")
     scale = model.mpp / slide.require_mpp().value

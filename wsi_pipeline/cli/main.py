@@ -133,7 +133,8 @@ def run(slides: tuple[str, ...], recursive: bool, mpp_of_sheet: bool, **settings
     Each slide gets a folder with objects.geojson.gz for QuPath, objects.parquet, pictures and
     run.json. The same command continues what was stopped.
     """
-    from wsi_pipeline.batch.run_many import find_slides, run_slides
+    from wsi_pipeline.batch.run_many import run_slides
+    from wsi_pipeline.batch.slide_sheet import find_slides
 
     config = RunConfig(**settings)
     found = find_slides(slides, recursive=recursive)

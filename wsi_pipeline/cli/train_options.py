@@ -129,8 +129,8 @@ def _network_options(settings: dict[str, Any], known: Collection[str]) -> dict[s
 
 def _part(settings: dict[str, Any], name: str) -> None:
     """Put the keywords of one part of the configuration together."""
+    from wsiseg_models.training.augment import Augmentation
     from wsiseg_models.training.cell_pasting import Clusters
-    from wsiseg_models.training.coco import Augmentation
 
     part = {"augmentation": Augmentation, "clusters": Clusters}[name]
     keywords = {new: settings.pop(k) for k, new in _PARTS[name].items() if k in settings}

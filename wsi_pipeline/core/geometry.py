@@ -9,8 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
-__all__ = ["Box", "Region", "Tile", "plan_regions", "plan_tiles"]
+from numpy.typing import NDArray
+
+__all__ = [
+    "Box",
+    "Region",
+    "Tile",
+    "paste",
+    "plan_regions",
+    "plan_tiles",
+]
 
 
 @dataclass(frozen=True, order=True)
@@ -114,3 +124,11 @@ def plan_tiles(window: Box, tile_px: int, halo: int) -> Iterator[Tile]:
     for y in range(window.y0, window.y1, tile_px):
         for x in range(window.x0, window.x1, tile_px):
             yield Tile(Box(x, y, x + tile_px, y + tile_px), halo)
+
+
+def paste(out: NDArray[Any], box: Box, pixels: NDArray[Any], where: Box) -> None:
+    """Copy into `out`, the pixels of `box`, those of `pixels`, which start where `where` does."""
+    both = box.clip(where)
+    out[both.y0 - box.y0 : both.y1 - box.y0, both.x0 - box.x0 : both.x1 - box.x0] = pixels[
+        both.y0 - where.y0 : both.y1 - where.y0, both.x0 - where.x0 : both.x1 - where.x0
+    ]

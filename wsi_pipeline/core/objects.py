@@ -13,7 +13,11 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-__all__ = ["Objects"]
+__all__ = [
+    "CELL_CLASS",
+    "Objects",
+    "is_cell",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,3 +199,16 @@ def _chain(offsets: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
     """Offsets of concatenated ragged arrays."""
     counts = np.concatenate([np.diff(o) for o in offsets])
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+
+CELL_CLASS = "cell"
+"""What models that find cells call them."""
+
+
+def is_cell(objects: Objects) -> NDArray[np.bool_]:
+    """Which objects (n,) are cells: those of class "cell", and whatever holds a nucleus."""
+    names = np.array([name == CELL_CLASS for name in objects.classes], bool)
+    cells = names[objects.class_index] if len(objects) else np.zeros(0, bool)
+    if objects.parent is not None:
+        cells[objects.parent[objects.parent >= 0]] = True
+    return cells

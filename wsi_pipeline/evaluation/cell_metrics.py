@@ -7,9 +7,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_pipeline.core.objects import Objects
+from wsi_pipeline.core.objects import CELL_CLASS, Objects
 from wsi_pipeline.evaluation.matching import match_objects, object_overlaps, ratio
-from wsi_pipeline.segmentation.morphometry import CELL_CLASS
 
 __all__ = ["average_precision", "score_cells"]
 

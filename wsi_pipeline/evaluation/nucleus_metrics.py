@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.evaluation.matching import Match, match_labels
-from wsi_pipeline.segmentation.components import NECK, find_clumps, is_certain, pieces_of
+from wsi_pipeline.segmentation.components import find_clumps
+from wsi_pipeline.segmentation.score_rule import is_certain
+from wsi_pipeline.segmentation.split_touching import NECK, pieces_of
 
 if TYPE_CHECKING:
     from wsiseg_models.training.coco import Sample

@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 
 from wsi_pipeline.core.errors import UsageError
 from wsi_pipeline.core.files import open_part
-from wsi_pipeline.core.objects import Objects
+from wsi_pipeline.core.objects import CELL_CLASS, Objects
 from wsi_pipeline.core.polygons import chunks, clean_objects
 from wsi_pipeline.formats.ome_zarr import rasterize
-from wsi_pipeline.segmentation.morphometry import CELL_CLASS
 
 __all__ = ["write_coco"]
 

@@ -20,7 +20,7 @@ import shapely
 
 from wsi_pipeline.core.errors import DataError, UsageError
 from wsi_pipeline.core.files import open_part
-from wsi_pipeline.core.objects import Objects
+from wsi_pipeline.core.objects import Objects, is_cell
 from wsi_pipeline.core.polygons import clean_objects, clean_polygons, nuclei_apart
 from wsi_pipeline.formats._geojson_grammar import (
     NAMESPACE,
@@ -33,7 +33,6 @@ from wsi_pipeline.formats._geojson_grammar import (
 from wsi_pipeline.formats._geojson_read import read_geojson, read_header, read_regions
 from wsi_pipeline.formats._geojson_render import Families, render
 from wsi_pipeline.formats.object_writer import ObjectWriter
-from wsi_pipeline.segmentation.morphometry import is_cell
 
 __all__ = [
     "GeoJsonWriter",

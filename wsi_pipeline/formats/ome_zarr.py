@@ -23,8 +23,7 @@ from numpy.typing import NDArray
 
 from wsi_pipeline.core.errors import OutputError, UsageError
 from wsi_pipeline.core.files import part_path
-from wsi_pipeline.core.objects import Objects
-from wsi_pipeline.segmentation.morphometry import is_cell
+from wsi_pipeline.core.objects import Objects, is_cell
 
 __all__ = ["rasterize", "write_label_image"]
 

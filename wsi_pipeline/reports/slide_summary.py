@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from wsi_pipeline.core.errors import DataError, UsageError, one_line
 from wsi_pipeline.core.files import open_part
+from wsi_pipeline.core.objects import CELL_CLASS
 from wsi_pipeline.core.safe_names import check_name
 from wsi_pipeline.formats.geoparquet import check_claims
 from wsi_pipeline.reports.object_table import write_object_table
-from wsi_pipeline.segmentation.morphometry import CELL_CLASS, NUCLEUS_RATIO
+from wsi_pipeline.segmentation.cell_features import NUCLEUS_RATIO
 
 __all__ = [
     "COLUMNS",

@@ -28,7 +28,7 @@ from wsi_pipeline.core.errors import ClusterError, UsageError
 from wsi_pipeline.core.geometry import Region
 from wsi_pipeline.runs.dask_worker import Work, describe_model, do_region
 from wsi_pipeline.segmentation.model import Model
-from wsi_pipeline.segmentation.nuclei import Keep
+from wsi_pipeline.segmentation.ownership import Keep
 from wsi_pipeline.slides.foreground import Foreground
 from wsi_pipeline.slides.slide import Slide
 

@@ -28,7 +28,8 @@ from wsi_pipeline.segmentation.cells import detect_region
 from wsi_pipeline.segmentation.damaged_regions import Found, find_objects
 from wsi_pipeline.segmentation.inference import Engine
 from wsi_pipeline.segmentation.model import Model
-from wsi_pipeline.segmentation.nuclei import Keep, segment_region
+from wsi_pipeline.segmentation.nuclei import segment_region
+from wsi_pipeline.segmentation.ownership import Keep
 from wsi_pipeline.slides.foreground import Foreground
 from wsi_pipeline.slides.read_timeout import Deadline
 from wsi_pipeline.slides.slide import Slide, open_slide

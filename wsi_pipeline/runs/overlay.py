@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from wsi_pipeline.core.errors import SlideTimeoutError
 from wsi_pipeline.core.geometry import Box
-from wsi_pipeline.core.objects import Objects
-from wsi_pipeline.segmentation.morphometry import is_cell
+from wsi_pipeline.core.objects import Objects, is_cell
 from wsi_pipeline.slides.foreground import Foreground
 from wsi_pipeline.slides.slide import Slide
 

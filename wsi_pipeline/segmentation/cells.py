@@ -12,33 +12,32 @@ from dataclasses import dataclass, replace
 
 import numba
 import numpy as np
-import shapely
 from numpy.typing import NDArray
 
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.geometry import Box, Region, plan_tiles
-from wsi_pipeline.core.objects import Objects
+from wsi_pipeline.core.ids import object_ids
+from wsi_pipeline.core.objects import CELL_CLASS, Objects
 from wsi_pipeline.formats.geojson import clean_objects, nuclei_apart
-from wsi_pipeline.segmentation.components import find_clumps, is_certain
-from wsi_pipeline.segmentation.contours import trace
+from wsi_pipeline.segmentation.cell_features import cell_features
+from wsi_pipeline.segmentation.components import find_clumps
+from wsi_pipeline.segmentation.contours import simplified, trace
 from wsi_pipeline.segmentation.inference import Engine
 from wsi_pipeline.segmentation.model import Instances
-from wsi_pipeline.segmentation.morphometry import CELL_CLASS, OD_MEAN, cell_features, mean_od
-from wsi_pipeline.segmentation.nuclei import (
-    LARGEST_PX,
-    Keep,
-    in_reading_order,
-    object_ids,
-    simplified,
-)
+from wsi_pipeline.segmentation.morphometry import OD_MEAN, mean_od
+from wsi_pipeline.segmentation.ownership import LARGEST_PX, Keep, in_reading_order
+from wsi_pipeline.segmentation.pairing import pair
+from wsi_pipeline.segmentation.score_rule import is_certain
 from wsi_pipeline.segmentation.stitch import duplicates
 
-__all__ = ["SHARED_PX", "detect_region", "empty_cells", "pair"]
+__all__ = [
+    "SHARED_PX",
+    "detect_region",
+    "empty_cells",
+]
 
 SHARED_PX = 24
 """How far over their common border two windows both keep what they find, model pixels."""
-HELD = 0.5
-"""Share of a nucleus that lies in its cell at least."""
 
 Images = NDArray[np.uint8]
 Ints = NDArray[np.int64]
@@ -277,39 +276,6 @@ def _colours(view: _View, sheet: _Sheet) -> Images:
     for (x, y), (u, v), (w, h) in zip(sheet.corner, sheet.start, sheet.size, strict=True):
         out[y : y + h, x : x + w] = view.image[v : v + h, u : u + w]
     return out
-
-
-def pair(objects: Objects) -> Objects:
-    """The same objects with each nucleus in its cell, where a cell holds `HELD` of it.
-
-    Every cell gets one nucleus as far as there are enough, the one that lies most within it and
-    nearest its middle; a nucleus that is left over joins the cell that holds it best, as a second
-    one. So a nucleus where two cells overlap goes to the one that has no other.
-    """
-    parent = np.full(len(objects), -1, np.int64)
-    is_cell = objects.class_index == objects.classes.index(CELL_CLASS)
-    cells, nuclei = np.flatnonzero(is_cell), np.flatnonzero(~is_cell)
-    if len(cells) and len(nuclei):
-        shapes = objects.polygons()
-        n, c = shapely.STRtree(shapes[cells]).query(shapes[nuclei], predicate="intersects")
-        inner, outer = shapes[nuclei[n]], shapes[cells[c]]
-        share = shapely.area(shapely.intersection(inner, outer)) / shapely.area(inner)
-        away = shapely.distance(shapely.centroid(inner), shapely.centroid(outer))
-        worth = share - 0.5 * np.minimum(away / np.sqrt(shapely.area(outer) / np.pi), 1)
-        fits = (share >= HELD) & (shapely.area(inner) < shapely.area(outer))
-        n, c, worth = n[fits], c[fits], worth[fits]
-        table = np.zeros((len(nuclei), len(cells)))
-        from scipy.optimize import linear_sum_assignment  # a third of a second, for cells alone
-
-        table[n, c] = 1 + worth  # a pair at all is worth more than any better place
-        for i, k in zip(*linear_sum_assignment(table, maximize=True), strict=True):
-            if table[i, k] > 0:
-                parent[nuclei[i]] = cells[k]
-        best = np.lexsort((-worth, n))
-        alone = best[np.unique(n[best], return_index=True)[1]]
-        alone = alone[parent[nuclei[n[alone]]] < 0]
-        parent[nuclei[n[alone]]] = cells[c[alone]]
-    return replace(objects, parent=parent)
 
 
 def _look_again(

@@ -15,7 +15,7 @@ from wsi_pipeline.core.errors import SlideReadError, SlideTimeoutError
 from wsi_pipeline.core.geometry import Box, Region
 from wsi_pipeline.core.objects import Objects
 from wsi_pipeline.segmentation.inference import Engine
-from wsi_pipeline.segmentation.nuclei import Keep
+from wsi_pipeline.segmentation.ownership import Keep
 
 __all__ = ["Found", "find_objects"]
 

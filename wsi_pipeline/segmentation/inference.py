@@ -24,10 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.core.errors import OutOfMemoryError
-from wsi_pipeline.core.geometry import Box, plan_tiles
+from wsi_pipeline.core.geometry import Box, paste, plan_tiles
 from wsi_pipeline.segmentation.model import Instances, Model
 from wsi_pipeline.slides.foreground import Foreground
-from wsi_pipeline.slides.readers import paste
 from wsi_pipeline.slides.slide import Slide
 from wsi_pipeline.slides.window_cache import Canvas
 

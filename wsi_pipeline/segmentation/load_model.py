@@ -16,7 +16,8 @@ from wsiseg_models.semantic.dssnet_fast import FastDSSNet
 
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import CheckpointError, DeviceError, UnknownModelError
-from wsi_pipeline.segmentation.model import Images, Instances, Model, keep_freed_memory
+from wsi_pipeline.core.machine import keep_freed_memory
+from wsi_pipeline.segmentation.model import Images, Instances, Model
 
 __all__ = [
     "device_named",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,15 +17,12 @@ __all__ = [
     "Instances",
     "Model",
     "Window",
-    "give_back_freed_memory",
-    "keep_freed_memory",
     "model_from_function",
     "paste",
     "shipped_cards",
 ]
 
 Images = NDArray[np.uint8]
-M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of malloc.h
 
 
 @dataclass(frozen=True)
@@ -106,28 +101,3 @@ def shipped_cards() -> dict[str, Card]:
     return {
         path.stem: read_card(path) for path in sorted(weights_path("").parent.glob("*.safetensors"))
     }
-
-
-def keep_freed_memory() -> None:
-    """Let freed memory stay with the process: layers take and free 100 MB at a time.
-
-    Otherwise each comes from the system anew, and is cleared by it page by page, which takes a
-    sixth of DSSNet's time on a CPU. All threads share it, so that what one frees another takes.
-    glibc only; elsewhere nothing happens.
-    """
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None)
-        if hasattr(libc, "mallopt"):
-            for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**30), (M_ARENA_MAX, 1)):
-                libc.mallopt(option, value)
-
-
-def give_back_freed_memory() -> None:
-    """Let the system have what was kept, or holes in it add up from slide to slide.
-
-    It takes some 20 ms, and a process that does many slides then holds no more than with one.
-    """
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None)
-        if hasattr(libc, "malloc_trim"):
-            libc.malloc_trim(0)

@@ -2,82 +2,35 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from dataclasses import dataclass, replace
 
 import numba
 import numpy as np
-import shapely
 from numpy.typing import NDArray
 
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.geometry import Box, Region
+from wsi_pipeline.core.ids import object_ids
 from wsi_pipeline.core.objects import Objects
 from wsi_pipeline.formats.geojson import clean_objects
-from wsi_pipeline.segmentation.components import (
-    Clumps,
-    find_clumps,
-    from_label_image,
-    is_certain,
-    pieces_of,
-)
-from wsi_pipeline.segmentation.contours import simplify, trace
+from wsi_pipeline.segmentation.components import Clumps, find_clumps, from_label_image
+from wsi_pipeline.segmentation.contours import simplified, trace
 from wsi_pipeline.segmentation.inference import Engine
-from wsi_pipeline.segmentation.model import Model
 from wsi_pipeline.segmentation.morphometry import OD_MEAN, mean_od, morphometry
-from wsi_pipeline.slides.foreground import Foreground
+from wsi_pipeline.segmentation.ownership import LARGEST_PX, OBJECT_HALO_PX, Keep, in_reading_order
+from wsi_pipeline.segmentation.score_rule import is_certain
+from wsi_pipeline.segmentation.split_touching import pieces_of
 
 __all__ = [
-    "LARGEST_PX",
-    "REGION_PX",
-    "Keep",
     "empty",
-    "in_reading_order",
-    "object_ids",
-    "reach_px",
     "segment_region",
-    "simplified",
 ]
 
-REGION_PX = 1920
-"""Core of a region, model pixels; with its halo it is 2048, a multiple of every usual tile."""
-OBJECT_HALO_PX = 64
-"""Enough for the rest of every nucleus, model pixels; a wider object is seen again."""
 SHARED_PX = 16
 """How far over their common border two regions both keep what a function finds, model pixels."""
-LARGEST_PX = 4096
-"""An object wider than this, model pixels, is no nucleus; it is kept as far as it was seen."""
 
 Images = NDArray[np.uint8]
-
-
-def reach_px(model: Model) -> int:
-    """How far beyond its core a region looks for the rest of its objects, model pixels."""
-    return OBJECT_HALO_PX if model.detect is None else model.halo_px
-
-
-@dataclass(frozen=True)
-class Keep:
-    """Which objects stay: those whose centre lies in the foreground, and in `roi` where given.
-
-    A nucleus stays with its cell. `roi` is a shapely geometry in level-0 pixels. The centre is
-    that of the bounding box.
-    """
-
-    foreground: Foreground
-    roi: shapely.Geometry | None = None
-
-    def select(self, objects: Objects) -> Objects:
-        """The objects that stay."""
-        box = objects.bounds()
-        x, y = (box[:, 0] + box[:, 2]) / 2, (box[:, 1] + box[:, 3]) / 2
-        inside = self.foreground.contains(x, y)
-        if self.roi is not None:
-            inside &= shapely.contains_xy(self.roi, x, y)
-        if objects.parent is not None:
-            inside = np.where(objects.parent >= 0, inside[objects.parent], inside)
-        return objects.take(inside)
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,30 +161,6 @@ def _objects(engine: Engine, view: _View, wanted: NDArray[np.bool_], config: Run
     return replace(objects, features=measured)
 
 
-def simplified(
-    vertices: NDArray[np.float64], offsets: NDArray[np.int64]
-) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.bool_]]:
-    """Closed rings with fewer vertices, off by half a level-0 pixel at most, and which are valid.
-
-    They lie on 0.01 px. A ring that would cross itself, or be a line, keeps all its vertices.
-    """
-    tolerance = np.full(len(offsets) - 1, 0.5)
-    while True:
-        coords, shorter = simplify(vertices, offsets, tolerance)
-        line = (np.diff(shorter) < 4) & (tolerance >= 0)
-        if line.any():
-            tolerance[line] = -1
-            continue
-        coords = np.round(coords, 2)
-        rings = np.arange(len(offsets), dtype=np.int64)
-        polygons = shapely.from_ragged_array(shapely.GeometryType.POLYGON, coords, (shorter, rings))
-        valid = shapely.is_valid(polygons)
-        crossed = ~valid & (tolerance > 0)
-        if not crossed.any():
-            return coords, shorter, valid
-        tolerance[crossed] = 0
-
-
 def empty(classes: tuple[str, ...]) -> Objects:
     """No objects, with the measurements that every region's objects have."""
     none = Objects.empty(classes)
@@ -262,36 +191,3 @@ def _class_sums(labels: NDArray[np.int32], probability: Images, n: int) -> NDArr
                 if labels[r, c] > 0:
                     sums[labels[r, c] - 1, k] += probability[k, r, c]
     return sums
-
-
-def object_ids(
-    slide_id: str,
-    model: str,
-    position: NDArray[np.int64],
-    kind: NDArray[np.uint64] | None = None,
-) -> NDArray[np.uint64]:
-    """UUIDs (n, 2) from slide, model and first pixel (n, 2); version 8, RFC 9562.
-
-    Objects that overlap may share their first pixel; `kind` (n,) tells them apart.
-    """
-    digest = hashlib.blake2b(f"{slide_id}\0{model}".encode(), digest_size=16).digest()
-    place = (position[:, 1].astype(np.uint64) << np.uint64(32)) | position[:, 0].astype(np.uint64)
-    if kind is not None:
-        place ^= _mixed(kind)
-    halves = [_mixed(place ^ np.uint64(int.from_bytes(digest[i : i + 8], "big"))) for i in (0, 8)]
-    high = (halves[0] & np.uint64(0xFFFFFFFFFFFF0FFF)) | np.uint64(0x8000)
-    low = (halves[1] & np.uint64(0x3FFFFFFFFFFFFFFF)) | np.uint64(1 << 63)
-    return np.stack([high, low], 1)
-
-
-def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """SplitMix64's finaliser: a bijection, so different positions never share an id's half."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
-
-
-def in_reading_order(objects: Objects) -> Objects:
-    """The same objects from top to bottom and left to right, ties by id."""
-    box = objects.bounds()
-    return objects.take(np.lexsort((objects.ids[:, 1], box[:, 0], box[:, 1])))

@@ -16,8 +16,7 @@ import shapely
 from numpy.typing import NDArray
 
 from wsi_pipeline.core.geometry import Box
-from wsi_pipeline.core.objects import Objects
-from wsi_pipeline.segmentation.morphometry import CELL_CLASS
+from wsi_pipeline.core.objects import CELL_CLASS, Objects
 
 __all__ = ["SAME_IOU", "duplicates"]
 

@@ -21,8 +21,9 @@ import tifffile
 from numpy.typing import NDArray
 
 from wsi_pipeline.core.errors import one_line
-from wsi_pipeline.core.geometry import Box
-from wsi_pipeline.slides.readers import Header, OpenSlideReader, Refusal, paste
+from wsi_pipeline.core.geometry import Box, paste
+from wsi_pipeline.slides.openslide_reader import OpenSlideReader
+from wsi_pipeline.slides.readers import Header, Refusal
 
 __all__ = ["DirectReader"]
 

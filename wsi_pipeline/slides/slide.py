@@ -25,19 +25,13 @@ from wsi_pipeline.core.errors import (
     SlideTimeoutError,
     one_line,
 )
-from wsi_pipeline.core.geometry import Box
+from wsi_pipeline.core.geometry import Box, paste
 from wsi_pipeline.core.safe_names import check_name
 from wsi_pipeline.slides.fast_tiff import DirectReader
+from wsi_pipeline.slides.image_reader import ImageReader
+from wsi_pipeline.slides.openslide_reader import OpenSlideReader
 from wsi_pipeline.slides.read_timeout import Deadline
-from wsi_pipeline.slides.readers import (
-    ImageReader,
-    Level,
-    Mpp,
-    OpenSlideReader,
-    Reader,
-    Refusal,
-    paste,
-)
+from wsi_pipeline.slides.readers import Level, Mpp, Reader, Refusal
 from wsi_pipeline.slides.resample import Taps, plan_taps, resample
 from wsi_pipeline.slides.tiff_reader import TiffReader
 

@@ -19,7 +19,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from wsi_pipeline.core.errors import one_line
-from wsi_pipeline.core.geometry import Box
+from wsi_pipeline.core.geometry import Box, paste
 from wsi_pipeline.slides.readers import (
     MAX_PX,
     MAX_TILE_PX,
@@ -29,7 +29,6 @@ from wsi_pipeline.slides.readers import (
     Refusal,
     believe,
     make_levels,
-    paste,
 )
 from wsi_pipeline.slides.resample import flatten
 

@@ -12,8 +12,7 @@ from collections import deque
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_pipeline.core.geometry import Box
-from wsi_pipeline.slides.readers import paste
+from wsi_pipeline.core.geometry import Box, paste
 from wsi_pipeline.slides.slide import Slide
 
 __all__ = ["Canvas"]

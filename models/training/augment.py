@@ -1,0 +1,104 @@
+"""Random change of geometry, stain, light and focus."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from .coco import Sample
+
+__all__ = [
+    "Augmentation",
+]
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random change of geometry, stain, light and focus; strong, since every lab differs."""
+
+    scale: float = 1.3
+    stain: float = 1.0
+    grey: float = 0.15
+    blur: float = 0.3
+
+    def __post_init__(self) -> None:
+        if self.scale < 1 or self.stain < 0 or not 0 <= self.grey <= 1:
+            raise ValueError(
+                f"augmentation by zoom {self.scale}, stain {self.stain} and grey {self.grey} makes "
+                "no sense; zoom is at least 1, stain at least 0, grey a share"
+            )
+
+    def place(
+        self,
+        h: int,
+        w: int,
+        size: int,
+        rng: np.random.Generator,
+        inside: Callable[[], NDArray[np.integer]],
+        *,
+        zoom: float = 1.0,
+    ) -> NDArray[np.float64]:
+        """Where a crop of `size` lies in an image (h, w): (2, 3), crop pixel → image pixel.
+
+        Half of the crops are laid near one of the points (row, col) that `inside` gives; `zoom`
+        is what the crop is enlarged by besides the random zoom.
+        """
+        zoom *= self.scale ** rng.uniform(-1, 1)
+        angle = rng.uniform(0, 2 * np.pi)
+        flip = 1 if rng.random() < 0.5 else -1
+        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) / zoom
+        turn[:, 0] *= flip
+        centre = np.array([rng.uniform(0, w), rng.uniform(0, h)])
+        points = inside() if rng.random() < 0.5 else np.zeros((0, 2))
+        if len(points):
+            centre = points[rng.integers(len(points)), ::-1] + rng.uniform(-0.35, 0.35, 2) * size
+        if size / zoom < min(h, w):  # keep the crop on the image where it fits
+            reach = size / zoom / 2
+            centre = np.clip(centre, reach, np.array([w, h]) - reach)
+        return np.hstack([turn, (centre - turn @ np.full(2, size / 2)).reshape(2, 1)])
+
+    def crop(
+        self, sample: Sample, size: int, rng: np.random.Generator
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+        """A turned, scaled, mirrored crop (size, size) of image and labels."""
+        h, w = sample.labels.shape
+        matrix = self.place(h, w, size, rng, lambda: np.argwhere(sample.labels > 0))
+        way = cv2.WARP_INVERSE_MAP
+        image = cv2.warpAffine(
+            sample.image, matrix, (size, size), flags=cv2.INTER_LINEAR | way,
+            borderMode=cv2.BORDER_REFLECT_101,
+        )  # fmt: skip
+        labels = cv2.warpAffine(
+            sample.labels, matrix, (size, size), flags=cv2.INTER_NEAREST | way,
+            borderMode=cv2.BORDER_REFLECT_101,
+        )  # fmt: skip
+        return image.astype(np.uint8), labels.astype(np.int32)
+
+    def colour(self, image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+        """Another lab's stain and camera: densities mixed and scaled, light, focus, noise."""
+        density = -np.log((image.astype(np.float32) + 1) / 256)
+        if rng.random() < self.grey:
+            density[:] = density @ rng.dirichlet(np.ones(3)).astype(np.float32)[:, None]
+        else:
+            mix = np.eye(3) + self.stain * rng.normal(0, 0.12, (3, 3))
+            if rng.random() < 0.15:  # another dye altogether
+                mix = mix[rng.permutation(3)]
+            density = np.maximum(density @ mix.astype(np.float32), 0)
+        density *= float(np.exp(self.stain * rng.normal(0, 0.25)))
+        density += rng.uniform(-0.05, 0.25, 3).astype(np.float32) * (rng.random() < 0.5)
+        out = 256 * np.exp(-np.maximum(density, 0)) - 1
+        out = 255 * (np.clip(out, 0, 255) / 255) ** float(np.exp(rng.normal(0, 0.15)))
+        if rng.random() < self.blur:
+            out = cv2.GaussianBlur(out, (0, 0), rng.uniform(0.4, 1.3))
+        out += rng.uniform(0, 6) * rng.standard_normal(out.shape, np.float32)
+        out8 = np.clip(out, 0, 255).astype(np.uint8)
+        if rng.random() < 0.3:
+            _, data = cv2.imencode(
+                ".jpg", out8, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(40, 95))]
+            )
+            out8 = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)
+        return out8

@@ -1,0 +1,97 @@
+"""Plain images through Pillow."""
+
+from __future__ import annotations
+
+import math
+import threading
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from wsi_pipeline.core.errors import SlideFormatError, one_line
+from wsi_pipeline.core.geometry import Box
+from wsi_pipeline.slides.readers import MAX_PX, WHITE, Header, Refusal, make_levels
+from wsi_pipeline.slides.resample import flatten
+
+__all__ = [
+    "ImageReader",
+]
+
+
+class ImageReader:
+    """PNG, JPEG, BMP and WebP, decoded whole.
+
+    The background is the field's glass: a white margin beside grey glass looks like a cell's edge.
+    """
+
+    name = "image"
+    _opening = threading.Lock()
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            with self._open() as image:
+                width, height = image.size
+                vendor = str(image.format)
+        except UnidentifiedImageError as error:
+            raise Refusal("not PNG, JPEG, BMP or WebP") from error
+        except Exception as error:
+            raise Refusal(one_line(error)) from error
+        if width * height > MAX_PX:
+            raise SlideFormatError(
+                f"{path.name} has {width} x {height} pixels, too many for a plain image; "
+                "convert it to a tiled pyramidal TIFF"
+            )
+        try:
+            with self._open() as image:
+                self._pixels: NDArray[np.uint8] | None = _rgb(image)
+        except Exception as error:
+            raise SlideFormatError(
+                f"{path.name} is damaged ({one_line(error)}); copy it again"
+            ) from error
+        self.header = Header(
+            vendor,
+            make_levels([(width, height)]),
+            Box(0, 0, width, height),
+            background=_glass(self._pixels),
+        )
+
+    def _open(self) -> Image.Image:
+        # Pillow's own limit is far below a slide's size and is a global; ours is MAX_PX.
+        with self._opening:
+            limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            try:
+                return Image.open(self._path, formats=("PNG", "JPEG", "BMP", "WEBP"))
+            finally:
+                Image.MAX_IMAGE_PIXELS = limit
+
+    def read(self, level: int, box: Box) -> NDArray[np.uint8]:
+        """Pixels (h, w, 3) of a box."""
+        assert self._pixels is not None  # Slide reads nothing that is closed
+        return self._pixels[box.y0 : box.y1, box.x0 : box.x1].copy()
+
+    def tile(self, level: int) -> tuple[int, int]:
+        """Width and height of the picture."""
+        return self.header.levels[level].width, self.header.levels[level].height
+
+    def close(self) -> None:
+        """Let go of the pixels."""
+        self._pixels = None
+
+
+def _glass(pixels: NDArray[np.uint8]) -> tuple[int, int, int]:
+    """Colour than which a tenth of the pixels are brighter."""
+    step = max(1, math.isqrt(pixels.size // 3_000_000))
+    red, green, blue = np.percentile(pixels[::step, ::step], 90, axis=(0, 1)).round().astype(int)
+    return int(red), int(green), int(blue)
+
+
+def _rgb(image: Image.Image) -> NDArray[np.uint8]:
+    if image.mode.startswith("I"):  # 16 bits of grey
+        grey = (np.asarray(image).astype(np.uint32) + 128) // 257
+        return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        return flatten(np.asarray(image.convert("RGBA")), WHITE)
+    return np.asarray(image.convert("RGB"))
