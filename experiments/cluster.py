@@ -1,6 +1,6 @@
 """One slide on this machine and on a local Dask cluster, undisturbed and with workers killed.
 
-    python experiments/cluster.py [--size 20000] [--workers 3] [--every 20] [--stand-in]
+    python experiments/cluster.py [--size 20000] [--workers 3] [--every 20] [--threshold-model]
 
 A scheduler and workers run as processes of their own. In the third run a worker is killed with
 SIGKILL every so many seconds; its nanny starts another. Prints Markdown and appends it to
@@ -39,10 +39,10 @@ import sys
 from pathlib import Path
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.pipeline import run_slide
-from wsi_pipeline.benchmark.threshold_model import stand_in
+from wsi_pipeline.benchmark.threshold_model import make_threshold_model
 path, out, scheduler = sys.argv[1:]
 config = RunConfig(out=Path(out), scheduler=scheduler or None, quiet=True)
-sys.exit(bool(run_slide(path, config, model=stand_in("dssnet")).failed))
+sys.exit(bool(run_slide(path, config, model=make_threshold_model("dssnet")).failed))
 """
 
 
@@ -52,14 +52,14 @@ class Bench:
 
     path: Path
     work: Path
-    stand_in: bool
+    threshold_model: bool
 
     def run(self, name: str, scheduler: str = "") -> dict[str, Any]:
         """One run in a process of its own: its run.json, with the seconds of the whole process."""
         out = self.work / name
         shutil.rmtree(out, ignore_errors=True)
         began = time.perf_counter()
-        if self.stand_in:
+        if self.threshold_model:
             command = [sys.executable, "-c", STAND_IN, str(self.path), str(out), scheduler]
         else:
             wsiseg = str(Path(sys.executable).with_name("wsiseg"))
@@ -139,14 +139,14 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=20000)
     parser.add_argument("--workers", type=int, default=3)
     parser.add_argument("--every", type=float, default=20.0, help="seconds between kills")
-    parser.add_argument("--stand-in", action="store_true", help="a threshold for the network")
+    parser.add_argument("--threshold-model", action="store_true", help="use no network")
     parser.add_argument("--work", type=Path, default=Path("build/cluster"))
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
     path = given.work / f"slide{given.size}.svs"
     if not path.is_file():
         write_slide(path, plan_slide(given.size, given.size, seed=SEED))
-    bench = Bench(path.absolute(), given.work.absolute(), given.stand_in)
+    bench = Bench(path.absolute(), given.work.absolute(), given.threshold_model)
     rows = [("one process", bench.run("serial"), "–", 0)]
     with cluster(bench.work / "dask", given.workers) as (file, _):
         named = f"1 scheduler and {given.workers} workers"
@@ -156,7 +156,7 @@ def main() -> None:
             summary = bench.run("killed", file)
         named = f"the same, a worker killed every {given.every:g} s"
         rows.append((named, summary, bench.same("killed"), len(moments)))
-    network = "a threshold for the network" if given.stand_in else "dssnet"
+    network = "a threshold for the network" if given.threshold_model else "dssnet"
     lines = [
         f"\n# {given.size} × {given.size}, {network}, {len(os.sched_getaffinity(0))} cores\n",
         "| | objects | regions, failed | killed | s | result |",

@@ -44,7 +44,7 @@ LIMIT_S = 1800.0
 def child(fault: str, network: bool, arguments: list[str]) -> None:
     """`wsiseg run` with a fault from within."""
     from wsi_pipeline import pipeline
-    from wsi_pipeline.benchmark.threshold_model import stand_in
+    from wsi_pipeline.benchmark.threshold_model import make_threshold_model
     from wsi_pipeline.cli import main as cli
     from wsi_pipeline.core.machine import keep_freed_memory
     from wsi_pipeline.segmentation import load_model as registry
@@ -54,7 +54,7 @@ def child(fault: str, network: bool, arguments: list[str]) -> None:
     # A shell that starts this in the background has it ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     pipeline.REGION_PX = 256
-    read, reads = direct.DirectReader.read, []
+    read, reads = direct.FastTiffReader.read, []
     opened = registry.model_for
 
     def model_for(config: pipeline.RunConfig) -> Model:
@@ -62,7 +62,7 @@ def child(fault: str, network: bool, arguments: list[str]) -> None:
             model = opened(config)
         else:
             keep_freed_memory()
-            model = stand_in("dssnet")
+            model = make_threshold_model("dssnet")
         inner = model.predict
 
         def predict(images: np.ndarray) -> np.ndarray:
@@ -81,7 +81,7 @@ def child(fault: str, network: bool, arguments: list[str]) -> None:
         return read(*where)
 
     if fault == "stall":
-        direct.DirectReader.read = stalled
+        direct.FastTiffReader.read = stalled
     if fault == "clock":
         now = time.time()
         time.time = lambda: now + random.uniform(-1e9, 1e9)

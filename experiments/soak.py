@@ -1,6 +1,6 @@
 """200 small slides in one process: memory, file handles and threads must not grow.
 
-    python experiments/soak.py [--count 200] [--stand-in] [--work DIR]
+    python experiments/soak.py [--count 200] [--threshold-model] [--work DIR]
 
 Prints Markdown and writes it to experiments/results/soak.md. Exit code 1 if anything grew between
 the tenth slide and the last: memory by more than 5 %, handles or threads by one.
@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsi_pipeline.benchmark.threshold_model import stand_in
+from wsi_pipeline.benchmark.threshold_model import make_threshold_model
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.machine import keep_freed_memory
 from wsi_pipeline.pipeline import run_slide
@@ -85,13 +85,17 @@ def main() -> None:
     """Run the soak."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=200)
-    parser.add_argument("--stand-in", action="store_true", help="a threshold for the network")
+    parser.add_argument("--threshold-model", action="store_true", help="use no network")
     parser.add_argument("--work", type=Path, default=Path("build/soak"))
     arguments = parser.parse_args()
     paths = slides(arguments.work / "slides", max(arguments.count, FIRST + 1))
-    if arguments.stand_in:
+    if arguments.threshold_model:
         keep_freed_memory()  # as opening a network does
-    model = stand_in("dssnet") if arguments.stand_in else model_for(RunConfig(device="cpu"))
+    model = (
+        make_threshold_model("dssnet")
+        if arguments.threshold_model
+        else model_for(RunConfig(device="cpu"))
+    )
     began = time.perf_counter()
     states = soak(paths, arguments.work / "out", model)
     seconds = time.perf_counter() - began

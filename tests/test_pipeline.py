@@ -83,7 +83,7 @@ def test_a_canvas_gives_what_the_slide_gives(slide_path, monkeypatch, kept_bytes
     windows = [Box(x, y, x + 300, y + 300) for y in (-50, 150, 350) for x in (-50, 350, 150, 550)]
     windows += [Box(10, 10, 700, 900), Box(200, 200, 210, 210)]
     with open_slide(slide_path) as slide:
-        seen = canvas.Canvas(slide, 1.3)
+        seen = canvas.WindowCache(slide, 1.3)
         read = slide.read_scaled
         pixels = []
         monkeypatch.setattr(

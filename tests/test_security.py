@@ -30,7 +30,7 @@ from wsiseg_models.instance import weights
 from wsiseg_models.training.loop import start_from
 
 from wsi_pipeline.batch.run_many import run_slides
-from wsi_pipeline.batch.slide_sheet import NamedSlide
+from wsi_pipeline.batch.slide_sheet import SlideRequest
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import CheckpointError, DataError, SlideFormatError
 from wsi_pipeline.core.safe_names import NameRefused, check_name
@@ -202,7 +202,7 @@ def test_a_slide_s_name_cannot_leave_the_output(name, slide_path, darkness, tmp_
     with pytest.raises(SlideFormatError):
         run_slide(slide, RunConfig(out=out, quiet=True), model=darkness)
     config = RunConfig(out=out, quiet=True, mpp=0.5)
-    (outcome,) = run_slides([NamedSlide(slide)], config)
+    (outcome,) = run_slides([SlideRequest(slide)], config)
     assert outcome.failed
     assert "rename it" in outcome.cause
     assert [p for p in tmp_path.rglob("*") if p.name in ("run.json", "plan.json")] == []

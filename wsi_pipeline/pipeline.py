@@ -33,7 +33,7 @@ from wsi_pipeline.segmentation.damaged_regions import find_objects
 from wsi_pipeline.segmentation.inference import Engine
 from wsi_pipeline.segmentation.model import Model
 from wsi_pipeline.segmentation.nuclei import empty, segment_region
-from wsi_pipeline.segmentation.ownership import REGION_PX, Keep, reach_px
+from wsi_pipeline.segmentation.ownership import REGION_PX, ObjectFilter, reach_px
 from wsi_pipeline.segmentation.stitch import duplicates
 from wsi_pipeline.slides.detect_foreground import find_foreground
 from wsi_pipeline.slides.foreground import intersect, roi_foreground
@@ -168,7 +168,7 @@ class _Job:
         kept = replace(kept, mask=kept.mask | ~readable)
         if roi is not None:
             kept = intersect(kept, roi_foreground([roi], slide.width, slide.height))
-        self.foreground, self.keep = kept, Keep(kept, roi)
+        self.foreground, self.keep = kept, ObjectFilter(kept, roi)
         # Objects at the foreground's edge are seen whole; those whose centre is outside are left.
         self.visible = self.foreground.dilate(reach_px(model) * self.scale)
         width, height = (-int(-n // self.scale) for n in (slide.width, slide.height))

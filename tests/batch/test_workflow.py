@@ -21,7 +21,7 @@ from wsi_pipeline.batch import snakemake as workflow
 from wsi_pipeline.batch.job import DONE, FAILED, INCOMPLETE, read_record, run_stage
 from wsi_pipeline.batch.plan import STAGES, Plan, judge, read_plan
 from wsi_pipeline.batch.run_many import run_slides
-from wsi_pipeline.batch.slide_sheet import NamedSlide, find_slides
+from wsi_pipeline.batch.slide_sheet import SlideRequest, find_slides
 from wsi_pipeline.cli.main import cli
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import ConfigError, OutputError, UsageError
@@ -230,7 +230,7 @@ def test_every_setting_reaches_the_command_line():
     )  # fmt: skip
     default = asdict(RunConfig())
     assert [k for k, v in asdict(other).items() if v == default[k]] == ["out"]
-    plan = Plan({"a": NamedSlide(Path("a.svs"))}, {}, other, {})
+    plan = Plan({"a": SlideRequest(Path("a.svs"))}, {}, other, {})
     flags = [*plan.deciding("a"), *plan.machine()]
     command = cli.commands["run"].make_context("run", ["a.svs", *flags])
     given = {k: v for k, v in command.params.items() if k in default}
@@ -277,7 +277,7 @@ def test_a_name_that_can_name_no_files_fails_alone(name, tmp_path):
     assert shown.isprintable()
     assert "rename it" in cause
     (tmp_path / "workflow").mkdir()
-    workflow._write_plan(tmp_path, [NamedSlide(Path(f"/{name}.svs"))], {})
+    workflow._write_plan(tmp_path, [SlideRequest(Path(f"/{name}.svs"))], {})
     again = read_plan({"workflow": {"slides": [str(tmp_path / "workflow" / "slides.csv")]}})
     assert again.refused.keys() == {shown}
 

@@ -24,7 +24,7 @@ from wsi_pipeline.benchmark.published import PUBLISHED, compare_networks
 from wsi_pipeline.benchmark.report import as_markdown, plot
 from wsi_pipeline.benchmark.run import STAGES
 from wsi_pipeline.benchmark.stages import Work, time_network, time_objects
-from wsi_pipeline.benchmark.threshold_model import stand_in
+from wsi_pipeline.benchmark.threshold_model import make_threshold_model
 from wsi_pipeline.cli.main import cli
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import OutputError
@@ -50,7 +50,7 @@ def ran(tmp_path_factory):
         # To compile everything anew takes a minute, which is what a cold start is.
         patch.setattr(benchmark_module, "caches", lambda work: {})
         patch.setitem(sys.modules, "matplotlib", None)
-        result = wsiseg("benchmark", out, "--size", 1600, "--stand-in", "--sizes", "0.0012")
+        result = wsiseg("benchmark", out, "--size", 1600, "--threshold-model", "--sizes", "0.0012")
     assert result.exit_code == 0, result.output
     return out, result
 
@@ -108,11 +108,11 @@ def test_screen_markdown_and_json_tell_the_same(ran, told):
 
 def test_sizes_say_that_no_network_ran(ran, told):
     (size,) = told["sizes"]
-    assert size["model"] == "stand-in"
+    assert size["model"] == "threshold"
     assert size["seconds_per_mpx"] == pytest.approx(size["seconds"] / size["foreground_mpx"], 2e-3)
     text = (ran[0] / "benchmark.md").read_text()
     (row,) = rows(text, "Time and memory against size").values()
-    assert (row["model"], float(row["run, s"])) == ("stand-in", size["seconds"])
+    assert (row["model"], float(row["run, s"])) == ("threshold", size["seconds"])
     assert "all of a run but the network" in text
 
 
@@ -180,9 +180,9 @@ def test_quiet_shows_nothing_and_writes_all(told, tmp_path, monkeypatch):
         (("--tiles", 5), "--paper"),
         (("--paper", "--tiles", 0), "--tiles 0"),
         (("--paper", "--tiles", 10**6), "29600"),
-        (("--stand-in", "--checkpoint", "mine.safetensors"), "--stand-in"),
+        (("--threshold-model", "--checkpoint", "mine.safetensors"), "--threshold-model"),
         (("--model", "resnet"), "dssnet"),
-        (("--stand-in", "--model", "donet"), "dssnet"),
+        (("--threshold-model", "--model", "donet"), "dssnet"),
         (("--model", "donet"), "instances"),
         (("--device", "tpu"), "tpu"),
         (("--sizes",), None),
@@ -222,7 +222,7 @@ def sparse(tmp_path_factory):
 
 
 def test_the_work_is_that_of_a_run(sparse, tmp_path):
-    model = stand_in("dssnet")
+    model = make_threshold_model("dssnet")
     summary = run_slide(sparse, RunConfig(out=tmp_path, quiet=True), model=model).summary
     with open_slide(sparse) as slide:
         work = Work(slide, model, RunConfig())
@@ -237,7 +237,7 @@ def test_the_work_is_that_of_a_run(sparse, tmp_path):
 
 
 def test_objects_alone_neither_read_nor_compute(sparse, monkeypatch):
-    model = stand_in("dssnet")
+    model = make_threshold_model("dssnet")
     calls = []
 
     def counted(what, real):
@@ -271,7 +271,9 @@ def test_the_network_is_scaled_to_all_tiles(sparse, monkeypatch):
         return np.zeros((1, 1, *images.shape[1:3]), np.uint8)
 
     with open_slide(sparse) as slide:
-        work = Work(slide, dataclasses.replace(stand_in("dssnet"), predict=slow), RunConfig())
+        work = Work(
+            slide, dataclasses.replace(make_threshold_model("dssnet"), predict=slow), RunConfig()
+        )
         stage = time_network(work)
     total = len(work.tiles)
     assert total > 3 and stage.scaled and stage.measured_on == f"3 tiles for {total}"
@@ -279,7 +281,9 @@ def test_the_network_is_scaled_to_all_tiles(sparse, monkeypatch):
 
 
 def test_the_stand_in_gives_objects_their_true_load(plan, slide_path, tmp_path):
-    result = run_slide(slide_path, RunConfig(out=tmp_path, quiet=True), model=stand_in("dssnet"))
+    result = run_slide(
+        slide_path, RunConfig(out=tmp_path, quiet=True), model=make_threshold_model("dssnet")
+    )
     truth, _ = truth_objects(plan)
     match = match_objects(read_parquet(result.folder / "objects.parquet"), truth, 0.5)
     assert match.f1 > 0.6

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 from wsi_pipeline import pipeline
 from wsi_pipeline.batch import run_many as slides
-from wsi_pipeline.batch.slide_sheet import NamedSlide, find_slides
+from wsi_pipeline.batch.slide_sheet import SlideRequest, find_slides
 from wsi_pipeline.cli import doctor
 from wsi_pipeline.cli.main import cli
 from wsi_pipeline.core import progress
@@ -343,8 +343,8 @@ def test_files_folders_globs_and_sheets_name_the_same(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "s.csv").write_text("\ufeffslide,mpp\na.ndpi,\nb.SVS,\n")
-    both = [NamedSlide(tmp_path / "a.ndpi"), NamedSlide(tmp_path / "b.SVS")]
-    everything = [*both, NamedSlide(tmp_path / "sub" / "d.tif")]
+    both = [SlideRequest(tmp_path / "a.ndpi"), SlideRequest(tmp_path / "b.SVS")]
+    everything = [*both, SlideRequest(tmp_path / "sub" / "d.tif")]
     names = [str(slide.path) for slide in both]
     assert find_slides(names) == find_slides([str(tmp_path / "[ab].*")]) == both
     assert find_slides([str(tmp_path)]) == find_slides([str(tmp_path / "s.csv")]) == both
@@ -355,7 +355,7 @@ def test_files_folders_globs_and_sheets_name_the_same(tmp_path):
 
 def test_brackets_in_a_name_are_no_glob(tmp_path):
     (tmp_path / "a[1].svs").touch()
-    assert find_slides([str(tmp_path / "a[1].svs")]) == [NamedSlide(tmp_path / "a[1].svs")]
+    assert find_slides([str(tmp_path / "a[1].svs")]) == [SlideRequest(tmp_path / "a[1].svs")]
 
 
 def test_a_slide_has_one_pixel_size(tmp_path):

@@ -444,8 +444,8 @@ def test_broken_sets(folder):
         list(read_set(str(folder), mpp=0.5))
     with pytest.raises(DataError, match="truth for nothing, not for cell or nucleus"):
         evaluate_model(model_of(detect=dark_boxes), [f"{folder}@0.5"])
-    with pytest.raises(UsageError, match="'clump'"):
-        evaluate_model(model_of(detect=dark_boxes, classes=("clump",)), [f"{folder}@0.5"])
+    with pytest.raises(UsageError, match="'component'"):
+        evaluate_model(model_of(detect=dark_boxes, classes=("component",)), [f"{folder}@0.5"])
 
 
 def test_a_model_that_sees_everything(folder):

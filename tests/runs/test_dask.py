@@ -16,7 +16,7 @@ import pytest
 import tifffile
 
 from wsi_pipeline import pipeline
-from wsi_pipeline.benchmark.threshold_model import stand_in
+from wsi_pipeline.benchmark.threshold_model import make_threshold_model
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import (
     CheckpointError,
@@ -82,7 +82,7 @@ def scheduler(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model():
-    return stand_in("dssnet")
+    return make_threshold_model("dssnet")
 
 
 def run(path, out, model, *, region_px=REGION_PX, **changes):

@@ -43,7 +43,7 @@ from wsi_pipeline.runs.lock import LOCK, Owner, RunLock
 from wsi_pipeline.slides import fast_tiff as direct
 from wsi_pipeline.slides import read_timeout as deadline
 from wsi_pipeline.slides import slide
-from wsi_pipeline.slides.read_timeout import Deadline
+from wsi_pipeline.slides.read_timeout import ReadTimeout
 from wsi_pipeline.slides.slide import open_slide
 
 ELSEWHERE = "another machine"
@@ -407,7 +407,7 @@ class Stalling:
     def __init__(self, monkeypatch, after, hang=1):
         self.answer = threading.Event()
         self.reads = 0
-        read = direct.DirectReader.read
+        read = direct.FastTiffReader.read
 
         def stalled(reader, *args):
             self.reads += 1
@@ -415,7 +415,7 @@ class Stalling:
                 self.answer.wait(300)
             return read(reader, *args)
 
-        monkeypatch.setattr(direct.DirectReader, "read", stalled)
+        monkeypatch.setattr(direct.FastTiffReader, "read", stalled)
 
 
 def test_a_read_that_stalls_costs_its_region(
@@ -434,8 +434,8 @@ def test_a_read_that_stalls_costs_its_region(
 def test_a_drive_that_is_gone_ends_the_run_soon(slide_path, tmp_path, request):
     # The process ends although threads still wait for the drive.
     gone = (
-        "reads, read = [], direct.DirectReader.read\n"
-        "direct.DirectReader.read = lambda *args: (reads.append(1), "
+        "reads, read = [], direct.FastTiffReader.read\n"
+        "direct.FastTiffReader.read = lambda *args: (reads.append(1), "
         "time.sleep(3600) if len(reads) > 6 else None, read(*args))[2]"
     )
     process = command(request, tmp_path, [slide_path], gone, "--read-timeout-s", "4")
@@ -484,7 +484,7 @@ def test_a_slide_with_a_hanging_read_is_closed_later(slide_path, monkeypatch):
 
 
 def test_deadlines():
-    calls, hang = Deadline("a.svs", 0.2), threading.Event()
+    calls, hang = ReadTimeout("a.svs", 0.2), threading.Event()
     assert calls.call(lambda a, *, b: (a, b), 1, b=2) == (1, 2)
     with pytest.raises(ZeroDivisionError):
         calls.call(lambda: 1 / 0)

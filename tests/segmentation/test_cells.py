@@ -22,7 +22,7 @@ from wsi_pipeline.formats.geojson import read_geojson
 from wsi_pipeline.formats.geoparquet import read_parquet
 from wsi_pipeline.segmentation.cells import _draw
 from wsi_pipeline.segmentation.model import Instances, Model, paste
-from wsi_pipeline.segmentation.pairing import pair
+from wsi_pipeline.segmentation.pairing import assign_nuclei
 
 WIDTH, HEIGHT = 1400, 1100
 SIDE = 28
@@ -224,13 +224,13 @@ def boxes(*rows):
 
 
 def test_a_nucleus_in_an_overlap_goes_to_the_cell_that_has_no_other():
-    paired = pair(boxes((0, 0, 0, 40, 40), (0, 25, 0, 80, 40), (1, 8, 15, 18, 25),
+    paired = assign_nuclei(boxes((0, 0, 0, 40, 40), (0, 25, 0, 80, 40), (1, 8, 15, 18, 25),
                         (1, 27, 15, 37, 25)))  # fmt: skip
     assert paired.parent.tolist() == [-1, -1, 0, 1]
 
 
 def test_a_second_nucleus_joins_and_one_outside_stays_alone():
-    paired = pair(boxes((0, 0, 0, 40, 40), (1, 5, 5, 12, 12), (1, 20, 20, 30, 30),
+    paired = assign_nuclei(boxes((0, 0, 0, 40, 40), (1, 5, 5, 12, 12), (1, 20, 20, 30, 30),
                         (1, 100, 0, 110, 10), (1, 36, 0, 46, 10)))  # fmt: skip
     assert paired.parent.tolist() == [-1, 0, 0, -1, -1]
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from wsi_pipeline.core.errors import SlideReadError
 from wsi_pipeline.core.geometry import Box
-from wsi_pipeline.slides.fast_tiff import DirectReader
+from wsi_pipeline.slides.fast_tiff import FastTiffReader
 from wsi_pipeline.slides.openslide_reader import OpenSlideReader
 from wsi_pipeline.slides.readers import Refusal
 from wsi_pipeline.slides.slide import open_slide
@@ -125,7 +125,7 @@ def outcome(reader, level, box):
 def assert_as_openslide(path, direct, count=25):
     """All boxes of all levels are OpenSlide's; `direct` says which levels did without it."""
     behind, alone = OpenSlideReader(path), OpenSlideReader(path)
-    reader = DirectReader(path, behind)
+    reader = FastTiffReader(path, behind)
     asked = []
     behind.read = lambda level, box: asked.append(level) or alone.read(level, box)
     for level, entry in enumerate(reader.header.levels):
@@ -230,7 +230,7 @@ def test_vendors_with_a_geometry_of_their_own_are_left_to_openslide(tmp_path, ve
     behind = OpenSlideReader(pyramid(tmp_path / "x.svs"))
     behind.header = replace(behind.header, vendor=vendor)
     with pytest.raises(Refusal, match=vendor):
-        DirectReader(tmp_path / "x.svs", behind)
+        FastTiffReader(tmp_path / "x.svs", behind)
 
 
 @pytest.mark.parametrize("wrong", [0, 1])
@@ -246,9 +246,9 @@ def test_one_wrong_bit_in_a_sampled_tile_leaves_the_level_to_openslide(tmp_path,
     behind.read = read
     if wrong == 0:
         with pytest.raises(Refusal, match="level 0"):
-            DirectReader(path, behind)
+            FastTiffReader(path, behind)
         return
-    reader = DirectReader(path, behind)
+    reader = FastTiffReader(path, behind)
     box = Box(0, 0, 70, 70)
     for level in (0, 1):
         np.testing.assert_array_equal(reader.read(level, box), read(level, box))
@@ -310,7 +310,7 @@ def test_gaps_are_filled_by_openslide(tmp_path):
     with open_slide(path) as slide:
         assert slide.decoder == "direct"
         assert (slide.read_region(Box(0, 0, 64, 64)) == 255).all()
-        # OpenSlide does not believe in the tile of level 1 that covers the gap.
+        # OpenSlide does not plausible_mpp in the tile of level 1 that covers the gap.
         assert (slide.read_region(Box(0, 0, 64, 64), 1) != own).any()
         np.testing.assert_array_equal(
             slide.read_region(Box(64, 0, 128, 64)),
@@ -332,7 +332,7 @@ def test_damage_is_what_openslide_says_it_is(tmp_path, shared):
     path = write(tmp_path / "x.svs", PICTURE, tile=128, shared=shared)
     with tifffile.TiffFile(path) as tiff:
         start, size = (tiff.pages[0].tags[name].value[-2] for name in (324, 325))
-    reader = DirectReader(path, OpenSlideReader(path))
+    reader = FastTiffReader(path, OpenSlideReader(path))
     good = path.read_bytes()[start : start + size]
     box = Box(500, 500, 520, 519)
     seen = {True: 0, False: 0}

@@ -131,10 +131,10 @@ def test_black_border_is_taken_out_and_cells_stay():
 def test_a_black_clump_at_the_edge_is_no_border():
     scene = Scene(seed=5).scatter(20)
     image = scene.image()
-    clump = np.hypot(scene.x - 400, scene.y) < 25
-    image[clump] = scene.rng.integers(0, 45, (int(clump.sum()), 1))
+    component = np.hypot(scene.x - 400, scene.y) < 25
+    image[component] = scene.rng.integers(0, 45, (int(component.sum()), 1))
     found = find(image)
-    assert found.mask[clump].all()
+    assert found.mask[component].all()
     assert "border" not in found.rule
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from wsi_pipeline.batch.job import DONE, read_record
 from wsi_pipeline.batch.run_many import check_slides
-from wsi_pipeline.batch.slide_sheet import NamedSlide, find_slides
+from wsi_pipeline.batch.slide_sheet import SlideRequest, find_slides
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import ConfigError, UsageError
 from wsi_pipeline.core.safe_names import NameRefused
@@ -41,7 +41,7 @@ class Plan:
     Slides whose names can name no files are not among them, but in `refused` with the cause.
     """
 
-    slides: Mapping[str, NamedSlide]
+    slides: Mapping[str, SlideRequest]
     refused: Mapping[str, str]
     config: RunConfig
     options: Mapping[str, Any]
@@ -127,7 +127,7 @@ def read_plan(config: Mapping[str, Any]) -> Plan:
     names = options.get("slides") or []
     slides = find_slides([names] if isinstance(names, str) else names) if names else []
     check_slides(slides, run, look_into_rois=False)  # each job comes here
-    by_id: dict[str, NamedSlide] = {}
+    by_id: dict[str, SlideRequest] = {}
     refused: dict[str, str] = {}
     for slide in slides:
         try:

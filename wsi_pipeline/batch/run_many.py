@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from wsi_pipeline.batch.slide_sheet import NamedSlide
+from wsi_pipeline.batch.slide_sheet import SlideRequest
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import (
     ClusterError,
@@ -50,7 +50,7 @@ class Outcome:
 
 
 def run_slides(
-    slides: Sequence[NamedSlide], config: RunConfig, stop: threading.Event | None = None
+    slides: Sequence[SlideRequest], config: RunConfig, stop: threading.Event | None = None
 ) -> list[Outcome]:
     """Segment slides one after another; one that fails does not stop the others.
 
@@ -106,7 +106,7 @@ def _go_on(stop: threading.Event | None) -> None:
 
 
 def check_slides(
-    slides: Sequence[NamedSlide], config: RunConfig, *, look_into_rois: bool = True
+    slides: Sequence[SlideRequest], config: RunConfig, *, look_into_rois: bool = True
 ) -> None:
     """Look for faults of the arguments that need no slide and no network to be seen.
 
@@ -134,7 +134,7 @@ def check_slides(
             read_regions(roi)
 
 
-def _header(slide: NamedSlide, config: RunConfig) -> str:
+def _header(slide: SlideRequest, config: RunConfig) -> str:
     """The id of a slide that opens and has a pixel size; `SlideError` for one that does not."""
     from wsi_pipeline.slides.slide import open_slide
 
@@ -147,11 +147,11 @@ def _header(slide: NamedSlide, config: RunConfig) -> str:
         return opened.slide_id
 
 
-def _mpp(slide: NamedSlide, config: RunConfig) -> tuple[float | None, str]:
+def _mpp(slide: SlideRequest, config: RunConfig) -> tuple[float | None, str]:
     return (config.mpp, "--mpp") if slide.mpp is None else (slide.mpp, "slide sheet")
 
 
-def _ready(slides: Sequence[NamedSlide], config: RunConfig) -> dict[str | None, Model]:
+def _ready(slides: Sequence[SlideRequest], config: RunConfig) -> dict[str | None, Model]:
     """The models, each opened once for all slides, after a look at where results go."""
     from wsi_pipeline.runs.run_folder import check_output
 
@@ -169,7 +169,7 @@ def _ready(slides: Sequence[NamedSlide], config: RunConfig) -> dict[str | None, 
 
 
 def _run(
-    slide: NamedSlide, config: RunConfig, model: Model, stop: threading.Event | None
+    slide: SlideRequest, config: RunConfig, model: Model, stop: threading.Event | None
 ) -> Outcome:
     from wsi_pipeline.pipeline import run_slide
 
@@ -213,7 +213,7 @@ def _advice(error: Exception) -> str:
     return "; please report this bug with the lines above"
 
 
-def _failed(slide: NamedSlide, cause: str, seconds: float = 0.0) -> Outcome:
+def _failed(slide: SlideRequest, cause: str, seconds: float = 0.0) -> Outcome:
     _say(cause)
     return Outcome(slide.path.name, seconds, cause=cause)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SLIDE_SUFFIXES",
-    "NamedSlide",
+    "SlideRequest",
     "find_slides",
 ]
 
@@ -43,7 +43,7 @@ _COLUMNS = ("slide", "mpp", "model", "roi")
 
 
 @dataclass(frozen=True)
-class NamedSlide:
+class SlideRequest:
     """A slide that was asked for, and what a slide sheet says of it.
 
     Attributes
@@ -62,7 +62,7 @@ class NamedSlide:
     roi: Path | None = None
 
 
-def find_slides(names: Sequence[str], *, recursive: bool = False) -> list[NamedSlide]:
+def find_slides(names: Sequence[str], *, recursive: bool = False) -> list[SlideRequest]:
     """The slides that files, folders, globs and slide sheets (CSV) name, each once.
 
     A folder stands for the files with one of `SLIDE_SUFFIXES` in it, sorted; a sheet has a column
@@ -79,7 +79,7 @@ def find_slides(names: Sequence[str], *, recursive: bool = False) -> list[NamedS
     UsageError
         a folder or glob without slides, or a sheet with a mistake
     """
-    found: dict[Path, NamedSlide] = {}
+    found: dict[Path, SlideRequest] = {}
     for name in names:
         for slide in _named(name, recursive):
             before = found.setdefault(slide.path.resolve(), slide)
@@ -91,18 +91,18 @@ def find_slides(names: Sequence[str], *, recursive: bool = False) -> list[NamedS
     return list(found.values())
 
 
-def _named(name: str, recursive: bool) -> Iterable[NamedSlide]:
+def _named(name: str, recursive: bool) -> Iterable[SlideRequest]:
     path = Path(name)
     if path.is_dir():
-        return map(NamedSlide, _in_folder(path, recursive))
+        return map(SlideRequest, _in_folder(path, recursive))
     if path.suffix.lower() == ".csv":
         return _in_sheet(path)
     if path.exists() or not glob.has_magic(name):
-        return [NamedSlide(path)]
+        return [SlideRequest(path)]
     matches = sorted(Path(m) for m in glob.glob(name, recursive=True) if Path(m).is_file())
     if not matches:
         raise UsageError(f"no file matches {name!r}; check the path")
-    return map(NamedSlide, matches)
+    return map(SlideRequest, matches)
 
 
 def _in_folder(folder: Path, recursive: bool) -> list[Path]:
@@ -116,7 +116,7 @@ def _in_folder(folder: Path, recursive: bool) -> list[Path]:
     return slides
 
 
-def _in_sheet(sheet: Path) -> list[NamedSlide]:
+def _in_sheet(sheet: Path) -> list[SlideRequest]:
     try:
         with sheet.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
@@ -132,7 +132,7 @@ def _in_sheet(sheet: Path) -> list[NamedSlide]:
     return [_row(sheet, line, row) for line, row in enumerate(rows, 2)]
 
 
-def _row(sheet: Path, line: int, row: dict[str, str]) -> NamedSlide:
+def _row(sheet: Path, line: int, row: dict[str, str]) -> SlideRequest:
     where = f"slide sheet {sheet}, line {line}"
     if None in row:
         raise UsageError(f"{where}: too many cells; correct the line")
@@ -140,7 +140,7 @@ def _row(sheet: Path, line: int, row: dict[str, str]) -> NamedSlide:
     if not cells["slide"]:
         raise UsageError(f"{where}: no slide; correct the line")
     roi = cells.get("roi")
-    return NamedSlide(
+    return SlideRequest(
         sheet.parent / cells["slide"],
         _pixel_size(where, cells.get("mpp", "")),
         cells.get("model") or None,

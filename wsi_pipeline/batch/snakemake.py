@@ -30,7 +30,7 @@ from typing import Any
 from wsi_pipeline.batch.job import DONE, FAILED, read_record, write_record
 from wsi_pipeline.batch.plan import STAGES, Verdict, judge, read_plan
 from wsi_pipeline.batch.run_many import check_slides
-from wsi_pipeline.batch.slide_sheet import NamedSlide, find_slides
+from wsi_pipeline.batch.slide_sheet import SlideRequest, find_slides
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import ConfigError, OutputError, UsageError, one_line
 
@@ -150,7 +150,7 @@ def _command(out: Path, profile: str, cores: int | None, further: Sequence[str])
     ]  # fmt: skip
 
 
-def _write_plan(out: Path, slides: Sequence[NamedSlide], settings: Mapping[str, Any]) -> None:
+def _write_plan(out: Path, slides: Sequence[SlideRequest], settings: Mapping[str, Any]) -> None:
     """Leave slides and settings where every job of Snakemake's, on any machine, reads them."""
     text = io.StringIO(newline="")
     sheet = csv.writer(text)

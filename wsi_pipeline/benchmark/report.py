@@ -39,7 +39,7 @@ def _slide(result: Mapping[str, Any]) -> list[str]:
     slide, model, work = result["slide"], result["model"], result["work"]
     whole, stages = result["whole"], result["stages"]
     name = f"{model['name']} in {model['precision']}"
-    if model["stand_in"]:
+    if model["threshold_model"]:
         name = "A threshold on each pixel in the network's place"
     about = (
         f"Generated, {slide['side_px']} x {slide['side_px']} px at {_n(slide['mpp'])} µm per pixel "
@@ -69,7 +69,7 @@ def _slide(result: Mapping[str, Any]) -> list[str]:
         f"**Whole ÷ slowest stage ({result['slowest_stage']}): "
         f"{_n(result['whole_over_slowest'])}**; without start and imports "
         f"{_n(result['run_over_slowest'])}.",
-        _explained(result),
+        as_output_error(result),
     ]
 
 
@@ -82,7 +82,7 @@ def _cell(row: Mapping[str, Any], key: str) -> str:
     return _n(row[key]) if key in row else "–"
 
 
-def _explained(result: Mapping[str, Any]) -> str:
+def as_output_error(result: Mapping[str, Any]) -> str:
     whole, network = result["whole"], result["stages"]["network"]
     words = [
         "Stages run alone, in as many threads as a run has. Mpx are megapixels of level 0 that are "
@@ -140,8 +140,8 @@ def _sizes(sizes: Sequence[Mapping[str, Any]]) -> list[str]:
         "peak_memory_mb", "write_seconds",
     )  # fmt: skip
     note = "Each run in a process of its own, start and imports included."
-    if any(row["model"] == "stand-in" for row in sizes):
-        note += " The model “stand-in” is a threshold on each pixel in the network's place: "
+    if any(row["model"] == "threshold" for row in sizes):
+        note += " The model “threshold” is a threshold on each pixel in the network's place: "
         note += "these times hold all of a run but the network."
     rows = [[_n(row[key]) for key in keys] for row in sizes]
     return ["## Time and memory against size", note, _table([head, *rows])]

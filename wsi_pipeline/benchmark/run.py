@@ -35,7 +35,7 @@ from wsi_pipeline.benchmark.stages import (
     time_read,
     time_write,
 )
-from wsi_pipeline.benchmark.threshold_model import stand_in
+from wsi_pipeline.benchmark.threshold_model import make_threshold_model
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import ConfigError
 from wsi_pipeline.formats.geoparquet import read_parquet
@@ -55,7 +55,7 @@ STAGES = ("read", "network", "objects", "write")
 
 _RUN = "from wsi_pipeline.cli.main import main; main()"
 _STAND_IN = (
-    "import sys; from wsi_pipeline.benchmark.threshold_model import run_stand_in as f; "
+    "import sys; from wsi_pipeline.benchmark.threshold_model import run_threshold_model as f; "
     "f(*sys.argv[1:])"
 )
 
@@ -75,7 +75,7 @@ class BenchmarkConfig:
         GPU, 64 without
     sizes
         gigapixels of further slides, for time and memory against size
-    stand_in
+    threshold_model
         whether a threshold stands in for the network; by default for `sizes` alone
     quiet
         show nothing
@@ -88,7 +88,7 @@ class BenchmarkConfig:
     paper: bool = False
     tiles: int | None = None
     sizes: tuple[float, ...] = ()
-    stand_in: bool | None = None
+    threshold_model: bool | None = None
     quiet: bool = False
 
     def __post_init__(self) -> None:
@@ -103,8 +103,8 @@ class BenchmarkConfig:
             raise ConfigError(f"--tiles {self.tiles} is of --paper; give both or neither")
         if self.tiles is not None and not 1 <= self.tiles <= TILES:
             raise ConfigError(f"--tiles {self.tiles} is out of range; it lies in 1 to {TILES}")
-        if self.checkpoint is not None and self.stand_in:
-            raise ConfigError("--stand-in has no weights; leave --checkpoint or --stand-in out")
+        if self.checkpoint is not None and self.threshold_model:
+            raise ConfigError("--threshold-model has no weights; leave out --checkpoint or it")
 
 
 def benchmark(out: Path, config: BenchmarkConfig) -> str:
@@ -122,7 +122,7 @@ def benchmark(out: Path, config: BenchmarkConfig) -> str:
     side = config.size or SIZE_PX[kind]
     largest = max([side, *map(_side, config.sizes)])
     # Wrong names end here, before anything is measured.
-    model = stand_in(config.model) if config.stand_in else _network(config)
+    model = make_threshold_model(config.model) if config.threshold_model else _network(config)
     check_model(model)
     check_output(out, 20_000_000 + largest * largest // 3)  # the slide, and what runs leave
     began = time.perf_counter()
@@ -186,10 +186,10 @@ class _Bench:
         }
 
     def run(self, path: Path, which: str, *, cheap: bool | None = None) -> dict[str, Any]:
-        """One run in a process of its own; `cheap`: with the stand-in."""
+        """One run in a process of its own; `cheap`: with the threshold model."""
         config = self.config
-        cheap = bool(config.stand_in) if cheap is None else cheap
-        self.say(f"{which}: {'stand-in' if cheap else config.model} on {path.stem}")
+        cheap = bool(config.threshold_model) if cheap is None else cheap
+        self.say(f"{which}: {'threshold' if cheap else config.model} on {path.stem}")
         out = self.work / "out"
         if cheap:
             code, arguments = _STAND_IN, [str(path), str(out), config.model]
@@ -222,7 +222,7 @@ class _Bench:
         with open_slide(path) as slide:
             work = Work(slide, model, run)
             timed: dict[str, Stage] = {}
-            cheap = bool(self.config.stand_in) or self.device != "cpu"
+            cheap = bool(self.config.threshold_model) or self.device != "cpu"
             for name, measure in (
                 ("read", time_read),
                 ("decode", time_decode),
@@ -239,7 +239,8 @@ class _Bench:
 
         return {
             "model": {
-                "name": model.name, "stand_in": bool(self.config.stand_in), "device": model.device,
+                "name": model.name, "threshold_model": bool(self.config.threshold_model),
+                "device": model.device,
                 "precision": model.precision,
                 "mpp": model.mpp, "tile_px": work.tile_px, "halo_px": model.halo_px,
                 "batch": run.batch, "workers": run.workers,
@@ -262,7 +263,9 @@ class _Bench:
     def size(self, gigapixels: float) -> dict[str, Any]:
         """Time and memory of a run on a slide of some size."""
         path, about = self.slide(_side(gigapixels))
-        row = self.run(path, f"{gigapixels:g} gigapixels", cheap=self.config.stand_in is not False)
+        row = self.run(
+            path, f"{gigapixels:g} gigapixels", cheap=self.config.threshold_model is not False
+        )
         path.unlink()
         shutil.rmtree(self.work / "out")
         return about | row | {"seconds_per_mpx": row["seconds"] / row["foreground_mpx"]}

@@ -27,7 +27,7 @@ from wsi_pipeline.runs.run_folder import RunFolder
 from wsi_pipeline.segmentation.inference import Engine
 from wsi_pipeline.segmentation.model import Images, Model
 from wsi_pipeline.segmentation.nuclei import empty, segment_region
-from wsi_pipeline.segmentation.ownership import REGION_PX, Keep, reach_px
+from wsi_pipeline.segmentation.ownership import REGION_PX, ObjectFilter, reach_px
 from wsi_pipeline.slides.detect_foreground import find_foreground
 from wsi_pipeline.slides.slide import Slide
 
@@ -101,7 +101,7 @@ class Work:
         self.foreground = find_foreground(
             self.thumbnail, self.downsample, slide.width, slide.height, mode=config.foreground
         )
-        self.keep = Keep(self.foreground)
+        self.keep = ObjectFilter(self.foreground)
         self.visible = self.foreground.dilate(reach_px(model) * self.scale)
         width, height = (-int(-n // self.scale) for n in (slide.width, slide.height))
         self.regions = [r for r in plan_regions(width, height, REGION_PX) if self._seen(r.core)]

@@ -13,13 +13,13 @@ from wsi_pipeline.core.machine import keep_freed_memory
 from wsi_pipeline.pipeline import run_slide
 from wsi_pipeline.segmentation.model import Images, Model, shipped_cards
 
-__all__ = ["run_stand_in", "stand_in"]
+__all__ = ["make_threshold_model", "run_threshold_model"]
 
 DARK = 140
 """Grey level below which a pixel of a generated slide is taken for a nucleus's."""
 
 
-def stand_in(name: str) -> Model:
+def make_threshold_model(name: str) -> Model:
     """A model with the card of `name` and, for its network, a threshold on each pixel.
 
     Nuclei are dark in red and in green, cytoplasm in one of them at most. It costs a few
@@ -46,13 +46,13 @@ def stand_in(name: str) -> Model:
         return out
 
     return Model(
-        name="stand-in", classes=card.classes, mpp=card.mpp, halo_px=card.halo_px,
-        stride=card.stride, tile_px=card.tile_px, identity="stand-in", predict=predict,
+        name="threshold", classes=card.classes, mpp=card.mpp, halo_px=card.halo_px,
+        stride=card.stride, tile_px=card.tile_px, identity="threshold", predict=predict,
     )  # fmt: skip
 
 
-def run_stand_in(path: str, out: str, name: str) -> None:
-    """`wsiseg run --overwrite` with the stand-in, for a process of its own."""
+def run_threshold_model(path: str, out: str, name: str) -> None:
+    """`wsiseg run --overwrite` with the threshold model, for a process of its own."""
     config = RunConfig(out=Path(out), overwrite=True, quiet=True)
     keep_freed_memory()  # as opening a network for the processor does
-    run_slide(path, config, model=stand_in(name))
+    run_slide(path, config, model=make_threshold_model(name))

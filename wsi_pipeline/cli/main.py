@@ -517,7 +517,7 @@ def _gigapixels(ctx: Any, param: Any, text: str) -> tuple[float, ...]:
 @click.option("--sizes", is_flag=False, flag_value="0.1,0.3,1,3,10", default="", metavar="[LIST]",
               callback=_gigapixels,
               help="Also slides of 0.1,0.3,1,3,10 gigapixels, or of those listed.")  # fmt: skip
-@click.option("--stand-in/--no-stand-in", default=None,
+@click.option("--threshold-model/--no-threshold-model", default=None,
               help="A threshold instead of the network.  [default: only for --sizes]")  # fmt: skip
 @_quiet
 def benchmark(out: Path, **settings: Any) -> None:

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.evaluation.matching import Match, match_labels
-from wsi_pipeline.segmentation.components import find_clumps
+from wsi_pipeline.segmentation.components import find_components
 from wsi_pipeline.segmentation.score_rule import is_certain
-from wsi_pipeline.segmentation.split_touching import NECK, pieces_of
+from wsi_pipeline.segmentation.split_touching import NECK, split_touching
 
 if TYPE_CHECKING:
     from wsiseg_models.training.coco import Sample
@@ -45,7 +45,7 @@ def nucleus_f1(
     threshold, min_area_um2, min_score, min_small_score, split
         as in `RunConfig`
     neck
-        as in `pieces_of`
+        as in `split_touching`
     iou
         from which a predicted and a true nucleus are the same
     """
@@ -89,10 +89,12 @@ def instances_of(
 ) -> NDArray[np.int32]:
     """Label image (h, w) of the nuclei in class probabilities (classes, h, w)."""
     strongest = probability.max(0)
-    clumps = find_clumps(strongest, threshold)
-    wanted = np.ones(len(clumps) + 1, np.bool_)
+    components = find_components(strongest, threshold)
+    wanted = np.ones(len(components) + 1, np.bool_)
     wanted[0] = False
-    pieces = pieces_of(clumps, wanted, min_px=min_area_um2 / mpp**2, split=split, neck=neck)
+    pieces = split_touching(
+        components, wanted, min_px=min_area_um2 / mpp**2, split=split, neck=neck
+    )
     sums = np.bincount(pieces.labels.ravel(), strongest.ravel(), minlength=len(pieces) + 1)
     wanted = np.ones(len(pieces) + 1, np.bool_)
     wanted[1:] = is_certain(

@@ -28,11 +28,11 @@ from wsi_pipeline.core.errors import ClusterError, UsageError
 from wsi_pipeline.core.geometry import Region
 from wsi_pipeline.runs.dask_worker import Work, describe_model, do_region
 from wsi_pipeline.segmentation.model import Model
-from wsi_pipeline.segmentation.ownership import Keep
+from wsi_pipeline.segmentation.ownership import ObjectFilter
 from wsi_pipeline.slides.foreground import Foreground
 from wsi_pipeline.slides.slide import Slide
 
-__all__ = ["Answer", "Cluster", "Elsewhere", "model_there"]
+__all__ = ["Answer", "Cluster", "RemoteNetwork", "model_there"]
 
 PER_SLOT = 2
 """Regions under way for each that a cluster can work on: one is done, one waits beside it."""
@@ -50,7 +50,7 @@ Answers = Generator[tuple[int, Answer], None, None]
 Task = tuple[int, tuple[Any, ...]]
 
 
-class Elsewhere:
+class RemoteNetwork:
     """Stands for the function of a network that only workers have."""
 
     def __call__(self, images: Any) -> Any:
@@ -74,8 +74,8 @@ def model_there(config: RunConfig) -> Model:
         raise ClusterError(f"opening {config.model}: {answer['failure']}")
     told = {f.name: answer[f.name] for f in fields(Model) if f.name in answer}
     if answer["finds cells"]:
-        return Model(**told, detect=Elsewhere())
-    return Model(**told, predict=Elsewhere())
+        return Model(**told, detect=RemoteNetwork())
+    return Model(**told, predict=RemoteNetwork())
 
 
 class Cluster:
@@ -153,7 +153,7 @@ class Cluster:
         *,
         scale: float,
         visible: Foreground,
-        keep: Keep,
+        keep: ObjectFilter,
         stop: Callable[[], bool],
     ) -> Answers:
         """Numbers of regions and what became of them, in the order in which they are done.
@@ -177,7 +177,7 @@ class Cluster:
         path, own = slide.path.absolute(), None
         size, config = path.stat().st_size, self.settings(model.precision)
         packed = Work(path, size, config, model.identity, scale, visible, keep).pack()
-        if not isinstance(model.predict or model.detect or model.label, Elsewhere):
+        if not isinstance(model.predict or model.detect or model.label, RemoteNetwork):
             own = self._sent(model)
         told = self.version, uuid.uuid4().hex, packed, own
         tasks = [(r.index, (*told, (r.index, *astuple(r.core)))) for r in regions]

@@ -29,9 +29,9 @@ from wsi_pipeline.segmentation.damaged_regions import Found, find_objects
 from wsi_pipeline.segmentation.inference import Engine
 from wsi_pipeline.segmentation.model import Model
 from wsi_pipeline.segmentation.nuclei import segment_region
-from wsi_pipeline.segmentation.ownership import Keep
+from wsi_pipeline.segmentation.ownership import ObjectFilter
 from wsi_pipeline.slides.foreground import Foreground
-from wsi_pipeline.slides.read_timeout import Deadline
+from wsi_pipeline.slides.read_timeout import ReadTimeout
 from wsi_pipeline.slides.slide import Slide, open_slide
 
 __all__ = ["Work", "describe_model", "do_region"]
@@ -68,7 +68,7 @@ class Work:
     identity: str
     scale: float
     visible: Foreground
-    keep: Keep
+    keep: ObjectFilter
 
     def pack(self) -> bytes:
         """For the network: a mask of 4 MB takes some kB."""
@@ -93,7 +93,7 @@ def describe_model(wanted: str, config: bytes) -> dict[str, Any]:
     """
 
     def describe() -> dict[str, Any]:
-        model = _STATION.network(pickle.loads(config))
+        model = _WORKER.network(pickle.loads(config))
         return {k: getattr(model, k) for k in _TOLD} | {"finds cells": model.detect is not None}
 
     return _answer(wanted, describe)
@@ -126,7 +126,7 @@ def do_region(
     """
 
     def find() -> dict[str, Any]:
-        with _STATION.site(token, packed, own) as site:
+        with _WORKER.site(token, packed, own) as site:
             try:
                 found = site.find(Region(region[0], Box(*region[1:])))
                 part = part_bytes(found.objects, found.extra)
@@ -201,7 +201,7 @@ def _open(work: Work) -> Slide:
     remedy = "every worker must see the slide under the same path"
     path, config = work.path, work.config
     try:
-        size = Deadline(path.name, config.read_timeout_s).call(path.stat).st_size
+        size = ReadTimeout(path.name, config.read_timeout_s).call(path.stat).st_size
         if size != work.size:
             raise SlideError(f"it is another file there, {size} bytes, not {work.size}")
         return open_slide(
@@ -212,7 +212,7 @@ def _open(work: Work) -> Slide:
         raise SlideError(f"{path} cannot be used ({why}); {remedy}") from error
 
 
-class _Station:
+class _WorkerState:
     """What this process keeps open: one network, and the slides whose regions it gets."""
 
     def __init__(self) -> None:
@@ -306,4 +306,4 @@ def _load(config: RunConfig) -> Model:
     return replace(model, at_once=at_once, share=lambda: torch.set_num_threads(threads // at_once))
 
 
-_STATION = _Station()
+_WORKER = _WorkerState()

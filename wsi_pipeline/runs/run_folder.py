@@ -121,7 +121,7 @@ class RunFolder:
         now = json.loads(json.dumps(plan))
         if not overwrite and self._begun(now) and self.finished is not None:
             return
-        with _explained(self.path):
+        with as_output_error(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = RunLock(self.path)
         self._release = weakref.finalize(self, self._lock.release)
@@ -157,7 +157,7 @@ class RunFolder:
         if overwrite:
             self._clear()
         begun = self._begun(plan)
-        with _explained(self.path):
+        with as_output_error(self.path):
             self.parts.mkdir(parents=True, exist_ok=True)
             for pattern in ("parts/*.part", *(f"{name}.*part" for name in FILES)):
                 for left in self.path.glob(pattern):  # of a run that was killed while writing
@@ -171,7 +171,7 @@ class RunFolder:
             self._lock.check()
 
     def _clear(self) -> None:
-        with _explained(self.path):
+        with as_output_error(self.path):
             for name in FILES:
                 (self.path / name).unlink(missing_ok=True)
             self.discard_parts()
@@ -201,7 +201,7 @@ class RunFolder:
         """Write a file of the folder atomically, and to the disk before it gets its name."""
         path = self.path / name
         aside = path.with_name(path.name + ".part")
-        with _explained(path):
+        with as_output_error(path):
             self.check_owner()
             with aside.open("wb") as file:
                 file.write(content)
@@ -228,7 +228,7 @@ class RunFolder:
         failure: Mapping[str, Any] | None = None,
     ) -> None:
         """Keep the objects of a region, with counts that belong to it; see `keep_part`."""
-        with _explained(self._part(region)):
+        with as_output_error(self._part(region)):
             self.keep_part(region, part_bytes(objects, extra), failure)
 
     def keep_part(
@@ -243,7 +243,7 @@ class RunFolder:
             self.write_failure(region, failure)
         self.write_bytes(f"{self.parts.name}/{path.name}", content)
         if failure is None:
-            with _explained(path):
+            with as_output_error(path):
                 self._failure(region).unlink(missing_ok=True)
 
     def read_part(self, region: int) -> tuple[Objects, dict[str, int]]:
@@ -289,7 +289,7 @@ class RunFolder:
             self.parts.rmdir()
 
 
-class _explained:
+class as_output_error:
     """Turns an OSError while writing `path` into an OutputError that says what to do."""
 
     def __init__(self, path: Path) -> None:

@@ -20,13 +20,13 @@ from wsi_pipeline.core.ids import object_ids
 from wsi_pipeline.core.objects import CELL_CLASS, Objects
 from wsi_pipeline.formats.geojson import clean_objects, nuclei_apart
 from wsi_pipeline.segmentation.cell_features import cell_features
-from wsi_pipeline.segmentation.components import find_clumps
+from wsi_pipeline.segmentation.components import find_components
 from wsi_pipeline.segmentation.contours import simplified, trace
 from wsi_pipeline.segmentation.inference import Engine
 from wsi_pipeline.segmentation.model import Instances
 from wsi_pipeline.segmentation.morphometry import OD_MEAN, mean_od
-from wsi_pipeline.segmentation.ownership import LARGEST_PX, Keep, in_reading_order
-from wsi_pipeline.segmentation.pairing import pair
+from wsi_pipeline.segmentation.ownership import LARGEST_PX, ObjectFilter, in_reading_order
+from wsi_pipeline.segmentation.pairing import assign_nuclei
 from wsi_pipeline.segmentation.score_rule import is_certain
 from wsi_pipeline.segmentation.stitch import duplicates
 
@@ -45,7 +45,7 @@ _ROW = "row"
 
 
 def detect_region(
-    engine: Engine, region: Region, config: RunConfig, keep: Keep
+    engine: Engine, region: Region, config: RunConfig, keep: ObjectFilter
 ) -> tuple[Objects, int]:
     """All cells and nuclei of a region, and how many cells were larger than could be seen.
 
@@ -238,7 +238,7 @@ def _objects(engine: Engine, view: _View, config: RunConfig) -> tuple[Objects, N
         object_offsets=np.arange(len(found) + 1, dtype=np.int64),
         features={OD_MEAN: od, _ROW: np.arange(len(found), dtype=np.float32)},
     )
-    objects = pair(clean_objects(objects, valid=valid))
+    objects = assign_nuclei(clean_objects(objects, valid=valid))
     # A nucleus of which nothing is left beside the others of its cell is one of them again.
     apart = nuclei_apart(objects).features[_ROW]
     objects = objects.take(np.isin(objects.features[_ROW], apart))
@@ -257,17 +257,22 @@ def _largest(
     labels int32 (h, w) of the sheet, first pixel (n, 2) as x, y, area in pixels (n,), and which
     instance each is (n,), in the order of the instances
     """
-    clumps = find_clumps(sheet.probability, 0.5)
-    first = np.stack([clumps.first_x, clumps.boxes[:, 1]], 1)
+    components = find_components(sheet.probability, 0.5)
+    first = np.stack([components.first_x, components.boxes[:, 1]], 1)
     owner = sheet.owner[first[1:, 1], first[1:, 0]]
-    order = np.lexsort((-clumps.area_px[1:], owner)) + 1
+    order = np.lexsort((-components.area_px[1:], owner)) + 1
     leads = np.concatenate([[True], np.diff(owner[order - 1]) > 0])[: len(order)]
     chosen = order[leads]
-    area = clumps.area_px.astype(np.int64)
+    area = components.area_px.astype(np.int64)
     chosen = chosen[wanted(area[chosen], owner[chosen - 1].astype(np.int64))]
-    number = np.zeros(len(clumps) + 1, np.int32)
+    number = np.zeros(len(components) + 1, np.int32)
     number[chosen] = np.arange(1, len(chosen) + 1)
-    return number[clumps.labels], first[chosen], area[chosen], owner[chosen - 1].astype(np.int64)
+    return (
+        number[components.labels],
+        first[chosen],
+        area[chosen],
+        owner[chosen - 1].astype(np.int64),
+    )
 
 
 def _colours(view: _View, sheet: _Sheet) -> Images:

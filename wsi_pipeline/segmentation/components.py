@@ -1,7 +1,7 @@
-"""From class probabilities to objects: clumps, and clumps parted into nuclei.
+"""From class probabilities to objects: connected components.
 
-All of it is decided per clump, from the clump's own pixels, so that it does not matter through
-which window the clump was seen. A clump is a 4-connected set of pixels over the threshold.
+A component is a 4-connected set of pixels over the threshold. It depends on its own pixels only, so
+the result does not depend on the window.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
-    "Clumps",
-    "find_clumps",
+    "Components",
+    "find_components",
     "from_label_image",
 ]
 
@@ -23,7 +23,7 @@ Bytes = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, eq=False)
-class Clumps:
+class Components:
     """Connected objects of a window (h, w), numbered from 1; row 0 of each table is unused.
 
     Attributes
@@ -47,19 +47,19 @@ class Clumps:
         return len(self.area_px) - 1
 
     def touches_edge(self) -> NDArray[np.bool_]:
-        """Which clumps (n + 1,) reach the window's edge and so may be incomplete."""
+        """Which components (n + 1,) reach the window's edge and so may be incomplete."""
         h, w = self.labels.shape
         x0, y0, x1, y1 = self.boxes.T
         return (x0 == 0) | (y0 == 0) | (x1 == w) | (y1 == h)
 
 
-def find_clumps(probability: Bytes, threshold: float) -> Clumps:
-    """Clumps of pixels of `probability` uint8 (h, w) at or over `threshold` (0 to 1)."""
+def find_components(probability: Bytes, threshold: float) -> Components:
+    """Components of pixels of `probability` uint8 (h, w) at or over `threshold` (0 to 1)."""
     labels, boxes, area, first = _connected(probability, _byte(threshold))
-    return Clumps(labels, boxes, area, first)
+    return Components(labels, boxes, area, first)
 
 
-def from_label_image(labels: NDArray[np.integer]) -> Clumps:
+def from_label_image(labels: NDArray[np.integer]) -> Components:
     """The numbered objects of a label image; a number that lies in pieces counts as one each."""
     whole = np.ascontiguousarray(labels, np.int64)
     out = np.zeros(whole.shape, np.int32)
@@ -73,7 +73,7 @@ def from_label_image(labels: NDArray[np.integer]) -> Clumps:
         out[box] += np.where(mine > 0, mine + count, 0).astype(np.int32)
         count += pieces - 1
     boxes, area = _extents(out, count)
-    return Clumps(out, boxes, area, _first_columns(out, boxes))
+    return Components(out, boxes, area, _first_columns(out, boxes))
 
 
 def _byte(threshold: float) -> int:
@@ -97,7 +97,7 @@ def _connected(
     _join_runs(probability, least, starts, runs, parent)
     number = np.zeros(len(runs), np.int32)
     count = 0
-    for i in range(len(runs)):  # a root is its clump's first run, and so comes before the others
+    for i in range(len(runs)):  # a root is its component's first run
         root = _root(parent, i)
         if root == i:
             count += 1

@@ -15,14 +15,14 @@ from wsi_pipeline.core.errors import SlideReadError, SlideTimeoutError
 from wsi_pipeline.core.geometry import Box, Region
 from wsi_pipeline.core.objects import Objects
 from wsi_pipeline.segmentation.inference import Engine
-from wsi_pipeline.segmentation.ownership import Keep
+from wsi_pipeline.segmentation.ownership import ObjectFilter
 
 __all__ = ["Found", "find_objects"]
 
 MARGIN_PX = 2
 """What ends so near to a gap, model pixels, may go on in it."""
 
-Find = Callable[[Engine, Region, RunConfig, Keep], tuple[Objects, int]]
+Find = Callable[[Engine, Region, RunConfig, ObjectFilter], tuple[Objects, int]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +60,7 @@ class Found:
 
 
 def find_objects(
-    find: Find, engine: Engine, region: Region, config: RunConfig, keep: Keep
+    find: Find, engine: Engine, region: Region, config: RunConfig, keep: ObjectFilter
 ) -> Found:
     """Objects of a region, found by `find`; of what cannot be read only those that touch it lack.
 

@@ -28,7 +28,7 @@ from wsi_pipeline.core.geometry import Box, paste, plan_tiles
 from wsi_pipeline.segmentation.model import Instances, Model
 from wsi_pipeline.slides.foreground import Foreground
 from wsi_pipeline.slides.slide import Slide
-from wsi_pipeline.slides.window_cache import Canvas
+from wsi_pipeline.slides.window_cache import WindowCache
 
 __all__ = ["Engine", "Stopwatch"]
 
@@ -81,7 +81,7 @@ class Engine:
     ) -> None:
         self.slide, self.model, self.visible, self.scale = slide, model, visible, scale
         self.tile_px, self.batch = tile_px, batch
-        self.canvas = Canvas(slide, scale)
+        self.canvas = WindowCache(slide, scale)
         self.missing: list[Box] = []
         self._tolerant = False
         self.watch = Stopwatch()
@@ -103,7 +103,7 @@ class Engine:
         return other
 
     def _read(self, window: Box, border: int = 0) -> Images:
-        """Pixels of a window, uint8 (h, w, 3), of which `border` is for `Canvas`."""
+        """Pixels of a window, uint8 (h, w, 3), of which `border` is for `WindowCache`."""
         if not self._tolerant:
             return self.canvas.read(window, border)
         image, readable = self.slide.read_what_is_there(window, self.scale)

@@ -14,13 +14,18 @@ from wsi_pipeline.core.geometry import Box, Region
 from wsi_pipeline.core.ids import object_ids
 from wsi_pipeline.core.objects import Objects
 from wsi_pipeline.formats.geojson import clean_objects
-from wsi_pipeline.segmentation.components import Clumps, find_clumps, from_label_image
+from wsi_pipeline.segmentation.components import Components, find_components, from_label_image
 from wsi_pipeline.segmentation.contours import simplified, trace
 from wsi_pipeline.segmentation.inference import Engine
 from wsi_pipeline.segmentation.morphometry import OD_MEAN, mean_od, morphometry
-from wsi_pipeline.segmentation.ownership import LARGEST_PX, OBJECT_HALO_PX, Keep, in_reading_order
+from wsi_pipeline.segmentation.ownership import (
+    LARGEST_PX,
+    OBJECT_HALO_PX,
+    ObjectFilter,
+    in_reading_order,
+)
 from wsi_pipeline.segmentation.score_rule import is_certain
-from wsi_pipeline.segmentation.split_touching import pieces_of
+from wsi_pipeline.segmentation.split_touching import split_touching
 
 __all__ = [
     "empty",
@@ -40,7 +45,7 @@ class _View:
     window: Box
     image: Images
     probability: Images
-    clumps: Clumps
+    components: Components
 
     @property
     def corner(self) -> NDArray[np.int64]:
@@ -48,9 +53,9 @@ class _View:
         return np.array([self.window.x0, self.window.y0], np.int64)
 
     def first_pixels(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """First pixel of each clump on the slide's model grid."""
-        x = self.clumps.first_x.astype(np.int64) + self.window.x0
-        return x, self.clumps.boxes[:, 1].astype(np.int64) + self.window.y0
+        """First pixel of each component on the slide's model grid."""
+        x = self.components.first_x.astype(np.int64) + self.window.x0
+        return x, self.components.boxes[:, 1].astype(np.int64) + self.window.y0
 
 
 def _look(engine: Engine, window: Box, config: RunConfig, overlap: int = 0) -> _View:
@@ -60,19 +65,19 @@ def _look(engine: Engine, window: Box, config: RunConfig, overlap: int = 0) -> _
         return _View(window, image, certain, from_label_image(labels))
     image, probability = engine.predict(window, overlap)
     began = time.perf_counter()
-    clumps = find_clumps(probability.max(0), config.threshold)
+    components = find_components(probability.max(0), config.threshold)
     engine.watch.add("objects", began)
-    return _View(window, image, probability, clumps)
+    return _View(window, image, probability, components)
 
 
 def segment_region(
-    engine: Engine, region: Region, config: RunConfig, keep: Keep
+    engine: Engine, region: Region, config: RunConfig, keep: ObjectFilter
 ) -> tuple[Objects, int]:
     """All objects that `region` owns, and how many of them were larger than could be seen.
 
-    A region owns the clumps whose first pixel in reading order lies in its core. A clump that
+    A region owns the components whose first pixel in reading order lies in its core. One that
     does not reach the edge of the window is complete, so its first pixel is certain; one that does
-    is seen again through a window around it. Clumps are owned before they are parted.
+    is seen again through a window around it. Components are owned before they are parted.
     """
     window = region.core.grow(OBJECT_HALO_PX)
     view = _look(engine, window, config, 2 * OBJECT_HALO_PX)
@@ -82,7 +87,7 @@ def segment_region(
     core = region.core.grow(SHARED_PX if engine.model.label is not None else 0)
     owned = (x >= core.x0) & (x < core.x1) & (y >= core.y0) & (y < core.y1)
     owned[0] = False
-    cut = view.clumps.touches_edge()
+    cut = view.components.touches_edge()
     parts = [_objects(engine, view, owned & ~cut, config)]
     oversized = 0
     done: set[tuple[int, int]] = set()
@@ -100,7 +105,7 @@ def segment_region(
 
 
 def _look_again(engine: Engine, view: _View, k: int, config: RunConfig) -> tuple[_View, int, bool]:
-    """See clump `k` of a view through ever larger windows until it is whole or too large."""
+    """See component `k` of a view through ever larger windows until it is whole or too large."""
     stride = engine.model.stride
     x, y = (int(first[k]) for first in view.first_pixels())
     box = _box_of(view, k)
@@ -108,10 +113,10 @@ def _look_again(engine: Engine, view: _View, k: int, config: RunConfig) -> tuple
     while True:
         window = box.grow(margin).snap(stride)
         again = _look(engine, window, config)
-        which = int(again.clumps.labels[y - window.y0, x - window.x0])
+        which = int(again.components.labels[y - window.y0, x - window.x0])
         if which == 0:  # a function that sees something else from here: keep what was seen first
             return view, k, False
-        whole = not again.clumps.touches_edge()[which]
+        whole = not again.components.touches_edge()[which]
         if whole or max(window.width, window.height) >= LARGEST_PX:
             return again, which, whole
         box = _box_of(again, which)
@@ -119,18 +124,18 @@ def _look_again(engine: Engine, view: _View, k: int, config: RunConfig) -> tuple
 
 
 def _box_of(view: _View, k: int) -> Box:
-    """Bounding box of clump `k` on the slide's model grid."""
-    box = Box(*(int(v) for v in view.clumps.boxes[k]))
+    """Bounding box of component `k` on the slide's model grid."""
+    box = Box(*(int(v) for v in view.components.boxes[k]))
     return box.shift(view.window.x0, view.window.y0)
 
 
 def _objects(engine: Engine, view: _View, wanted: NDArray[np.bool_], config: RunConfig) -> Objects:
-    """The objects of some clumps of a view."""
+    """The objects of some components of a view."""
     began = time.perf_counter()
     model, scale = engine.model, engine.scale
     min_px = config.min_area_um2 / model.mpp**2
     split = config.split and model.label is None
-    pieces = pieces_of(view.clumps, wanted, min_px=min_px, split=split)
+    pieces = split_touching(view.components, wanted, min_px=min_px, split=split)
     if len(pieces) == 0:
         return empty(model.classes)
     strongest = view.probability.max(0)

@@ -15,7 +15,7 @@ __all__ = [
     "LARGEST_PX",
     "OBJECT_HALO_PX",
     "REGION_PX",
-    "Keep",
+    "ObjectFilter",
     "in_reading_order",
     "reach_px",
 ]
@@ -37,7 +37,7 @@ def reach_px(model: Model) -> int:
 
 
 @dataclass(frozen=True)
-class Keep:
+class ObjectFilter:
     """Which objects stay: those whose centre lies in the foreground, and in `roi` where given.
 
     A nucleus stays with its cell. `roi` is a shapely geometry in level-0 pixels. The centre is

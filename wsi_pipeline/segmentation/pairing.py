@@ -11,7 +11,7 @@ from wsi_pipeline.core.objects import CELL_CLASS, Objects
 
 __all__ = [
     "HELD",
-    "pair",
+    "assign_nuclei",
 ]
 
 
@@ -19,7 +19,7 @@ HELD = 0.5
 """Share of a nucleus that lies in its cell at least."""
 
 
-def pair(objects: Objects) -> Objects:
+def assign_nuclei(objects: Objects) -> Objects:
     """The same objects with each nucleus in its cell, where a cell holds `HELD` of it.
 
     Every cell gets one nucleus as far as there are enough, the one that lies most within it and

@@ -9,12 +9,12 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_pipeline.segmentation.components import Clumps, _root
+from wsi_pipeline.segmentation.components import Components, _root
 
 __all__ = [
     "NECK",
     "Pieces",
-    "pieces_of",
+    "split_touching",
 ]
 
 
@@ -44,22 +44,32 @@ NECK = 0.8
 """A neck narrower than this share of the thinner part's own width parts two nuclei."""
 
 
-def pieces_of(
-    clumps: Clumps, wanted: NDArray[np.bool_], *, min_px: float, split: bool, neck: float = NECK
+def split_touching(
+    components: Components,
+    wanted: NDArray[np.bool_],
+    *,
+    min_px: float,
+    split: bool,
+    neck: float = NECK,
 ) -> Pieces:
-    """The objects of the `wanted` clumps (n + 1,), touching ones parted, debris left out.
+    """The objects of the `wanted` components (n + 1,), touching ones parted, debris left out.
 
     Parameters
     ----------
     min_px
         smallest area of an object, in pixels
     split
-        part clumps at their necks
+        part components at their necks
     neck
         how narrow a neck is, as a share of the thinner part's width
     """
     labels, first, area = _pieces(
-        clumps.labels, clumps.boxes, clumps.area_px, wanted, float(min_px), neck if split else 0.0
+        components.labels,
+        components.boxes,
+        components.area_px,
+        wanted,
+        float(min_px),
+        neck if split else 0.0,
     )
     return Pieces(labels, first, area)
 
@@ -74,7 +84,7 @@ def _pieces(
     neck: float,
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
     out = np.zeros(labels.shape, np.int32)
-    capacity = 0  # a clump has no more objects than its area has room for
+    capacity = 0  # a component has no more objects than its area has room for
     for k in range(1, len(boxes)):
         if wanted[k] and areas[k] >= min_px:
             capacity += int(areas[k] / max(min_px, 1.0))
@@ -106,7 +116,7 @@ def _number(
     area: NDArray[np.int32],
     count: int,
 ) -> int:
-    """Enter the parts 1…found of a clump, whose box begins at (x0, y0); how many there are then."""
+    """Enter the parts 1…found of the component at (x0, y0); how many there are then."""
     size = np.zeros(found + 1, np.int32)
     corner = np.zeros((found + 1, 2), np.int32)
     h, w = parts.shape
@@ -177,7 +187,7 @@ def _descending(values: NDArray[np.int32]) -> NDArray[np.int64]:
 
 @numba.njit(nogil=True, cache=True)
 def _part(mask: NDArray[np.bool_], min_px: float, neck: float) -> tuple[NDArray[np.int32], int]:
-    """Part a clump at its necks: a watershed of the distance to the outside.
+    """Part a component at its necks: a watershed of the distance to the outside.
 
     Pixels are flooded from the widest place down. Where two basins meet, they stay apart if the
     neck is narrow against both and each is large enough to be an object; otherwise they join.

@@ -25,7 +25,7 @@ from wsi_pipeline.core.geometry import Box, paste
 from wsi_pipeline.slides.openslide_reader import OpenSlideReader
 from wsi_pipeline.slides.readers import Header, Refusal
 
-__all__ = ["DirectReader"]
+__all__ = ["FastTiffReader"]
 
 VENDORS = ("aperio", "generic-tiff")  # the others shift, blend or leave out tiles
 JPEG, JPEG_2000_RGB = 7, 33005  # Compression; 33003 is converted to RGB by OpenSlide's own tables
@@ -72,7 +72,7 @@ class Tiles:
         return box.clip(Box(0, 0, *self.size))
 
 
-class DirectReader:
+class FastTiffReader:
     """A file that OpenSlide has opened, `behind`, whose tiles need no OpenSlide.
 
     Raises `Refusal` where those of level 0 do, or differ. What is damaged or missing is read by

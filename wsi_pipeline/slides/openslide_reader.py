@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 
 from wsi_pipeline.core.errors import SlideFormatError, one_line
 from wsi_pipeline.core.geometry import Box, paste
-from wsi_pipeline.slides.readers import CHUNK_PX, MAX_TILE_PX, Header, Level, Mpp, Refusal, believe
+from wsi_pipeline.slides.readers import (
+    CHUNK_PX,
+    MAX_TILE_PX,
+    Header,
+    Level,
+    Mpp,
+    Refusal,
+    plausible_mpp,
+)
 from wsi_pipeline.slides.resample import flatten
 
 __all__ = [
@@ -128,7 +136,7 @@ def _openslide_header(handle: Any) -> Header:
     notes: tuple[str, ...] = ()
     mpp = _openslide_mpp(properties)
     if vendor == "generic-tiff":
-        mpp, notes = believe(mpp)
+        mpp, notes = plausible_mpp(mpp)
     colour = properties.get("openslide.background-color", "FFFFFF")
     width, height = handle.dimensions
     sizes = zip(handle.level_dimensions, handle.level_downsamples, strict=True)

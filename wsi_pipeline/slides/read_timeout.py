@@ -15,7 +15,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from wsi_pipeline.core.errors import SlideTimeoutError
 
-__all__ = ["Deadline"]
+__all__ = ["ReadTimeout"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -23,7 +23,7 @@ MOST_HANGING = 3
 """So many calls are waited for in vain before the next ones are refused without waiting."""
 
 
-class Deadline:
+class ReadTimeout:
     """Gives the calls for one slide so many seconds each; for any number of threads.
 
     Parameters

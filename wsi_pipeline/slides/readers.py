@@ -97,7 +97,7 @@ def make_levels(sizes: list[tuple[int, int]]) -> tuple[Level, ...]:
     return tuple(Level(w, h, (width / w + height / h) / 2) for w, h in sizes)
 
 
-def believe(mpp: Mpp | None) -> tuple[Mpp | None, tuple[str, ...]]:
+def plausible_mpp(mpp: Mpp | None) -> tuple[Mpp | None, tuple[str, ...]]:
     """A pixel size from a resolution tag, unless it is the one for print; and a note then."""
     if mpp is None or mpp.plausible:
         return mpp, ()

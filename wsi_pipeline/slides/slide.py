@@ -27,10 +27,10 @@ from wsi_pipeline.core.errors import (
 )
 from wsi_pipeline.core.geometry import Box, paste
 from wsi_pipeline.core.safe_names import check_name
-from wsi_pipeline.slides.fast_tiff import DirectReader
+from wsi_pipeline.slides.fast_tiff import FastTiffReader
 from wsi_pipeline.slides.image_reader import ImageReader
 from wsi_pipeline.slides.openslide_reader import OpenSlideReader
-from wsi_pipeline.slides.read_timeout import Deadline
+from wsi_pipeline.slides.read_timeout import ReadTimeout
 from wsi_pipeline.slides.readers import Level, Mpp, Reader, Refusal
 from wsi_pipeline.slides.resample import Taps, plan_taps, resample
 from wsi_pipeline.slides.tiff_reader import TiffReader
@@ -85,12 +85,12 @@ def open_slide(
     SlideTimeoutError
         its drive does not answer
     """
-    deadline = Deadline(Path(path).name, read_timeout_s)
+    deadline = ReadTimeout(Path(path).name, read_timeout_s)
     given = None if mpp is None else Mpp(mpp, mpp, mpp_source)
     return deadline.call(_open, Path(path), given, crop, deadline)
 
 
-def _open(path: Path, given: Mpp | None, crop: bool, deadline: Deadline) -> Slide:
+def _open(path: Path, given: Mpp | None, crop: bool, deadline: ReadTimeout) -> Slide:
     if not path.exists():
         raise SlideNotFoundError(f"{path} does not exist; check the path")
     if path.is_dir():
@@ -122,7 +122,7 @@ def _with_own_decoder(path: Path, reader: Reader) -> Reader:
     """The reader, or a faster one in front of it that gives the same pixels."""
     if isinstance(reader, OpenSlideReader):
         with contextlib.suppress(Refusal):
-            return DirectReader(path, reader)
+            return FastTiffReader(path, reader)
     return reader
 
 
@@ -161,14 +161,14 @@ class Slide:
         *,
         mpp: Mpp | None,
         crop: bool,
-        deadline: Deadline | None = None,
+        deadline: ReadTimeout | None = None,
     ) -> None:
         header = reader.header
         whole = Box(0, 0, header.levels[0].width, header.levels[0].height)
         self.path = path
         self.slide_id = slide_id_of(path)
         self.reader, self.vendor = reader.name, header.vendor
-        self.decoder = "direct" if isinstance(reader, DirectReader) else reader.name
+        self.decoder = "direct" if isinstance(reader, FastTiffReader) else reader.name
         self.background = header.background
         self.bounds = header.bounds if crop else whole
         self.width, self.height = self.bounds.width, self.bounds.height
@@ -183,7 +183,7 @@ class Slide:
             self.notes += (said,)
         self._reader = reader
         self._given, self._crop, self._closed = mpp, crop, False
-        self._deadline = deadline or Deadline(path.name, RunConfig.read_timeout_s)
+        self._deadline = deadline or ReadTimeout(path.name, RunConfig.read_timeout_s)
         self._scratch = threading.local()
 
     def require_mpp(self) -> Mpp:
@@ -223,7 +223,7 @@ class Slide:
             parts = [self.read_scaled(half, scale) for half in box.halves()]
             return np.concatenate(parts, axis=int(box.width >= box.height))
         level, rows, columns, window = source
-        if isinstance(self._reader, DirectReader) and rows.weights.shape[1] > 1:
+        if isinstance(self._reader, FastTiffReader) and rows.weights.shape[1] > 1:
             return resample(self._window(level, window, self._borrowed(window)), rows, columns)
         return resample(self._window(level, window), rows, columns)
 
@@ -326,7 +326,7 @@ class Slide:
     ) -> NDArray[np.uint8]:
         """Pixels of a box of the file's own level; background outside of the cropped area.
 
-        They may lie in `out`, which only a `DirectReader` fills.
+        They may lie in `out`, which only a `FastTiffReader` fills.
         """
         if self._closed:
             raise SlideReadError(f"{self.path.name} is closed; open it again")
@@ -336,7 +336,7 @@ class Slide:
         if inside.width == 0 or inside.height == 0:
             return np.full((box.height, box.width, 3), self.background, np.uint8)
         try:
-            if inside == box and isinstance(self._reader, DirectReader):
+            if inside == box and isinstance(self._reader, FastTiffReader):
                 pixels = self._deadline.call(self._reader.read, level, inside, out)
             else:
                 pixels = self._deadline.call(self._reader.read, level, inside)
@@ -382,7 +382,7 @@ class Slide:
 
 
 def _reopen(path: Path, given: Mpp | None, crop: bool, read_timeout_s: float) -> Slide:
-    deadline = Deadline(path.name, read_timeout_s)
+    deadline = ReadTimeout(path.name, read_timeout_s)
     return deadline.call(_open, path, given, crop, deadline)
 
 

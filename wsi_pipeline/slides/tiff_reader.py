@@ -27,8 +27,8 @@ from wsi_pipeline.slides.readers import (
     Header,
     Mpp,
     Refusal,
-    believe,
     make_levels,
+    plausible_mpp,
 )
 from wsi_pipeline.slides.resample import flatten
 
@@ -300,7 +300,7 @@ def _pixel_size(file: Any, index: int, page: Any) -> tuple[Mpp | None, tuple[str
         unit = {2: 25400, 3: 1e4, 4: 1e3, 5: 1}.get(int(page.resolutionunit), 0)
     if not unit or min(per_unit) <= 0 or per_unit == (1, 1):
         return None, ()
-    return believe(Mpp(unit / per_unit[0], unit / per_unit[1], "metadata"))
+    return plausible_mpp(Mpp(unit / per_unit[0], unit / per_unit[1], "metadata"))
 
 
 def _ome_pixel_size(text: str, index: int) -> Mpp | None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from wsi_pipeline.core.geometry import Box, paste
 from wsi_pipeline.slides.slide import Slide
 
-__all__ = ["Canvas"]
+__all__ = ["WindowCache"]
 
 KEPT_BYTES = 2**27
 """A row of regions across a wide slide leaves about 100 MB for the next one."""
@@ -23,7 +23,7 @@ KEPT_BYTES = 2**27
 Image = NDArray[np.uint8]
 
 
-class Canvas:
+class WindowCache:
     """Reads windows of one slide at one scale, from any thread.
 
     Parameters
