@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import unicodedata
 
 from wsi_pipeline.core.errors import SlideFormatError
 
-__all__ = ["NameRefused", "check_name"]
+__all__ = ["NameRefused", "check_name", "folder_name"]
 
 MAX_BYTES = 200
 """Longest name in UTF-8; file systems take 255, and suffixes are put behind it."""
 _TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """Change the direction of what follows, so that a name is shown as another."""
+
+
+_RESERVED = frozenset(
+    ("CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(10)))
+)
+"""Names that Windows keeps for devices."""
 
 
 class NameRefused(SlideFormatError):
@@ -31,6 +38,26 @@ def check_name(name: str) -> str:
     if why:
         raise NameRefused(f"{name[:80]!a} cannot name a slide's results: {why}; rename it")
     return name
+
+
+def folder_name(name: str) -> str:
+    """Return `name` as a folder name that every operating system takes.
+
+    Other characters than letters, digits and ``._+-`` become ``_``. A changed name gets 8 digits
+    of its SHA-256 at its end, so that two names never share a folder.
+
+    Examples
+    --------
+    >>> folder_name("dssnet"), folder_name("my model/2")
+    ('dssnet', 'my_model_2-6431f286')
+    """
+    safe = "".join(c if c.isascii() and (c.isalnum() or c in "._+-") else "_" for c in name)
+    reserved = safe.split(".")[0].upper() in _RESERVED
+    dots = safe.startswith(".") or safe.endswith(".")
+    if safe == name and 0 < len(safe) <= 64 and not dots and not reserved:
+        return name
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return f"{'_' * reserved}{safe[:55].strip('.')}-{digest}"
 
 
 def _fault(name: str) -> str:

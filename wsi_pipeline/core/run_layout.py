@@ -1,0 +1,145 @@
+"""Where a run lies and what its files are called.
+
+::
+
+    out/<slide_id>/<model>/
+      plan.json                what decides the result; written first
+      parts/000123.npz         objects of one finished region
+      parts/000123.failed.json a region that could not be read completely, with the cause
+      thumbnail.png  overlay.png  objects.parquet  objects.geojson.gz
+      run.json                 written last: a run with it is finished
+      lock.json                the process that writes here, while it does
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from wsi_pipeline.core.errors import DataError, one_line
+from wsi_pipeline.core.records import SCHEMA_VERSION, RunRecord
+from wsi_pipeline.core.safe_names import check_name, folder_name
+
+__all__ = [
+    "GEOJSON",
+    "LOCK_JSON",
+    "OVERLAY",
+    "PARQUET",
+    "PARTS",
+    "PLAN_JSON",
+    "RUN_FILES",
+    "RUN_JSON",
+    "THUMBNAIL",
+    "find_runs",
+    "one_run",
+    "read_run",
+    "run_folder_path",
+]
+
+GEOJSON = "objects.geojson.gz"
+PARQUET = "objects.parquet"
+OVERLAY = "overlay.png"
+THUMBNAIL = "thumbnail.png"
+PLAN_JSON = "plan.json"
+RUN_JSON = "run.json"
+LOCK_JSON = "lock.json"
+PARTS = "parts"
+RUN_FILES = (GEOJSON, PARQUET, OVERLAY, THUMBNAIL, PLAN_JSON, RUN_JSON)
+"""The files of a finished run. A run changes no other file of its folder."""
+
+
+def run_folder_path(out: Path, slide_id: str, model: str) -> Path:
+    """Return the folder of one run: ``out/<slide_id>/<model>``.
+
+    Parameters
+    ----------
+    model
+        name of the model; characters that no folder name may have are replaced
+
+    Raises
+    ------
+    NameRefused
+        `slide_id` cannot name a folder
+
+    Examples
+    --------
+    >>> run_folder_path(Path("out"), "slide-7", "dssnet").as_posix()
+    'out/slide-7/dssnet'
+    """
+    return out / check_name(slide_id) / folder_name(model)
+
+
+def find_runs(path: Path, *, unfinished: bool = False) -> list[Path]:
+    """Return the folders of all runs at or below `path`, sorted.
+
+    Parameters
+    ----------
+    path
+        a run folder, a slide's folder, or an output folder with many slides
+    unfinished
+        include runs that have a plan.json and no run.json yet
+    """
+    names = (RUN_JSON, PLAN_JSON) if unfinished else (RUN_JSON,)
+    if any((path / name).is_file() for name in names):
+        return [path]
+    return sorted(
+        {
+            file.parent
+            for name in names
+            for below in ("*", "*/*")
+            for file in path.glob(f"{below}/{name}")
+        }
+    )
+
+
+def one_run(path: Path) -> Path:
+    """Return the folder of the only finished run at or below `path`.
+
+    Raises
+    ------
+    DataError
+        there is none, or there are several; the message lists them
+    """
+    runs = find_runs(path)
+    if len(runs) == 1:
+        return runs[0]
+    if runs:
+        names = ", ".join(str(run.relative_to(path)) for run in runs[:10])
+        more = f" and {len(runs) - 10} more" if len(runs) > 10 else ""
+        raise DataError(f"{path} holds {len(runs)} runs: {names}{more}; give the folder of one")
+    if not path.exists():
+        raise DataError(f"{path} does not exist; give the folder of a run, e.g. out/slide/dssnet")
+    if begun := find_runs(path, unfinished=True):
+        raise DataError(
+            f"{begun[0]} has no {RUN_JSON}, the run is not finished; run the slide again to resume"
+        )
+    raise DataError(
+        f"{path} holds no run: no {RUN_JSON} in it, nor in folders two levels below; "
+        "give the folder that `wsiseg run` wrote"
+    )
+
+
+def read_run(folder: Path) -> RunRecord:
+    """Read run.json of a finished run. The slide's id in it is a safe file name.
+
+    Raises
+    ------
+    DataError
+        there is no run.json, it is damaged, or another version of wsiseg wrote it
+    """
+    path = folder / RUN_JSON
+    if not path.is_file():
+        raise DataError(f"{path} does not exist, the run is not finished; run the slide again")
+    try:
+        run: RunRecord = json.loads(path.read_text("utf-8"))
+        check_name(run["slide"]["id"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path} cannot be used ({one_line(error)}); run the slide again"
+        ) from error
+    if run.get("schema_version") != SCHEMA_VERSION:
+        raise DataError(
+            f"{path} has schema_version {run.get('schema_version')}, this wsiseg reads "
+            f"{SCHEMA_VERSION}; run the slide again with --overwrite"
+        )
+    return run
