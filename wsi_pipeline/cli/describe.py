@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,26 +15,12 @@ if TYPE_CHECKING:
     from wsi_pipeline.slides.slide import Slide
 
 __all__ = [
-    "as_json",
     "card_rows",
     "describe_model",
     "describe_slide",
     "model_rows",
     "slide_rows",
-    "table",
 ]
-
-
-def as_json(content: Any) -> str:
-    """JSON for reading by people and programs."""
-    return json.dumps(content, indent=1, ensure_ascii=False, default=str)
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of equal length as text with aligned columns."""
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows)
-    return "\n".join(line.rstrip() for line in lines)
 
 
 def describe_slide(

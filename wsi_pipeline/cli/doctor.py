@@ -13,7 +13,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-__all__ = ["Finding", "examine"]
+import click
+
+from wsi_pipeline.cli.exit_codes import FAILED
+
+__all__ = ["Finding", "doctor", "examine"]
 
 GB = 1e9
 MIN_MEMORY_GB, MIN_DISK_GB = 4, 5
@@ -35,6 +39,18 @@ class Finding:
     name: str
     value: str
     remedy: str = ""
+
+
+@click.command()
+def doctor() -> None:
+    """Check this machine: software, processors, memory, disk, GPUs and weights."""
+    broken = False
+    for finding in examine():
+        remedy = f"; {finding.remedy}" if finding.remedy else ""
+        click.echo(f"{finding.status:<6}  {finding.name:<11}  {finding.value}{remedy}")
+        broken |= finding.status == "broken"
+    if broken:
+        click.get_current_context().exit(FAILED)
 
 
 def examine() -> Iterator[Finding]:

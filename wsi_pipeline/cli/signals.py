@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["STOPPED", "stop_on_signals"]
+from wsi_pipeline.cli.exit_codes import STOPPED
 
-STOPPED = 130
-"""Exit code of a run that was stopped."""
+__all__ = ["stop_on_signals"]
+
 ONE_REQUEST_S = 1.0
 """A terminal or `timeout` may send one request to stop twice, to the process and to its group."""
 

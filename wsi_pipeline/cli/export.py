@@ -1,0 +1,36 @@
+"""`wsiseg export`: write objects in another format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from wsi_pipeline.cli.options import FILE
+from wsi_pipeline.formats.convert import FORMATS
+
+__all__ = ["export"]
+
+
+@click.command()
+@click.argument("source", type=FILE)
+@click.argument("destination", type=FILE)
+@click.option(
+    "--format",
+    type=click.Choice(tuple(FORMATS)),
+    help="Format to write.  [default: from the ending of DESTINATION]",
+)
+@click.option(
+    "--object-type",
+    type=click.Choice(("detection", "annotation", "cell", "tile")),
+    default="detection",
+    help="QuPath object type, for GeoJSON.",
+)
+@click.option("--scale", type=float, default=1.0, help="Level-0 pixels per pixel of a label image.")
+def export(source: Path, destination: Path, format: str | None, **options: Any) -> None:
+    """Write the objects of SOURCE, a run folder or a file of objects, to DESTINATION."""
+    from wsi_pipeline.cli.commands import export_objects
+
+    taken = export_objects(source, destination, format, **options)
+    click.echo(f"{destination} ({taken})")

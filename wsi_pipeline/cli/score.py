@@ -1,0 +1,34 @@
+"""`wsiseg score`: compare objects with the truth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from wsi_pipeline.cli.options import FILE, json_option
+from wsi_pipeline.cli.output import as_json as to_json
+from wsi_pipeline.cli.output import table
+
+__all__ = ["score"]
+
+
+@click.command()
+@click.argument("source", type=FILE)
+@click.argument("truth", type=FILE)
+@click.option("--iou", type=float, default=0.5, help="Objects match at or above this IoU.")
+@click.option("--class", "class_name", metavar="NAME", help="Compare only objects of this class.")
+@click.option(
+    "--cells",
+    type=FILE,
+    help="File of true cells. Compare cells too, and cell-nucleus links where the file has them.",
+)
+@json_option
+def score(source: Path, truth: Path, as_json: bool, **options: Any) -> None:
+    """Compare the objects of SOURCE, a run folder or a file of objects, with TRUTH."""
+    from wsi_pipeline.cli.commands import score_run
+
+    result = score_run(source, truth, **options)
+    rows = [[name, "–" if value is None else str(value)] for name, value in result.items()]
+    click.echo(to_json(result) if as_json else table(rows))

@@ -1,0 +1,71 @@
+"""`wsiseg synth`: make synthetic slides and fields with exact truth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from wsi_pipeline.cli.options import FILE, quiet_option
+from wsi_pipeline.core.errors import UsageError
+
+__all__ = ["synth"]
+
+
+def _mpp_range(ctx: Any, param: Any, text: str) -> float | tuple[float, float]:
+    """Parse a pixel size, or two with a hyphen between them."""
+    try:
+        low, *rest = (float(part) for part in text.split("-"))
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not a pixel size; try 0.25, or 0.2-0.5") from None
+    return (low, rest[-1]) if rest else low
+
+
+@click.command()
+@click.argument("destination", type=FILE)
+@click.option("--size", type=int, help="Side in pixels.  [default: 4096; with --fields 512]")
+@click.option("--width", type=int, help="Width in pixels, instead of --size.")
+@click.option("--height", type=int, help="Height in pixels, instead of --size.")
+@click.option(
+    "--mpp",
+    callback=_mpp_range,
+    default="0.25",
+    help="Pixel size in µm per pixel; LOW-HIGH with --fields.",
+)
+@click.option("--seed", type=int, default=0, help="Number that determines the slide.")
+@click.option("--tissue", type=float, default=0.35, help="Share of the slide under cells, 0 to 1.")
+@click.option(
+    "--max-overlap",
+    type=float,
+    help="Largest share of a cell that a larger one covers, 0 to 1.  [default: a mixture]",
+)
+@click.option(
+    "--fields", type=int, help="Write this many training fields into folder DESTINATION instead."
+)
+@quiet_option
+def synth(
+    destination: Path, size: int | None, width: int | None, height: int | None,
+    mpp: float | tuple[float, float], seed: int, tissue: float, max_overlap: float | None,
+    fields: int | None, quiet: bool,
+) -> None:  # fmt: skip
+    """Make a synthetic slide DESTINATION.svs with its exact truth, or fields to train on."""
+    from wsi_pipeline.cli import commands
+
+    if fields is not None:
+        if width or height:
+            raise UsageError("fields are square; give --size instead of --width and --height")
+        if max_overlap is not None:
+            raise UsageError("--max-overlap is for slides only; leave it out with --fields")
+        commands.synth_fields(destination, count=fields, size_px=size or 512, mpp=mpp, seed=seed)
+        files = [destination]
+    elif isinstance(mpp, tuple):
+        raise UsageError(f"a slide has one pixel size, got {mpp[0]:g} to {mpp[1]:g}; give one")
+    else:
+        side = size or 4096
+        files = commands.synth_slide(
+            destination, width=width or side, height=height or side, mpp=mpp, seed=seed,
+            tissue=tissue, max_overlap=max_overlap, quiet=quiet,
+        )  # fmt: skip
+    if not quiet:
+        click.echo("\n".join(str(file) for file in files))

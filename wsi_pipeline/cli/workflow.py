@@ -1,0 +1,59 @@
+"""`wsiseg workflow`: process many slides with Snakemake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from wsi_pipeline.cli.exit_codes import FAILED
+from wsi_pipeline.cli.options import FILE, recursive_option
+from wsi_pipeline.cli.output import print_error
+
+__all__ = ["workflow"]
+
+
+class _PassingOn(click.Command):
+    """Keeps the arguments after `--` for another program."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        at = args.index("--") if "--" in args else len(args)
+        ctx.meta["further"] = tuple(args[at + 1 :])
+        return super().parse_args(ctx, args[:at])
+
+
+@click.command(
+    cls=_PassingOn, options_metavar="[OPTIONS]", epilog="Arguments after -- go to Snakemake."
+)
+@click.argument("slides", nargs=-1, required=True)
+@click.argument("out", type=FILE)
+@click.option("--config", type=FILE, help="YAML file with settings; see docs/workflow.md.")
+@click.option("--cores", type=int, help="Cores of this machine to use.  [default: the profile's]")
+@click.option(
+    "--profile",
+    default="workstation",
+    metavar="workstation|slurm|dask|DIR",
+    help="Where the jobs run.",
+)
+@click.option(
+    "--retry-failed", is_flag=True, help="Run failed slides again, even if nothing changed."
+)
+@recursive_option
+def workflow(slides: tuple[str, ...], out: Path, **options: Any) -> None:
+    """Process SLIDES (files, folders, globs, slide sheets) from QC to tables and reports in OUT.
+
+    Snakemake runs one job per slide and stage. Run the same command again to resume; finished
+    jobs are not repeated. Failed slides are listed at the end, and the exit code is then 1.
+    """
+    from wsi_pipeline.batch.snakemake import run_workflow
+
+    ctx = click.get_current_context()
+    code, verdict = run_workflow(slides, out, further=ctx.meta["further"], **options)
+    for name, cause in verdict.failed.items():
+        print_error(f"{name}: {cause}")
+    if verdict.unknown:  # a dry run, or Snakemake has printed the reason
+        click.echo(f"{len(verdict.unknown)} slides are not finished", err=True)
+    click.echo(f"{verdict.done} done, {len(verdict.failed)} failed; tables and reports: {out}")
+    if code or verdict.failed:
+        ctx.exit(FAILED)
