@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
+
+from .files import written_aside
 
 if TYPE_CHECKING:
     import torch
@@ -97,12 +98,11 @@ def save_checkpoint(
     from safetensors.torch import save_file
 
     header = {k: v for k, v in asdict(card).items() if k != "sha256"}
-    aside = path.with_name(path.name + ".part")
     tensors = {k: v.detach().cpu().contiguous() for k, v in state.items()}
     if half:
         tensors = {k: _half(v) for k, v in tensors.items()}
-    save_file(tensors, aside, {"card": json.dumps(header)})
-    os.replace(aside, path)
+    with written_aside(path) as aside:
+        save_file(tensors, aside, {"card": json.dumps(header)})
 
 
 def _half(values: torch.Tensor) -> torch.Tensor:

@@ -220,7 +220,7 @@ def test_a_full_disk_keeps_what_was_done(slide_path, darkness, reference, tmp_pa
 
     with monkeypatch.context() as patch:
         patch.setattr(store.np, "savez", full)
-        with pytest.raises(OutputError, match=r"No space left.*the same command continues"):
+        with pytest.raises(OutputError, match=r"No space left.*run the same command again"):
             run(slide_path, tmp_path, darkness)
     assert same(objects_of(run(slide_path, tmp_path, darkness)), reference)
     usage = type("Usage", (), {"free": 1000})

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from ..checkpoint import load_checkpoint
+from ..files import written_aside
 
 __all__ = [
     "Ema",
@@ -151,6 +152,8 @@ class Run:
             the folder holds a run with other settings
         """
         self.out.mkdir(parents=True, exist_ok=True)
+        for left in self.out.glob("state.pt.*part"):  # of a run that was killed while saving
+            left.unlink()
         path = self.out / "state.pt"
         if not path.is_file():
             return
@@ -168,19 +171,16 @@ class Run:
 
     def save(self) -> None:
         """Write the state aside and rename it."""
-        aside = self.out / "state.pt.part"
-        torch.save(
-            {
-                "network": self.network.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "ema": self.ema.state,
-                "step": self.step,
-                "minutes": self.minutes,
-                "config": json.dumps(self.settings),
-            },
-            aside,
-        )
-        aside.replace(self.out / "state.pt")
+        state = {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": self.ema.state,
+            "step": self.step,
+            "minutes": self.minutes,
+            "config": json.dumps(self.settings),
+        }
+        with written_aside(self.out / "state.pt") as aside:
+            torch.save(state, aside)
 
     def log(self, losses: Mapping[str, float], measured: Mapping[str, Any]) -> None:
         """Append a line on where the run stands."""

@@ -27,6 +27,7 @@ from typing import Any, Self
 import numpy as np
 
 from wsi_pipeline.core.errors import OutputError
+from wsi_pipeline.core.files import as_output_error, write_bytes
 from wsi_pipeline.core.objects import Objects
 from wsi_pipeline.core.safe_names import check_name
 from wsi_pipeline.runs.lock import RunLock
@@ -44,6 +45,7 @@ FILES = (
     "run.json",
 )
 """All that a run leaves; nothing else in the folder is ever touched."""
+_REMEDY = "finished regions are kept; free some space and run the same command again to resume"
 
 
 def check_output(out: Path, needed_bytes: int) -> None:
@@ -121,7 +123,7 @@ class RunFolder:
         now = json.loads(json.dumps(plan))
         if not overwrite and self._begun(now) and self.finished is not None:
             return
-        with as_output_error(self.path):
+        with as_output_error(self.path, _REMEDY):
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = RunLock(self.path)
         self._release = weakref.finalize(self, self._lock.release)
@@ -157,7 +159,7 @@ class RunFolder:
         if overwrite:
             self._clear()
         begun = self._begun(plan)
-        with as_output_error(self.path):
+        with as_output_error(self.path, _REMEDY):
             self.parts.mkdir(parents=True, exist_ok=True)
             for pattern in ("parts/*.part", *(f"{name}.*part" for name in FILES)):
                 for left in self.path.glob(pattern):  # of a run that was killed while writing
@@ -171,7 +173,7 @@ class RunFolder:
             self._lock.check()
 
     def _clear(self) -> None:
-        with as_output_error(self.path):
+        with as_output_error(self.path, _REMEDY):
             for name in FILES:
                 (self.path / name).unlink(missing_ok=True)
             self.discard_parts()
@@ -199,15 +201,9 @@ class RunFolder:
 
     def write_bytes(self, name: str, content: bytes) -> None:
         """Write a file of the folder atomically, and to the disk before it gets its name."""
-        path = self.path / name
-        aside = path.with_name(path.name + ".part")
-        with as_output_error(path):
+        with as_output_error(self.path / name, _REMEDY):
             self.check_owner()
-            with aside.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            aside.replace(path)
+            write_bytes(self.path / name, content, durable=True, remedy=_REMEDY)
 
     def _part(self, region: int) -> Path:
         return self.parts / f"{region:06d}.npz"
@@ -228,7 +224,7 @@ class RunFolder:
         failure: Mapping[str, Any] | None = None,
     ) -> None:
         """Keep the objects of a region, with counts that belong to it; see `keep_part`."""
-        with as_output_error(self._part(region)):
+        with as_output_error(self._part(region), _REMEDY):
             self.keep_part(region, part_bytes(objects, extra), failure)
 
     def keep_part(
@@ -243,7 +239,7 @@ class RunFolder:
             self.write_failure(region, failure)
         self.write_bytes(f"{self.parts.name}/{path.name}", content)
         if failure is None:
-            with as_output_error(path):
+            with as_output_error(path, _REMEDY):
                 self._failure(region).unlink(missing_ok=True)
 
     def read_part(self, region: int) -> tuple[Objects, dict[str, int]]:
@@ -287,20 +283,3 @@ class RunFolder:
                 path.unlink()
         if self.parts.is_dir() and not any(self.parts.iterdir()):
             self.parts.rmdir()
-
-
-class as_output_error:
-    """Turns an OSError while writing `path` into an OutputError that says what to do."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError) and not isinstance(error, OutputError):
-            raise OutputError(
-                f"cannot write {self.path} ({error.strerror or error}); what was finished is kept, "
-                "the same command continues"
-            ) from error

@@ -14,6 +14,7 @@ import shapely.affinity
 from numpy.typing import NDArray
 
 from wsi_pipeline.core.errors import ConfigError, OutputError
+from wsi_pipeline.core.files import write_text
 from wsi_pipeline.core.geometry import Box
 from wsi_pipeline.synthetic.cell_painter import CELL_KINDS, Stain, Style, draw_style
 from wsi_pipeline.synthetic.placement import plan_slide
@@ -92,9 +93,7 @@ def write_fields(
     names = [{"id": 1, "name": "nucleus"}, {"id": 2, "name": "cytoplasm"}]
     info = {"description": "synthetic cytology fields", "licence": "generated, free to use"}
     document = {"info": info, "categories": names, "images": images, "annotations": annotations}
-    part = folder / "annotations.json.part"
-    part.write_text(json.dumps(document, separators=(",", ":")))
-    part.replace(folder / "annotations.json")
+    write_text(folder / "annotations.json", json.dumps(document, separators=(",", ":")))
 
 
 def _field(

@@ -20,7 +20,8 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from wsi_pipeline.core.errors import ConfigError, OutputError
+from wsi_pipeline.core.errors import ConfigError
+from wsi_pipeline.core.files import part_path
 from wsi_pipeline.core.geometry import Box
 from wsi_pipeline.synthetic.cell_painter import Style
 from wsi_pipeline.synthetic.fields import write_fields
@@ -94,16 +95,12 @@ def write_slide(
     path = Path(path)
     if path.suffix.lower() != ".svs" or not 1 <= quality <= 100:
         raise ConfigError(f"{path.name} at JPEG quality {quality}: take NAME.svs and 1 to 100")
-    part = path.with_name(path.name + ".part")
     pool = ThreadPoolExecutor(workers or os.cpu_count() or 1)
     try:
-        _write_aperio(part, plan, quality, pool, progress or (lambda done, total: None))
-        part.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written ({error}); free space or rights?") from error
+        with part_path(path) as part:
+            _write_aperio(part, plan, quality, pool, progress or (lambda done, total: None))
     finally:
         pool.shutdown(cancel_futures=True)
-        part.unlink(missing_ok=True)
 
 
 def _write_aperio(
