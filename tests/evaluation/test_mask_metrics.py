@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import shapely
+from click import Context
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,7 +23,9 @@ from wsi_pipeline.cli.main import cli
 from wsi_pipeline.core.errors import DataError, UsageError
 from wsi_pipeline.core.objects import Objects
 from wsi_pipeline.evaluation.cell_metrics import average_precision, score_cells
-from wsi_pipeline.evaluation.coco_evaluation import evaluate_model, find_in, read_set
+from wsi_pipeline.evaluation.coco_evaluation import evaluate_model
+from wsi_pipeline.evaluation.coco_fields import read_set
+from wsi_pipeline.evaluation.find_masks import find_in
 from wsi_pipeline.evaluation.mask_metrics import (
     Masks,
     challenge_cells,
@@ -506,6 +509,20 @@ def test_the_command(folder, tmp_path, monkeypatch):
         result = CliRunner().invoke(cli, [*args, option, value])
         assert result.exit_code == 2
         assert f"{option} {value}" in result.stderr
+
+
+def test_quiet_commands_leave_a_result_or_refuse(folder, monkeypatch):
+    """Each command with --quiet writes a file or folder; `evaluate` alone may not, and refuses."""
+    monkeypatch.setattr(registry, "open_model", lambda *a, **k: pytest.fail("it computes"))
+    result = CliRunner().invoke(cli, ["evaluate", "--quiet", "--data", f"{folder}@0.5"])
+    assert result.exit_code == 2
+    assert "add --out" in result.stderr
+    for name in cli.list_commands(Context(cli)):
+        params = {p.name: p for p in cli.get_command(Context(cli), name).params}
+        if "quiet" in params and name != "evaluate":
+            writes = params.get("out") or params["destination"]
+            always = writes.required or writes.default is not None
+            assert always or "RUN_FOLDER" in writes.help, f"{name} --quiet must have a result"
 
 
 def test_score_of_cells(tmp_path):

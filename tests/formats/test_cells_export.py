@@ -11,7 +11,6 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsi_pipeline.cli.commands import synth_slide
 from wsi_pipeline.core.errors import ConfigError, DataError, MppError
 from wsi_pipeline.core.geometry import Box
 from wsi_pipeline.core.objects import Objects, is_cell
@@ -23,6 +22,7 @@ from wsi_pipeline.runs.overlay import CELL_OUTLINE, OUTLINE, draw_objects
 from wsi_pipeline.runs.run_folder import RunFolder
 from wsi_pipeline.segmentation.cell_features import cell_features
 from wsi_pipeline.segmentation.morphometry import MORPHOMETRY
+from wsi_pipeline.synthetic.make_slide import make_slide
 from wsi_pipeline.synthetic.svs_writer import plan_slide, render, truth_cells, truth_objects
 
 WRITERS = {"geojson": GeoJsonWriter, "geojson.gz": GeoJsonWriter, "parquet": ParquetWriter}
@@ -490,7 +490,7 @@ def test_no_cell_lies_further_over_another_than_was_asked_for(plan, limit):
 
 def test_synth_writes_cells_with_nuclei_and_nuclei_alone(tmp_path):
     size = {"width": 300, "height": 280, "mpp": 0.5, "seed": 1, "tissue": 1.0}
-    files = synth_slide(tmp_path / "a.svs", **size, max_overlap=0.3, quiet=True)
+    files = make_slide(tmp_path / "a.svs", **size, max_overlap=0.3, quiet=True)
     assert [f.name for f in files] == ["a.svs", "a.truth.geojson.gz", "a.truth-cells.geojson.gz"]
     nuclei, both = read_geojson(files[1]), read_geojson(files[2])
     assert nuclei.parent is None and nuclei.classes == ("nucleus",)
@@ -501,4 +501,4 @@ def test_synth_writes_cells_with_nuclei_and_nuclei_alone(tmp_path):
         shapely.area(nuclei.polygons()).sum(), rel=0.01
     )
     with pytest.raises(ConfigError, match="at most 2"):
-        synth_slide(tmp_path / "b.svs", **size, max_overlap=2, quiet=True)
+        make_slide(tmp_path / "b.svs", **size, max_overlap=2, quiet=True)

@@ -382,8 +382,8 @@ def test_export_says_what_is_wrong(tmp_path):
     for name, path, slide, message in [
         ("shapefile", "a.shp", SLIDE, "known are geojson"),
         ("geojson.gz", "a.geojson", SLIDE, r"\.geojson\.gz"),
-        ("coco", "a.json", SlideInfo(), "width and height"),
-        ("labels", "a.zarr", SlideInfo(width=9, height=9), "give mpp"),
+        ("coco", "a.json", SlideInfo(), "width and height; export"),
+        ("labels", "a.zarr", SlideInfo(width=9, height=9), "slide's mpp; "),
     ]:
         with pytest.raises(UsageError, match=message):
             export(objects, tmp_path / path, format=name, slide=slide)

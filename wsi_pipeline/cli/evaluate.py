@@ -50,7 +50,7 @@ def evaluate(as_json: bool, quiet: bool, **settings: Any) -> None:
 
     Images and truth are resampled to the model's µm per pixel; areas are in its pixels.
     """
-    from wsi_pipeline.cli.commands import evaluate_run
+    from wsi_pipeline.evaluation.coco_evaluation import evaluate_run, score_rows
 
     if quiet and not as_json and settings["out"] is None:
         raise UsageError("--quiet without --out or --json gives no result; add --out DIR")
@@ -58,8 +58,6 @@ def evaluate(as_json: bool, quiet: bool, **settings: Any) -> None:
     if as_json:
         click.echo(to_json(result))
     elif not quiet:
-        from wsi_pipeline.evaluation.coco_evaluation import score_rows
-
         click.echo(
             f"{result['model']} at {result['mpp']:g} µm per pixel; AP from score "
             f"{result['score']:g}, the rest from {result['cut']:g}"

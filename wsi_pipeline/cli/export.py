@@ -30,7 +30,8 @@ __all__ = ["export"]
 @click.option("--scale", type=float, default=1.0, help="Level-0 pixels per pixel of a label image.")
 def export(source: Path, destination: Path, format: str | None, **options: Any) -> None:
     """Write the objects of SOURCE, a run folder or a file of objects, to DESTINATION."""
-    from wsi_pipeline.cli.commands import export_objects
+    from wsi_pipeline.formats.convert import SlideInfo
+    from wsi_pipeline.formats.convert import export as write
 
-    taken = export_objects(source, destination, format, **options)
+    taken = write(source, destination, format=format, slide=SlideInfo(**options))
     click.echo(f"{destination} ({taken})")

@@ -27,7 +27,7 @@ __all__ = ["score"]
 @json_option
 def score(source: Path, truth: Path, as_json: bool, **options: Any) -> None:
     """Compare the objects of SOURCE, a run folder or a file of objects, with TRUTH."""
-    from wsi_pipeline.cli.commands import score_run
+    from wsi_pipeline.evaluation.score_objects import score_run
 
     result = score_run(source, truth, **options)
     rows = [[name, "–" if value is None else str(value)] for name, value in result.items()]

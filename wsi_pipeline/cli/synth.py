@@ -50,20 +50,21 @@ def synth(
     fields: int | None, quiet: bool,
 ) -> None:  # fmt: skip
     """Make a synthetic slide DESTINATION.svs with its exact truth, or fields to train on."""
-    from wsi_pipeline.cli import commands
+    from wsi_pipeline.synthetic.fields import write_fields
+    from wsi_pipeline.synthetic.make_slide import make_slide
 
     if fields is not None:
         if width or height:
             raise UsageError("fields are square; give --size instead of --width and --height")
         if max_overlap is not None:
             raise UsageError("--max-overlap is for slides only; leave it out with --fields")
-        commands.synth_fields(destination, count=fields, size_px=size or 512, mpp=mpp, seed=seed)
+        write_fields(destination, count=fields, size_px=size or 512, mpp=mpp, seed=seed)
         files = [destination]
     elif isinstance(mpp, tuple):
         raise UsageError(f"a slide has one pixel size, got {mpp[0]:g} to {mpp[1]:g}; give one")
     else:
         side = size or 4096
-        files = commands.synth_slide(
+        files = make_slide(
             destination, width=width or side, height=height or side, mpp=mpp, seed=seed,
             tissue=tissue, max_overlap=max_overlap, quiet=quiet,
         )  # fmt: skip

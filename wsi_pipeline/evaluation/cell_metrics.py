@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_pipeline.core.objects import CELL_CLASS, Objects
+from wsi_pipeline.core.objects import Objects, is_cell
 from wsi_pipeline.evaluation.matching import match_objects, object_overlaps, ratio
 
 __all__ = ["average_precision", "score_cells"]
@@ -54,7 +54,7 @@ def score_cells(
     Parameters
     ----------
     found
-        cells (class `CELL_CLASS`) and nuclei (other classes) with their `parent`
+        cells and nuclei (see `is_cell`) with their `parent`
     links
         int64 (true nuclei,): position of the true cell that holds each nucleus, −1 for none
     iou
@@ -70,8 +70,8 @@ def score_cells(
             f"{len(links)} links up to cell {links.max(initial=-1)} do not fit "
             f"{len(truth_nuclei)} true nuclei and {len(truth_cells)} true cells"
         )
-    is_cell = np.array([name == CELL_CLASS for name in found.classes], np.bool_)[found.class_index]
-    cell_at, nucleus_at = np.flatnonzero(is_cell), np.flatnonzero(~is_cell)
+    in_cells = is_cell(found)
+    cell_at, nucleus_at = np.flatnonzero(in_cells), np.flatnonzero(~in_cells)
     cells = match_objects(found.take(cell_at), truth_cells, iou)
     nuclei = match_objects(found.take(nucleus_at), truth_nuclei, iou)
     # Positions in `found` of what was found of each true object, −1: nothing.

@@ -1,7 +1,7 @@
-"""Objects out of wsiseg: GeoJSON for QuPath, GeoParquet, COCO and label images.
+"""The table of file formats for objects: which endings, which reader, which writer.
 
-Importing this package is cheap, so that a command line can list `FORMATS`; the libraries of a
-format are loaded when it is written.
+Importing this module is cheap, so that the command line can list `FORMATS`; the libraries of a
+format are imported when it is read or written.
 """
 
 from __future__ import annotations
@@ -12,32 +12,42 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from wsi_pipeline.core.errors import UsageError
+from wsi_pipeline.core.errors import DataError, UsageError
+from wsi_pipeline.core.run_layout import PARQUET, one_run
 
 if TYPE_CHECKING:
     from wsi_pipeline.core.objects import Objects
 
-__all__ = ["FORMATS", "SlideInfo", "export"]
+__all__ = [
+    "FORMATS",
+    "Format",
+    "SlideInfo",
+    "export",
+    "format_of",
+    "objects_file",
+    "read_objects",
+    "read_provenance",
+]
 
 
 @dataclass(frozen=True)
 class SlideInfo:
-    """What the formats want to know about the slide and about how to write.
+    """The slide that objects belong to, and how to write them.
 
     Attributes
     ----------
     width, height
-        level-0 pixels; COCO and label images need them
+        size of the slide in level-0 pixels; COCO and label images need it
     mpp
         µm per level-0 pixel; label images need it
     file_name
         the slide's file, for COCO
     provenance
-        JSON values that go into GeoJSON and GeoParquet
+        JSON values that are stored in GeoJSON and GeoParquet
     object_type
-        QuPath's: detection, cell, annotation or tile
+        QuPath's object type: detection, cell, annotation or tile
     colors
-        class name → red, green, blue
+        class name → red, green, blue, for GeoJSON
     scale
         level-0 pixels per pixel of a label image
     """
@@ -52,7 +62,42 @@ class SlideInfo:
     scale: float = 1.0
 
 
-def _geojson(objects: Objects, path: Path, slide: SlideInfo) -> None:
+@dataclass(frozen=True)
+class Format:
+    """One file format.
+
+    Attributes
+    ----------
+    name
+        key in `FORMATS`, and value of ``--format``
+    endings
+        a file name with one of these endings has this format
+    write
+        called with objects, path and `SlideInfo`
+    shared_endings
+        endings that are accepted too where the format is given, but do not decide it
+    read
+        returns the objects of a file; None where the format cannot be read
+    read_provenance
+        returns what the file states about its origin
+    needs
+        attributes of `SlideInfo` that must not be None
+    """
+
+    name: str
+    endings: tuple[str, ...]
+    write: Callable[[Objects, Path, SlideInfo], None]
+    shared_endings: tuple[str, ...] = ()
+    read: Callable[[Path], Objects] | None = None
+    read_provenance: Callable[[Path], dict[str, Any]] | None = None
+    needs: tuple[str, ...] = ()
+
+    def fits(self, path: Path) -> bool:
+        """Return whether a file of this format may have that name."""
+        return path.name.lower().endswith(self.endings + self.shared_endings)
+
+
+def _write_geojson(objects: Objects, path: Path, slide: SlideInfo) -> None:
     from wsi_pipeline.formats.geojson import GeoJsonWriter
 
     with GeoJsonWriter(
@@ -64,99 +109,255 @@ def _geojson(objects: Objects, path: Path, slide: SlideInfo) -> None:
         writer.write(objects)
 
 
-def _parquet(objects: Objects, path: Path, slide: SlideInfo) -> None:
+def _write_parquet(objects: Objects, path: Path, slide: SlideInfo) -> None:
     from wsi_pipeline.formats.geoparquet import ParquetWriter
 
     with ParquetWriter(path, provenance=slide.provenance) as writer:
         writer.write(objects)
 
 
-def _coco(objects: Objects, path: Path, slide: SlideInfo) -> None:
+def _write_coco(objects: Objects, path: Path, slide: SlideInfo) -> None:
     from wsi_pipeline.formats.coco import write_coco
 
-    width, height = _size(slide, "coco")
-    write_coco(path, objects, width=width, height=height, file_name=slide.file_name, mpp=slide.mpp)
+    assert slide.width is not None and slide.height is not None
+    write_coco(
+        path,
+        objects,
+        width=slide.width,
+        height=slide.height,
+        file_name=slide.file_name,
+        mpp=slide.mpp,
+    )
 
 
-def _labels(objects: Objects, path: Path, slide: SlideInfo) -> None:
+def _write_labels(objects: Objects, path: Path, slide: SlideInfo) -> None:
     from wsi_pipeline.formats.ome_zarr import write_label_image
 
-    width, height = _size(slide, "labels")
-    if slide.mpp is None:
-        raise UsageError("format labels needs the slide's pixel size; give mpp")
-    write_label_image(path, objects, width=width, height=height, mpp=slide.mpp, scale=slide.scale)
+    assert slide.width is not None and slide.height is not None and slide.mpp is not None
+    write_label_image(
+        path, objects, width=slide.width, height=slide.height, mpp=slide.mpp, scale=slide.scale
+    )
 
 
-Exporter = Callable[["Objects", Path, SlideInfo], None]
+def _read_geojson(path: Path) -> Objects:
+    from wsi_pipeline.formats.geojson import read_geojson
 
-FORMATS: Mapping[str, Exporter] = MappingProxyType(
+    return read_geojson(path)
+
+
+def _read_geojson_provenance(path: Path) -> dict[str, Any]:
+    from wsi_pipeline.formats.geojson import read_header
+
+    return read_header(path)
+
+
+def _read_parquet(path: Path) -> Objects:
+    from wsi_pipeline.formats.geoparquet import read_parquet
+
+    return read_parquet(path)
+
+
+def _read_parquet_provenance(path: Path) -> dict[str, Any]:
+    from wsi_pipeline.formats.geoparquet import read_metadata
+
+    return read_metadata(path)
+
+
+FORMATS: Mapping[str, Format] = MappingProxyType(
     {
-        "geojson": _geojson,
-        "geojson.gz": _geojson,
-        "parquet": _parquet,
-        "coco": _coco,
-        "labels": _labels,
+        format.name: format
+        for format in (
+            Format(
+                "geojson",
+                endings=(".geojson",),
+                shared_endings=(".json",),
+                write=_write_geojson,
+                read=_read_geojson,
+                read_provenance=_read_geojson_provenance,
+            ),
+            Format(
+                "geojson.gz",
+                endings=(".geojson.gz",),
+                shared_endings=(".json.gz",),
+                write=_write_geojson,
+                read=_read_geojson,
+                read_provenance=_read_geojson_provenance,
+            ),
+            Format(
+                "parquet",
+                endings=(".parquet",),
+                write=_write_parquet,
+                read=_read_parquet,
+                read_provenance=_read_parquet_provenance,
+            ),
+            Format(
+                "coco",
+                endings=(".coco.json", ".coco.json.gz"),
+                shared_endings=(".json", ".json.gz"),
+                write=_write_coco,
+                needs=("width", "height"),
+            ),
+            Format(
+                "labels",
+                endings=(".zarr",),
+                write=_write_labels,
+                needs=("width", "height", "mpp"),
+            ),
+        )
     }
 )
-_SUFFIXES = MappingProxyType(
-    {
-        "geojson": (".geojson", ".json"),
-        "geojson.gz": (".geojson.gz", ".json.gz"),
-        "parquet": (".parquet",),
-        "coco": (".json", ".json.gz"),
-        "labels": (".zarr",),
-    }
-)
 
 
-def export(
-    objects: Objects | Path | str, destination: Path | str, *, format: str, slide: SlideInfo
-) -> None:
-    """Write objects in one of `FORMATS`.
-
-    Parameters
-    ----------
-    objects
-        objects, or a GeoParquet or GeoJSON file of them, whose provenance is kept
-    destination
-        the file, or for labels the folder, to make; its name ends as the format demands
-    format
-        a key of `FORMATS`
-    slide
-        what the formats want to know besides
+def format_of(path: Path | str) -> str:
+    """Return the format that a file name states, a key of `FORMATS`.
 
     Raises
     ------
     UsageError
-        for an unknown format, a name that does not fit it, or slide data that it lacks
+        when the name has none of the endings
+
+    Examples
+    --------
+    >>> format_of("nuclei.geojson.gz"), format_of("nuclei.coco.json"), format_of("a.ome.zarr")
+    ('geojson.gz', 'coco', 'labels')
+    """
+    name = Path(path).name
+    for format in FORMATS.values():
+        if name.lower().endswith(format.endings):
+            return format.name
+    endings = ", ".join(format.endings[0] for format in FORMATS.values())
+    raise UsageError(f"{name!r} has no ending that states a format ({endings}); give --format")
+
+
+def objects_file(source: Path | str) -> Path:
+    """Return the file of objects of the run in a folder, or `source` itself if it is a file.
+
+    A slide's folder or an output folder will do where it holds one run only.
+
+    Raises
+    ------
     DataError
-        when the objects' file cannot be read
+        when `source` does not exist, or is a folder that holds no finished run or several
+    """
+    source = Path(source)
+    if not source.is_dir():
+        if not source.exists():
+            raise DataError(f"{source} does not exist; give a run folder or a file of objects")
+        return source
+    return one_run(source) / PARQUET
+
+
+def read_objects(source: Path | str) -> Objects:
+    """Return the objects of a run folder or of a GeoJSON or GeoParquet file.
+
+    Raises
+    ------
+    DataError
+        when `source` does not exist, is damaged or has a format that cannot be read
+    """
+    file = objects_file(source)
+    read = _format_to_read(file).read
+    assert read is not None
+    return read(file)
+
+
+def read_provenance(source: Path | str) -> dict[str, Any]:
+    """Return what the files of a run, or an exported file, state about their origin.
+
+    The dictionary has the JSON values that the writer stored: among others ``slide`` and
+    ``model`` for results of a run. It is empty for GeoJSON of other software.
+
+    Raises
+    ------
+    DataError
+        see `read_objects`
+    """
+    file = objects_file(source)
+    read = _format_to_read(file).read_provenance
+    assert read is not None
+    return read(file)
+
+
+def _format_to_read(file: Path) -> Format:
+    """Return the format of a file: GeoJSON where the ending states no other one."""
+    try:
+        format = FORMATS[format_of(file)]
+    except UsageError:
+        return FORMATS["geojson"]
+    if format.read is None:
+        raise DataError(
+            f"{file} cannot be read: {format.name} is for other software; "
+            "give the run folder, GeoJSON or GeoParquet"
+        )
+    return format
+
+
+def export(
+    source: Objects | Path | str,
+    destination: Path | str,
+    *,
+    format: str | None = None,
+    slide: SlideInfo | None = None,
+) -> str:
+    """Write objects in one of `FORMATS` and return the name of that format.
+
+    Parameters
+    ----------
+    source
+        objects, or a run folder or file as in `read_objects`; what that states about its slide
+        and origin is used where `slide` states nothing
+    destination
+        the file (for labels the folder) to write; its name must have an ending of the format
+    format
+        a key of `FORMATS`; taken from the name of `destination` if not given
+    slide
+        the slide, and how to write
+
+    Raises
+    ------
+    UsageError
+        for an unknown format, a name that does not fit it, or a slide size that is missing
+    DataError
+        when the source cannot be read
     OutputError
         when the destination cannot be written
     """
     destination = Path(destination)
-    if format not in FORMATS:
-        raise UsageError(f"no format is called {format!r}; known are {', '.join(FORMATS)}")
-    endings = _SUFFIXES[format]
-    if not destination.name.lower().endswith(endings):
-        raise UsageError(f"{destination} does not fit format {format}; end it in {endings[0]}")
-    if isinstance(objects, Path | str):
-        objects, noted = _load(Path(objects))
-        slide = replace(slide, provenance={**noted, **slide.provenance})
-    FORMATS[format](objects, destination, slide)
+    wanted = _format_to_write(destination, format)
+    slide = slide or SlideInfo()
+    if isinstance(source, Path | str):
+        slide = _with_provenance(slide, read_provenance(source))
+    missing = [name for name in wanted.needs if getattr(slide, name) is None]
+    if missing:
+        raise UsageError(
+            f"format {wanted.name} needs the slide's {' and '.join(missing)}; export from the "
+            "run folder, which states them, or set them in SlideInfo"
+        )
+    objects = read_objects(source) if isinstance(source, Path | str) else source
+    wanted.write(objects, destination, slide)
+    return wanted.name
 
 
-def _load(path: Path) -> tuple[Objects, dict[str, Any]]:
-    if path.suffix == ".parquet":
-        from wsi_pipeline.formats.geoparquet import read_metadata, read_parquet
+def _format_to_write(destination: Path, name: str | None) -> Format:
+    if name is None:
+        name = format_of(destination)
+    if name not in FORMATS:
+        raise UsageError(f"format {name!r} is unknown; known are {', '.join(FORMATS)}")
+    format = FORMATS[name]
+    if not format.fits(destination):
+        raise UsageError(f"{destination} does not fit format {name}; end it in {format.endings[0]}")
+    return format
 
-        return read_parquet(path), read_metadata(path)
-    from wsi_pipeline.formats.geojson import read_geojson, read_header
 
-    return read_geojson(path), read_header(path)
-
-
-def _size(slide: SlideInfo, name: str) -> tuple[int, int]:
-    if slide.width is None or slide.height is None:
-        raise UsageError(f"format {name} needs the slide's size; give width and height")
-    return slide.width, slide.height
+def _with_provenance(slide: SlideInfo, stored: Mapping[str, Any]) -> SlideInfo:
+    """Return `slide`, completed by what a file states about its slide."""
+    about = stored.get("slide") or {}
+    mpp = about.get("mpp") or {}
+    stated = {
+        "width": about.get("width"),
+        "height": about.get("height"),
+        "mpp": (mpp["x"] + mpp["y"]) / 2 if mpp else None,
+        "file_name": about.get("file", ""),
+    }
+    missing = {name: value for name, value in stated.items() if not getattr(slide, name)}
+    return replace(slide, provenance={**stored, **slide.provenance}, **missing)

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import shapely
 from numpy.typing import NDArray
 
-from wsi_pipeline.core.errors import DataError
+from wsi_pipeline.core.errors import DataError, one_line
 from wsi_pipeline.core.files import part_path
 from wsi_pipeline.core.objects import Objects
 from wsi_pipeline.formats._geojson_read import ids_from_text
@@ -126,7 +126,7 @@ def read_parquet(path: Path | str) -> Objects:
         shapely.errors.GEOSException,
     ) as error:
         raise DataError(
-            f"{path} is not a GeoParquet file of wsiseg: {' '.join(str(error).split())}"
+            f"{path} is not a GeoParquet file of wsiseg ({one_line(error)}); export it again"
         ) from error
 
 
@@ -152,15 +152,19 @@ def check_claims(path: Path | str) -> None:
 
 
 def read_metadata(path: Path | str) -> dict[str, Any]:
-    """What the exporter noted about the file: classes, measurements, provenance.
+    """Return the classes, measurements and provenance that `ParquetWriter` stored.
 
     Raises
     ------
-    OSError, KeyError, pyarrow.ArrowException
-        when the file is not one of wsiseg's
+    DataError
+        when the file is not one of wsiseg's GeoParquet files
     """
-    header = json.loads((pq.read_schema(path).metadata or {})[b"wsiseg"])
-    return dict(header)
+    try:
+        return dict(json.loads((pq.read_schema(path).metadata or {})[b"wsiseg"]))
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+        raise DataError(
+            f"{path} is not a GeoParquet file of wsiseg ({one_line(error)}); export it again"
+        ) from None
 
 
 def _parent(table: pa.Table) -> NDArray[np.int64] | None:

@@ -14,7 +14,7 @@ import shapely.affinity
 from numpy.typing import NDArray
 
 from wsi_pipeline.core.errors import ConfigError, OutputError
-from wsi_pipeline.core.files import write_text
+from wsi_pipeline.core.files import as_output_error, write_text
 from wsi_pipeline.core.geometry import Box
 from wsi_pipeline.synthetic.cell_painter import CELL_KINDS, Stain, Style, draw_style
 from wsi_pipeline.synthetic.placement import plan_slide
@@ -69,7 +69,8 @@ def write_fields(
             "possible; take at least 1, 64 px, 0.05 to 2 µm and 1"
         )
     folder = Path(folder)
-    (folder / "images").mkdir(parents=True, exist_ok=True)
+    with as_output_error(folder):
+        (folder / "images").mkdir(parents=True, exist_ok=True)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for i in range(count):

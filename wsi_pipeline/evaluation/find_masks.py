@@ -1,0 +1,101 @@
+"""The instances that a model finds in one image, as masks to compare with the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco
+from scipy.ndimage import find_objects
+
+from wsi_pipeline.core.config import RunConfig
+from wsi_pipeline.core.errors import UsageError
+from wsi_pipeline.evaluation.mask_metrics import Masks
+from wsi_pipeline.evaluation.nucleus_metrics import instances_of
+from wsi_pipeline.segmentation.components import from_label_image
+from wsi_pipeline.segmentation.model import Model, Window, paste
+
+__all__ = ["classes_of", "find_in"]
+
+Images = NDArray[np.uint8]
+
+
+def find_in(model: Model, image: Images, *, score: float = 0.05) -> dict[str, Masks]:
+    """Class → what `model` finds in an image (h, w, 3) of its own mpp, from `score` on.
+
+    The image is seen whole, padded to the model's stride by reflection. Class probabilities and
+    label images give nuclei, decoded as `wsiseg run` does by default.
+    """
+    shape = image.shape[:2]
+    pad = ((0, -shape[0] % model.stride), (0, -shape[1] % model.stride), (0, 0))
+    padded = np.pad(image, pad, mode="reflect")
+    if model.detect is not None:
+        found = model.detect(padded[None])[0]
+        found = found.take(found.scores >= score)
+        windows, scores, index = paste(found, shape), found.scores, found.class_index
+    else:
+        windows, scores = _labelled(model, padded, shape)
+        index = np.zeros(len(scores), np.uint8)
+    out: dict[str, Masks] = {}
+    names = classes_of(model)
+    rles = _encoded(windows, shape)
+    for k, name in enumerate(names):
+        mine = [i for i in np.flatnonzero(index == k) if rles[i] is not None and scores[i] >= score]
+        out[name] = Masks([rles[i] for i in mine], scores[mine].astype(np.float64), shape)
+    return out
+
+
+def classes_of(model: Model) -> tuple[str, ...]:
+    """The classes that `find_in` gives.
+
+    Raises
+    ------
+    UsageError
+        for a class that no truth is read for
+    """
+    names = ("nucleus",) if model.predict is not None else model.classes
+    for name in names:
+        if name not in ("cell", "nucleus"):
+            raise UsageError(
+                f"{model.name} finds {name!r}; only classes cell and nucleus have truth to compare"
+            )
+    return names
+
+
+def _labelled(
+    model: Model, padded: Images, shape: tuple[int, int]
+) -> tuple[list[tuple[Window, NDArray[np.bool_]]], NDArray[np.float64]]:
+    """Windows with masks, and scores, of what a network of pixels or a function finds."""
+    h, w = shape
+    if model.predict is not None:
+        probability = model.predict(padded[None])[0, :, :h, :w]
+        strongest = probability.max(0)
+        labels = instances_of(
+            probability, mpp=model.mpp, threshold=RunConfig.threshold,
+            min_area_um2=RunConfig.min_area_um2, min_score=RunConfig.min_score,
+            min_small_score=RunConfig.min_small_score, split=RunConfig.split,
+        )  # fmt: skip
+    else:
+        assert model.label is not None
+        labels = from_label_image(model.label(padded)[:h, :w]).labels
+        strongest = np.full((h, w), 255, np.uint8)
+    windows, scores = [], []
+    for number, window in enumerate(find_objects(labels), 1):
+        if window is not None:
+            mask = labels[window] == number
+            windows.append((window, mask))
+            scores.append(strongest[window][mask].mean() / 255)
+    return windows, np.array(scores, np.float64)
+
+
+def _encoded(windows: Sequence[tuple[Window, NDArray[np.bool_]]], shape: tuple[int, int]) -> Any:
+    """Run lengths of each mask in an image of `shape`; None where it has no pixel."""
+    canvas = np.zeros(shape, np.uint8, order="F")
+    out = []
+    for window, mask in windows:
+        canvas[window] = mask
+        out.append(coco.encode(canvas) if mask.any() else None)
+        canvas[window] = 0
+    return out
