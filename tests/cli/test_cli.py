@@ -433,7 +433,7 @@ def test_export_from_a_file_and_its_faults(ran, made, tmp_path):
     assert '"annotation"' in (tmp_path / "x.json").read_text()
     assert "give --format" in complaint(wsiseg("export", source, tmp_path / "x.json"), 2)
     assert "'shp'" in complaint(wsiseg("export", source, "x", "--format", "shp"), 2)
-    assert "finished run folder" in complaint(wsiseg("export", made, tmp_path / "y.parquet"), 2)
+    assert "holds no run" in complaint(wsiseg("export", tmp_path, tmp_path / "y.parquet"), 2)
     assert "does not exist" in complaint(wsiseg("export", "no", tmp_path / "y.parquet"), 2)
     (tmp_path / "bad.parquet").write_text("x")
     said = complaint(wsiseg("export", tmp_path / "bad.parquet", tmp_path / "y.geojson"), 2)
