@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from wsi_pipeline.core.errors import DataError, OutputError, UsageError
 from wsi_pipeline.core.objects import Objects
+from wsi_pipeline.core.polygons import make_valid
 from wsi_pipeline.formats.coco import write_coco
 from wsi_pipeline.formats.convert import FORMATS, SlideInfo, export
 from wsi_pipeline.formats.geojson import (
     GeoJsonWriter,
-    clean_objects,
     format_features,
     read_geojson,
     read_header,
@@ -43,7 +43,7 @@ def random_objects(seed: int, n: int = 20, extent: int = 60_000) -> Objects:
         shapes.append(shapely.Polygon(centre + star, holes))
     ratio = rng.random(n, dtype=np.float32)
     ratio[rng.random(n) < 0.3] = np.nan
-    return clean_objects(
+    return make_valid(
         Objects.from_polygons(
             shapes,
             classes=("nucleus", "HSIL", "Tumor: Positive"),

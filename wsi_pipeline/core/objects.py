@@ -49,6 +49,9 @@ class Objects:
     parent
         int64 (n,): position of the cell that holds each nucleus, −1 where there is none; None
         where no object holds another
+    valid
+        whether every polygon is known to be valid, to lie on the 0.01 px grid and to have an area
+        of at least 1 px²; set by `wsi_pipeline.core.polygons.make_valid`
     """
 
     classes: tuple[str, ...]
@@ -60,6 +63,7 @@ class Objects:
     object_offsets: NDArray[np.int64]
     features: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     parent: NDArray[np.int64] | None = None
+    valid: bool = False
 
     def __len__(self) -> int:
         return len(self.score)
@@ -76,6 +80,7 @@ class Objects:
             ring_offsets=np.zeros(1, np.int64),
             object_offsets=np.zeros(1, np.int64),
             features={name: np.zeros(0, np.float32) for name in features},
+            valid=True,
         )
 
     @classmethod
@@ -175,6 +180,7 @@ class Objects:
                 name: np.concatenate([p.features[name] for p in parts]) for name in first.features
             },
             parent=parent,
+            valid=all(p.valid for p in parts),
         )
 
 

@@ -17,14 +17,16 @@ from wsi_pipeline.core.objects import Objects
 __all__ = [
     "GRID_PX",
     "chunks",
-    "clean_objects",
     "clean_polygons",
+    "make_valid",
     "nuclei_apart",
     "polygon_parts",
     "solid",
 ]
 
 GRID_PX = 0.01
+MIN_AREA_PX2 = 1.0
+"""Polygons with less area are dropped, px² of level 0."""
 _MAX_COORDINATE = 1e9  # beyond this float64 and the grid say nothing sensible any more
 _MAX_REPAIRS = 4
 
@@ -32,7 +34,7 @@ _MAX_REPAIRS = 4
 def clean_polygons(
     geometries: Sequence[shapely.Geometry] | NDArray[np.object_],
     *,
-    min_area_px2: float = 1.0,
+    min_area_px2: float = MIN_AREA_PX2,
     largest: bool = True,
 ) -> tuple[NDArray[np.object_], NDArray[np.int64]]:
     """Round to 0.01 px, then validate, repair and drop what has no area worth the name.
@@ -70,25 +72,33 @@ def clean_polygons(
     return shapes[index], index
 
 
-def clean_objects(
-    objects: Objects, *, min_area_px2: float = 1.0, valid: NDArray[np.bool_] | None = None
-) -> Objects:
-    """Objects whose polygons are clean (see `clean_polygons`), those without an area left out.
+def make_valid(objects: Objects, *, checked: NDArray[np.bool_] | None = None) -> Objects:
+    """Round polygons to 0.01 px, repair the invalid ones, and drop those below 1 px².
 
-    What is clean already is unchanged but for rounding to 0.01 px. `valid` says which polygons
-    (n,) are valid on that grid, where that is known.
+    Objects that are `valid` already are returned unchanged. See `clean_polygons` for the repair.
+
+    Parameters
+    ----------
+    checked
+        bool (n,): which polygons, once rounded, were found valid before; they are not tested again
+
+    Returns
+    -------
+    Objects that are `valid`, m <= n of them, in the same order
     """
-    if len(objects) == 0:
+    if objects.valid:
         return objects
+    if len(objects) == 0:
+        return replace(objects, valid=True)
     rounded = replace(objects, coords=np.round(objects.coords, 2))
     polygons = rounded.polygons()
-    good = shapely.is_valid(polygons) if valid is None else valid
-    good = good & (shapely.area(polygons) >= min_area_px2)
+    good = shapely.is_valid(polygons) if checked is None else checked
+    good = good & (shapely.area(polygons) >= MIN_AREA_PX2)
     good &= (np.abs(_reach(rounded)) < _MAX_COORDINATE) & _closed(rounded)
     if good.all():
-        return rounded
-    kept, index = clean_polygons(polygons, min_area_px2=min_area_px2)
-    return _with_polygons(objects.take(index), kept)
+        return replace(rounded, valid=True)
+    kept, index = clean_polygons(polygons)
+    return replace(_with_polygons(objects.take(index), kept), valid=True)
 
 
 def nuclei_apart(objects: Objects) -> Objects:
@@ -163,7 +173,8 @@ def solid(polygon: shapely.Polygon) -> shapely.Geometry:
 
 
 def _with_polygons(objects: Objects, polygons: NDArray[np.object_]) -> Objects:
-    return Objects.from_polygons(
+    """The same objects with other polygons (n,), which are as valid as the ones before."""
+    changed = Objects.from_polygons(
         polygons,
         classes=objects.classes,
         ids=objects.ids,
@@ -172,6 +183,7 @@ def _with_polygons(objects: Objects, polygons: NDArray[np.object_]) -> Objects:
         features=objects.features,
         parent=objects.parent,
     )
+    return replace(changed, valid=objects.valid)
 
 
 def _round(coords: NDArray[Any]) -> NDArray[Any]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from wsi_pipeline.core.errors import UsageError
 from wsi_pipeline.core.files import open_part
 from wsi_pipeline.core.objects import CELL_CLASS, Objects
-from wsi_pipeline.core.polygons import chunks, clean_objects
+from wsi_pipeline.core.polygons import chunks, make_valid
 from wsi_pipeline.formats.ome_zarr import rasterize
 
 __all__ = ["write_coco"]
@@ -70,10 +70,10 @@ def write_coco(
         file.write(_json(head)[:-1].encode() + b',"annotations":[\n')
         count = before = 0
         for chunk in chunks(objects, _CHUNK):
-            clean = clean_objects(chunk)
-            for i, annotation in enumerate(_annotations(clean, category, (height, width), rle)):
-                if clean.parent is not None:
-                    cell = int(clean.parent[i])
+            valid = make_valid(chunk)
+            for i, annotation in enumerate(_annotations(valid, category, (height, width), rle)):
+                if valid.parent is not None:
+                    cell = int(valid.parent[i])
                     annotation["cell_id"] = before + 1 + (i if cell < 0 else cell)
                 file.write(b",\n" if count else b"")
                 count += 1

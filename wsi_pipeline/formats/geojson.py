@@ -21,7 +21,7 @@ import shapely
 from wsi_pipeline.core.errors import DataError, UsageError
 from wsi_pipeline.core.files import open_part
 from wsi_pipeline.core.objects import Objects, is_cell
-from wsi_pipeline.core.polygons import clean_objects, clean_polygons, nuclei_apart
+from wsi_pipeline.core.polygons import clean_polygons, nuclei_apart
 from wsi_pipeline.formats._geojson_grammar import (
     NAMESPACE,
     SCORE_NAME,
@@ -37,7 +37,6 @@ from wsi_pipeline.formats.object_writer import ObjectWriter
 __all__ = [
     "GeoJsonWriter",
     "class_color",
-    "clean_objects",
     "clean_polygons",
     "format_features",
     "nuclei_apart",
@@ -118,7 +117,7 @@ def format_features(
 ) -> bytes:
     """Features of `objects`, UTF-8, joined by commas; may run in worker threads.
 
-    Polygons are written as they are, on the 0.01 px grid: see `clean_objects`. The score becomes
+    Polygons are written as they are, on the 0.01 px grid: see `make_valid`. The score becomes
     the measurement "Detection probability"; values that are not finite are left out.
 
     Objects with parents stand in families, each nucleus right after its cell. QuPath's cell has

@@ -14,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 
 from wsi_pipeline.core.objects import Objects
-from wsi_pipeline.core.polygons import chunks, clean_objects
+from wsi_pipeline.core.polygons import chunks, make_valid
 
 __all__ = ["ObjectWriter"]
 
@@ -37,13 +37,12 @@ class ObjectWriter(ABC):
     def __enter__(self) -> Self:
         return self
 
-    def write(self, objects: Objects, *, clean: bool = False) -> None:
+    def write(self, objects: Objects) -> None:
         """Append `objects`; their classes and measurements are the same in every call.
 
-        Polygons are rounded to 0.01 px; what is then invalid is repaired and, if less than 1 px²
-        of it is left, dropped with a logged warning. `count` says how many the file holds. Each
-        nucleus comes right after its cell. Objects of `clean_objects` need no more than that; they
-        are `clean`.
+        Objects that are not `valid` are made so, see `wsi_pipeline.core.polygons.make_valid`; what
+        that drops is counted in a logged warning. Each nucleus is written right after its cell.
+        `count` is the number of objects in the file.
 
         Raises
         ------
@@ -68,7 +67,7 @@ class ObjectWriter(ABC):
         if self._linked and objects.parent is None:
             objects = replace(objects, parent=np.full(len(objects), -1, np.int64))
         for chunk in chunks(objects, _CHUNK):
-            kept = self._arrange(chunk if clean else clean_objects(chunk))
+            kept = self._arrange(make_valid(chunk))
             if len(kept) < len(chunk):
                 lost = len(chunk) - len(kept)
                 _log.warning("%s: dropped %d polygons without an area", self.path, lost)

@@ -116,8 +116,8 @@ class Results:
                 self.oversized += extra["oversized"]
                 self.objects += len(objects)
                 if len(objects):
-                    geojson.write(objects, clean=True)
-                    parquet.write(objects, clean=True)
+                    geojson.write(objects)
+                    parquet.write(objects)
                     self.density.add(objects)
                     box = objects.bounds()
                     low, high = box[:, :2].min(axis=0), box[:, 2:].max(axis=0)

@@ -88,6 +88,7 @@ def part_bytes(objects: Objects, extra: Mapping[str, int]) -> bytes:
         ring_offsets=objects.ring_offsets,
         object_offsets=objects.object_offsets,
         classes=np.array(objects.classes),
+        valid=np.array(objects.valid),
         extra=np.array(json.dumps(dict(extra))),
         **columns,
     )
@@ -257,6 +258,7 @@ class RunFolder:
                 object_offsets=stored["object_offsets"],
                 features=features,
                 parent=stored.get("parent"),
+                valid=bool(stored.get("valid", False)),
             )
             return objects, json.loads(str(stored["extra"]))
 

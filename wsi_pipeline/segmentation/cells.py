@@ -18,7 +18,7 @@ from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.geometry import Box, Region, plan_tiles
 from wsi_pipeline.core.ids import object_ids
 from wsi_pipeline.core.objects import CELL_CLASS, Objects
-from wsi_pipeline.formats.geojson import clean_objects, nuclei_apart
+from wsi_pipeline.core.polygons import make_valid, nuclei_apart
 from wsi_pipeline.segmentation.cell_features import cell_features
 from wsi_pipeline.segmentation.components import find_components
 from wsi_pipeline.segmentation.contours import simplified, trace
@@ -238,7 +238,7 @@ def _objects(engine: Engine, view: _View, config: RunConfig) -> tuple[Objects, N
         object_offsets=np.arange(len(found) + 1, dtype=np.int64),
         features={OD_MEAN: od, _ROW: np.arange(len(found), dtype=np.float32)},
     )
-    objects = assign_nuclei(clean_objects(objects, valid=valid))
+    objects = assign_nuclei(make_valid(objects, checked=valid))
     # A nucleus of which nothing is left beside the others of its cell is one of them again.
     apart = nuclei_apart(objects).features[_ROW]
     objects = objects.take(np.isin(objects.features[_ROW], apart))

@@ -13,7 +13,7 @@ from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.geometry import Box, Region
 from wsi_pipeline.core.ids import object_ids
 from wsi_pipeline.core.objects import Objects
-from wsi_pipeline.formats.geojson import clean_objects
+from wsi_pipeline.core.polygons import make_valid
 from wsi_pipeline.segmentation.components import Components, find_components, from_label_image
 from wsi_pipeline.segmentation.contours import simplified, trace
 from wsi_pipeline.segmentation.inference import Engine
@@ -160,7 +160,7 @@ def _objects(engine: Engine, view: _View, wanted: NDArray[np.bool_], config: Run
         score, pieces.area_px * model.mpp**2,
         min_score=config.min_score, min_small_score=config.min_small_score,
     )  # fmt: skip
-    objects = clean_objects(objects.take(certain), valid=valid[certain])
+    objects = make_valid(objects.take(certain), checked=valid[certain])
     measured = morphometry(objects, model.mpp / scale) | dict(objects.features)
     engine.watch.add("objects", began)
     return replace(objects, features=measured)
