@@ -2,7 +2,10 @@
 #
 #   make demo                    a synthetic slide, segmented and compared with its truth
 #   make demo SLIDE=a.ndpi       a slide of your own; MPP=0.25 if it has no pixel size
-#   make test | lint | clean
+#   make test                    the tests, without the slow ones; under 3 minutes on two cores
+#   make test-all                all tests but those marked heavy, with longer random searches
+#   make lint                    style, types, and the order of the packages
+#   make clean
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -13,7 +16,12 @@ SLIDE ?=
 MPP ?=
 RUN_FOLDER = $(OUT)/$(patsubst %.ome,%,$(basename $(notdir $(or $(SLIDE),slide.svs))))
 
-.PHONY: help demo test lint clean
+# One process per core; each computes in one thread, so that they do not slow each other down.
+# TESTS="tests/slides -x" runs a part.
+TESTS ?=
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadscope
+
+.PHONY: help demo test test-all lint clean
 .DELETE_ON_ERROR:
 
 help:
@@ -36,7 +44,10 @@ demo: $(INSTALLED) $(if $(SLIDE),,demo/slide.svs)
 	$(if $(SLIDE),,@echo "compared with the truth:" && $(BIN)/wsiseg score $(RUN_FOLDER) demo/slide.truth.geojson.gz)
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(PYTEST) $(TESTS)
+
+test-all: $(INSTALLED)
+	$(PYTEST) -m 'not heavy' --hypothesis-profile long $(TESTS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -5,19 +5,42 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import settings
+from numba.core.caching import IndexDataCacheFile
 from wsiseg_models.checkpoint import Card
 
 from wsi_pipeline.segmentation.load_model import model_from_module
 from wsi_pipeline.segmentation.model import Model
 from wsi_pipeline.synthetic.svs_writer import SlidePlan, plan_slide, write_slide
 
-# Compiling numba's functions at their first call is no reason to fail. In CI the same examples
-# are tried each time; whoever runs the tests by hand looks for new ones.
-settings.register_profile("wsiseg", deadline=None, derandomize="CI" in os.environ)
-settings.load_profile("wsiseg")
+# `make test` tries few examples of each property, `make test-all` many. In CI the examples are the
+# same each time; by hand they are new. No deadline: numba compiles a function at its first call.
+for _name, _examples in (("short", 25), ("long", 200)):
+    settings.register_profile(
+        _name, deadline=None, derandomize="CI" in os.environ, max_examples=_examples
+    )
+settings.load_profile("short")
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+def lock_compiled_functions() -> None:
+    """Let one process at a time add to numba's cache, which the workers of pytest-xdist share.
+
+    numba reads a function's index, takes the first free number for the new variant and writes the
+    index back: two processes at once can take the same number for different variants.
+    """
+    save = IndexDataCacheFile.save
+
+    def locked(self: IndexDataCacheFile, key: object, data: object) -> None:
+        with FileLock(self._index_path + ".lock"):
+            save(self, key, data)
+
+    IndexDataCacheFile.save = locked
+
+
+lock_compiled_functions()
 
 
 class Darkness(torch.nn.Module):

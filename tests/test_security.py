@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
-from wsiseg_models.instance import weights
+from wsiseg_models.training import pretrained
 from wsiseg_models.training.loop import start_from
 
 from wsi_pipeline.batch.run_many import run_slides
@@ -138,7 +138,7 @@ def test_a_checkpoint_cannot_run_code(tmp_path):
     done, path = tmp_path / "done", tmp_path / "state.pt"
     torch.save({"ema": {}, "x": Exploit(done)}, path)
     with pytest.raises(ValueError, match="not a file of weights alone"):
-        weights._read(path)
+        pretrained._read(path)
     with pytest.raises(pickle.UnpicklingError):
         start_from(torch.nn.Linear(1, 1), path)
     renamed = shutil.copy(path, tmp_path / "own.safetensors")
