@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -18,7 +17,7 @@ from wsi_pipeline.core.errors import DataError, OutputError, UsageError, one_lin
 from wsi_pipeline.core.files import open_part
 from wsi_pipeline.reports.object_table import plain_text
 from wsi_pipeline.reports.slide_summary import COLUMNS, blank_row, failed_row, summarise
-from wsi_pipeline.reports.templates import Link, page, table_html
+from wsi_pipeline.reports.templates import Link, render
 
 __all__ = ["gather", "read_row", "write_cohort"]
 
@@ -174,20 +173,18 @@ def _for_spreadsheets(table: pa.Table) -> pa.Table:
 
 def _page(rows: Sequence[Row], out: Path) -> str:
     counts = {s: sum(r["status"] == s for r in rows) for s in ("done", "incomplete", "failed")}
-    said = ", ".join(f"{count} {status}" for status, count in counts.items())
-    named = [r for r in rows if r["status"] != "done"]
+    failed = [r for r in rows if r["status"] != "done"]
     found = [r for r in rows if r["status"] != "failed"]
-    body = [
-        f"<h1>Cohort of {len(rows)} slide{'s' * (len(rows) != 1)}</h1>",
-        f"<p>{escape(said)}. All columns are in cohort.parquet and cohort.csv.</p>",
-    ]
-    if named:
-        causes = [(r["slide"], r["status"], r["cause"]) for r in named]
-        body += ["<h2>Failures</h2>", table_html(("slide", "status", "cause"), causes)]
-    if found:
-        cells = [[_name(row, out), *(row[name] for name in list(_SHOWN)[1:])] for row in found]
-        body += ["<h2>Slides</h2>", table_html(tuple(_SHOWN.values()), cells)]
-    return page("wsiseg: cohort", "\n".join(body))
+    return render(
+        "cohort.html",
+        title="cohort",
+        heading=f"Cohort of {len(rows)} slide{'s' * (len(rows) != 1)}",
+        counts=", ".join(f"{count} {status}" for status, count in counts.items()),
+        failures_head=("slide", "status", "cause"),
+        failures=[(r["slide"], r["status"], r["cause"]) for r in failed],
+        slides_head=tuple(_SHOWN.values()),
+        slides=[[_name(r, out), *(r[name] for name in list(_SHOWN)[1:])] for r in found],
+    )
 
 
 def _name(row: Row, out: Path) -> str | Link:

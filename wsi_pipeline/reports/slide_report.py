@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
-from html import escape
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,7 +17,7 @@ from wsi_pipeline.core.errors import DataError, OutputError
 from wsi_pipeline.core.files import open_part
 from wsi_pipeline.reports.cohort import read_row
 from wsi_pipeline.reports.slide_summary import SPREAD, measured, read_run, summarise
-from wsi_pipeline.reports.templates import histogram_svg, page, shown, table_html
+from wsi_pipeline.reports.templates import Histogram, histogram, render, shown
 
 __all__ = ["write_report"]
 
@@ -64,6 +64,19 @@ _BINS = 50
 _JPEG_QUALITY = 90
 
 
+@dataclass(frozen=True)
+class RunSection:
+    """What html/slide_report.html shows of one run."""
+
+    model: str
+    jpeg: str
+    spread: Sequence[Sequence[Any]]
+    figures: Sequence[Histogram]
+    regions: int
+    failures: Sequence[Sequence[Any]]
+    origin: Sequence[Sequence[Any]]
+
+
 def write_report(folder: Path, out: Path, *, summary: Path | None = None) -> Path:
     """Write one self-contained HTML page about a run folder.
 
@@ -86,17 +99,14 @@ def write_report(folder: Path, out: Path, *, summary: Path | None = None) -> Pat
     slide_id = run["slide"]["id"]
     if row["slide"] != slide_id:
         raise DataError(f"{summary} is about slide {row['slide']!r}, not {slide_id!r}")
-    body = [
-        f"<h1>{escape(slide_id)}</h1>",
-        _picture(folder / "overlay.png"),
-        "<h2>Summary</h2>",
-        table_html(("measure", "value"), _known(_SUMMARY, row)),
-        _distributions(folder, row),
-        _failures(run),
-        "<h2>Origin</h2>",
-        table_html(("what", "value"), [(name, _exact(row[name])) for name in _ORIGIN]),
-        "<p>Research use; not a medical device.</p>",
-    ]
+    text = render(
+        "slide_report.html",
+        title=slide_id,
+        head=("measure", "value"),
+        summary=[(said, row[name]) for name, said in _SUMMARY.items() if row[name] is not None],
+        spread_head=("of", *SPREAD),
+        runs=[_section(folder, run, row)],
+    )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -104,73 +114,51 @@ def write_report(folder: Path, out: Path, *, summary: Path | None = None) -> Pat
             f"cannot make {out.parent} ({error.strerror}); give another --out"
         ) from error
     with open_part(out) as file:
-        file.write(page(f"wsiseg: {slide_id}", "\n".join(body)).encode())
+        file.write(text.encode())
     return out
+
+
+def _section(folder: Path, run: Mapping[str, Any], row: Mapping[str, Any]) -> RunSection:
+    found = {name: values for name, values in measured(folder).items() if len(values)}
+    return RunSection(
+        model=run["model"]["name"],
+        jpeg=_jpeg(folder / "overlay.png"),
+        spread=[(_MEASURED[n], *(row[f"{n}_{part}"] for part in SPREAD)) for n in found],
+        figures=[_figure(name, values, row) for name, values in found.items()],
+        regions=run["regions"],
+        failures=[
+            (f["region"], ", ".join(map(str, f["level0_box"])), f["cause"])
+            for f in run["failed_regions"]
+        ],
+        origin=[(name, _exact(row[name])) for name in _ORIGIN],
+    )
 
 
 def _exact(value: Any) -> str:
     return shown(value) if value is None or isinstance(value, str) else str(value)
 
 
-def _picture(path: Path) -> str:
-    """The overlay as a JPEG in the page: a fifth of the PNG."""
+def _jpeg(path: Path) -> str:
+    """Return the overlay as JPEG in base64: a fifth of the PNG's size."""
     image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if image is None:
         raise DataError(f"{path} cannot be read; run the slide again with --overwrite")
     done, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
     assert done
-    code = base64.b64encode(data.tobytes()).decode()
-    return (
-        f'<img alt="the slide and a field with what was found" src="data:image/jpeg;base64,{code}">'
-    )
+    return base64.b64encode(data.tobytes()).decode()
 
 
-def _known(names: Mapping[str, str], row: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    return [(said, row[name]) for name, said in names.items() if row[name] is not None]
-
-
-def _distributions(folder: Path, row: Mapping[str, Any]) -> str:
-    found = {name: values for name, values in measured(folder).items() if len(values)}
-    if not found:
-        return ""
-    spread = [(_MEASURED[name], *(row[f"{name}_{part}"] for part in SPREAD)) for name in found]
-    marks = {"nucleus_area_um2": row["large_nucleus_um2"]}
-    tops = {"nc_ratio": 1.0}
-    return "\n".join(
-        [
-            "<h2>Distributions</h2>",
-            table_html(("of", *SPREAD), spread),
-            *(
-                _figure(values, _MEASURED[name], tops.get(name), marks.get(name))
-                for name, values in found.items()
-            ),
-        ]
-    )
-
-
-def _figure(
-    values: NDArray[np.floating], caption: str, high: float | None, mark: float | None
-) -> str:
-    top = high or _round_up(float(np.quantile(values, 0.99)))
-    said = f"{caption}; n = {len(values):,}"
+def _figure(name: str, values: NDArray[np.floating], row: Mapping[str, Any]) -> Histogram:
+    """Return the histogram of one measurement, from 0 to 1 for a ratio, else to percentile 99."""
+    high = 1.0 if name == "nc_ratio" else _round_up(float(np.quantile(values, 0.99)))
+    mark = row["large_nucleus_um2"] if name == "nucleus_area_um2" else None
+    caption = f"{_MEASURED[name]}; n = {len(values):,}"
     if mark is not None:
-        said += f"; dashed: large from {mark:g}"
-    svg = histogram_svg(values, low=0, high=top, bins=_BINS, mark=mark)
-    return f"<figure>{svg}<figcaption>{escape(said)}</figcaption></figure>"
+        caption += f"; dashed: large from {mark:g}"
+    return histogram(values, caption, high=high, bins=_BINS, mark=mark)
 
 
 def _round_up(value: float) -> float:
-    """The next of 1, 2, 5, 10, 20, … times ten, for an axis that ends at a plain number."""
+    """Return the next of 1, 1.5, 2, 3, 4, 5, 6, 8, 10 times a power of ten, for the axis."""
     power = 10.0 ** np.floor(np.log10(max(value, 1e-6)))
     return float(next(f * power for f in (1, 1.5, 2, 3, 4, 5, 6, 8, 10) if f * power >= value))
-
-
-def _failures(run: Mapping[str, Any]) -> str:
-    failed = run["failed_regions"]
-    if not failed:
-        return "<h2>Failures</h2>\n<p>None: every region was segmented.</p>"
-    rows = [(f["region"], ", ".join(map(str, f["level0_box"])), f["cause"]) for f in failed]
-    head = ("region", "x0, y0, x1, y1 (level 0)", "cause")
-    return f"<h2>Failures: {len(failed)} of {run['regions']} regions</h2>\n" + table_html(
-        head, rows
-    )
