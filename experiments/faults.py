@@ -63,7 +63,7 @@ def child(fault: str, network: bool, arguments: list[str]) -> None:
         else:
             keep_freed_memory()
             model = make_threshold_model("dssnet")
-        inner = model.predict
+        inner = model.network
 
         def predict(images: np.ndarray) -> np.ndarray:
             if fault == "memory" and len(images) > 2:
@@ -72,7 +72,7 @@ def child(fault: str, network: bool, arguments: list[str]) -> None:
                 time.sleep(0.05)  # a moment in which something can happen
             return inner(images)
 
-        return replace(model, predict=predict, core=None)
+        return replace(model, network=predict, core_network=None)
 
     def stalled(*where: object) -> np.ndarray:
         reads.append(1)

@@ -25,7 +25,7 @@ from wsi_pipeline.runs import final_files as results
 from wsi_pipeline.runs import run_folder as store
 from wsi_pipeline.segmentation import inference
 from wsi_pipeline.segmentation.load_model import has_bfloat16, open_model
-from wsi_pipeline.segmentation.model import model_from_function
+from wsi_pipeline.segmentation.nuclei import model_from_function
 from wsi_pipeline.slides import window_cache as canvas
 from wsi_pipeline.slides.slide import open_slide
 
@@ -369,7 +369,7 @@ def test_bfloat16_costs_no_accuracy(slide_path):
     with open_slide(slide_path) as slide:
         image = slide.read_scaled(Box(96, 96, 96 + 1024, 96 + 1024), 1.0)[None]
     full, half = (
-        open_model("dssnet", device="cpu", precision=p).predict(image) >= 128
+        open_model("dssnet", device="cpu", precision=p).infer(image)[0] >= 128
         for p in ("float32", "bfloat16")
     )
     assert 0.02 < full.mean() < 0.5

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from wsi_pipeline.formats.geoparquet import read_parquet
     from wsi_pipeline.pipeline import RunResult, run_slide
     from wsi_pipeline.segmentation.load_model import model_from_module, open_model
-    from wsi_pipeline.segmentation.model import Card, model_from_function
+    from wsi_pipeline.segmentation.model import Card
+    from wsi_pipeline.segmentation.nuclei import model_from_function
     from wsi_pipeline.slides.slide import Slide, open_slide
 
     __version__: str
@@ -48,7 +49,7 @@ _HOME = {
     "Slide": "slides.slide",
     "WsisegError": "core.errors",
     "match_objects": "evaluation.matching",
-    "model_from_function": "segmentation.model",
+    "model_from_function": "segmentation.nuclei",
     "model_from_module": "segmentation.load_model",
     "open_model": "segmentation.load_model",
     "open_slide": "slides.slide",

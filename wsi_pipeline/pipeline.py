@@ -28,12 +28,10 @@ from wsi_pipeline.runs.dask_client import Answer, Cluster, model_there
 from wsi_pipeline.runs.final_files import Results
 from wsi_pipeline.runs.overlay import Density, draw_overlay, to_png
 from wsi_pipeline.runs.run_folder import RESULT_VERSION, RunFolder, check_output
-from wsi_pipeline.segmentation.cells import detect_region, empty_cells
 from wsi_pipeline.segmentation.damaged_regions import find_objects
 from wsi_pipeline.segmentation.inference import Engine
 from wsi_pipeline.segmentation.model import Model
-from wsi_pipeline.segmentation.nuclei import empty, segment_region
-from wsi_pipeline.segmentation.ownership import REGION_PX, ObjectFilter, reach_px
+from wsi_pipeline.segmentation.ownership import REGION_PX, ObjectFilter
 from wsi_pipeline.segmentation.stitch import duplicates
 from wsi_pipeline.slides.detect_foreground import find_foreground
 from wsi_pipeline.slides.foreground import intersect, roi_foreground
@@ -170,14 +168,10 @@ class _Job:
             kept = intersect(kept, roi_foreground([roi], slide.width, slide.height))
         self.foreground, self.keep = kept, ObjectFilter(kept, roi)
         # Objects at the foreground's edge are seen whole; those whose centre is outside are left.
-        self.visible = self.foreground.dilate(reach_px(model) * self.scale)
+        self.visible = self.foreground.dilate(model.reach_px * self.scale)
         width, height = (-int(-n // self.scale) for n in (slide.width, slide.height))
-        # A network that says what each pixel is finds no object twice, so that nothing has to wait
-        # for other regions.
-        self.streams = model.predict is not None
-        none = (empty if model.detect is None else empty_cells)(model.classes)
         self.results = Results(
-            self.folder, self._provenance(), none, Density(slide.width, slide.height)
+            self.folder, self._provenance(), model.empty(), Density(slide.width, slide.height)
         )
         self.regions = [
             r for r in plan_regions(width, height, REGION_PX) if self.visible.covers(*self._box(r))
@@ -231,7 +225,7 @@ class _Job:
 
         with ExitStack() as stack:
             stack.callback(bar.close)
-            if self.streams:
+            if self.model.streams:
                 stack.enter_context(self.results.following([r.index for r in self.regions]))
             (self._on_cluster if self.config.scheduler else self._here)(todo, settle)
             if left and self.stop.is_set():
@@ -241,7 +235,6 @@ class _Job:
         """Do regions in threads of this process."""
         cv2.setNumThreads(1)  # regions run side by side; OpenCV must not multiply them
         sys.setswitchinterval(0.0005)  # decoding asks for Python's lock once a tile
-        find = segment_region if self.model.detect is None else detect_region
         fatal: list[BaseException] = []
         engine = Engine(
             self.slide, self.model, self.visible, scale=self.scale,
@@ -252,7 +245,7 @@ class _Job:
             if fatal or self.stop.is_set():
                 return
             try:
-                found = find_objects(find, engine, region, self.config, self.keep)
+                found = find_objects(engine, region, self.config, self.keep)
                 failure = found.failure and {"region": region.index, **found.failure}
                 self.folder.write_part(region.index, found.objects, found.extra, failure)
             except SlideError as error:
@@ -323,10 +316,10 @@ class _Job:
         began = time.perf_counter()
         results = self.results
         during = results.seconds
-        if not self.streams:
+        if not self.model.streams:
             parts = ((n, self.folder.read_part(n)[0]) for n in self.folder.regions())
             cores = {r.index: r.core for r in self.regions}
-            drop = duplicates(parts, cores, scale=self.scale, reach_px=reach_px(self.model))
+            drop = duplicates(parts, cores, scale=self.scale, reach_px=self.model.reach_px)
             results.write(self.folder.regions(), drop)
         self.folder.write_bytes("thumbnail.png", to_png(self.thumbnail))
         overlay = draw_overlay(

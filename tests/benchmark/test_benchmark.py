@@ -244,8 +244,8 @@ def test_objects_alone_neither_read_nor_compute(sparse, monkeypatch):
         return lambda *given: calls.append(what) or real(*given)
 
     with open_slide(sparse) as slide:
-        predict = counted("network", model.predict)
-        work = Work(slide, dataclasses.replace(model, predict=predict), RunConfig())
+        network = counted("network", model.network)
+        work = Work(slide, dataclasses.replace(model, network=network), RunConfig())
         monkeypatch.setattr(slide, "read_scaled", counted("read", slide.read_scaled))
         real, during = work.in_threads, []
 
@@ -272,7 +272,7 @@ def test_the_network_is_scaled_to_all_tiles(sparse, monkeypatch):
 
     with open_slide(sparse) as slide:
         work = Work(
-            slide, dataclasses.replace(make_threshold_model("dssnet"), predict=slow), RunConfig()
+            slide, dataclasses.replace(make_threshold_model("dssnet"), network=slow), RunConfig()
         )
         stage = time_network(work)
     total = len(work.tiles)
@@ -367,9 +367,9 @@ def test_both_networks_see_the_same_tiles(slide_path, light, monkeypatch):
 
         def keep(batch):
             images.append(batch)
-            return model.predict(batch)
+            return model.network(batch)
 
-        return dataclasses.replace(model, predict=keep), note
+        return dataclasses.replace(model, network=keep), note
 
     monkeypatch.setattr(benchmark_paper, "_network", watched)
     found = compare_networks(slide_path, device="cpu", threads=2, tiles=5)

@@ -26,6 +26,7 @@ from wsi_pipeline.core.errors import SlideReadError, UsageError
 from wsi_pipeline.formats.geojson import read_geojson, read_header
 from wsi_pipeline.formats.geoparquet import read_parquet
 from wsi_pipeline.segmentation.load_model import open_model
+from wsi_pipeline.segmentation.nuclei import PixelModel
 from wsi_pipeline.synthetic.svs_writer import plan_slide, write_slide
 
 FAST = ("--tile-px", "256", "--device", "cpu")
@@ -137,12 +138,12 @@ def test_a_bug_in_one_slide_does_not_stop_the_others(a, tmp_path, monkeypatch):
 
 
 def test_failed_regions_set_the_exit_code_and_are_tried_again(a, tmp_path, monkeypatch):
-    def unreadable(engine, region, config, keep):
+    def unreadable(self, engine, region, config, keep):
         raise SlideReadError("a.svs: x 0–9 cannot be read; copy the slide again")
 
     run = ("run", a, "--out", tmp_path / "o", "--quiet", *FAST)
     with monkeypatch.context() as patched:
-        patched.setattr(pipeline, "segment_region", unreadable)
+        patched.setattr(PixelModel, "segment_region", unreadable)
         said = complaint(wsiseg(*run), 1)
     assert "a.svs: 1 region failed (a.svs: x 0–9 cannot be read" in said
     assert "the same command tries again" in said
@@ -154,7 +155,7 @@ def test_stopping_says_how_to_go_on(a, tmp_path, monkeypatch):
     def stopped(*args, **more):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline, "segment_region", stopped)
+    monkeypatch.setattr(PixelModel, "segment_region", stopped)
     result = wsiseg("run", a, "--out", tmp_path / "o", "--quiet", *FAST)
     assert complaint(result, 130) == "wsiseg: stopped; the same command continues\n"
 

@@ -39,7 +39,9 @@ from wsi_pipeline.evaluation.mask_metrics import (
 )
 from wsi_pipeline.formats.convert import SlideInfo, export
 from wsi_pipeline.segmentation import load_model as registry
-from wsi_pipeline.segmentation.model import Instances, Model, paste
+from wsi_pipeline.segmentation.cells import InstanceModel
+from wsi_pipeline.segmentation.model import Instances, paste
+from wsi_pipeline.segmentation.nuclei import LabelModel, PixelModel
 
 
 def masks(*boxes, scores=None, shape=(8, 8)):
@@ -342,9 +344,11 @@ def test_a_mask_is_read_between_the_centres_of_its_grid():
     assert not mask[:, 28:].any()
 
 
-def model_of(**what):
-    return Model(name="stand-in", classes=what.pop("classes", ("cell", "nucleus")), mpp=0.5,
-                 halo_px=0, stride=32, tile_px=64, identity="x", **what)  # fmt: skip
+def model_of(kind, network, classes=("cell", "nucleus")):
+    return kind(
+        name="stand-in", classes=classes, mpp=0.5, halo_px=0, stride=32, tile_px=64,
+        identity="x", network=network,
+    )  # fmt: skip
 
 
 def dark_boxes(images):
@@ -446,14 +450,14 @@ def test_broken_sets(folder):
     with pytest.raises(DataError, match="DIR@MPP"):
         list(read_set(str(folder), mpp=0.5))
     with pytest.raises(DataError, match="truth for nothing, not for cell or nucleus"):
-        evaluate_model(model_of(detect=dark_boxes), [f"{folder}@0.5"])
+        evaluate_model(model_of(InstanceModel, dark_boxes), [f"{folder}@0.5"])
     with pytest.raises(UsageError, match="'component'"):
-        evaluate_model(model_of(detect=dark_boxes, classes=("component",)), [f"{folder}@0.5"])
+        evaluate_model(model_of(InstanceModel, dark_boxes, ("component",)), [f"{folder}@0.5"])
 
 
 def test_a_model_that_sees_everything(folder):
     """The boxes of cells and nuclei are what the stand-in finds; nuclei rank below score 0.5."""
-    model = model_of(detect=dark_boxes)
+    model = model_of(InstanceModel, dark_boxes)
     scores = evaluate_model(model, [f"{folder}@0.5"], cut=0.2)
     assert list(scores) == ["cell", "nucleus", "all"]
     for name in ("AP", "F1", "AJI", "Dice", "pixel IoU"):
@@ -475,13 +479,13 @@ def test_networks_of_pixels_and_functions(folder):
 
     (field, _) = read_set(f"{folder}@0.5", mpp=0.5)
     for model, score in (
-        (model_of(predict=predict, classes=("odd",)), 240 / 255),
-        (model_of(label=label, classes=("nucleus",)), 1),
+        (model_of(PixelModel, predict, ("odd",)), 240 / 255),
+        (model_of(LabelModel, label, ("nucleus",)), 1),
     ):
         found = find_in(model, field.image)
         assert list(found) == ["nucleus"]
         # 16 and 24 px are 4 and 6 µm², which `predict`'s decoding calls debris.
-        count = 0 if model.predict else 2
+        count = 0 if isinstance(model, PixelModel) else 2
         assert len(found["nucleus"]) == count
         big = find_in(model, np.kron(field.image, np.ones((2, 2, 1), np.uint8)))["nucleus"]
         assert len(big) == 2
@@ -489,7 +493,7 @@ def test_networks_of_pixels_and_functions(folder):
 
 
 def test_the_command(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(registry, "open_model", lambda *a, **k: model_of(detect=dark_boxes))
+    monkeypatch.setattr(registry, "open_model", lambda *a, **k: model_of(InstanceModel, dark_boxes))
     out = tmp_path / "out"
     args = ["evaluate", "--data", f"{folder}@0.5", "--cut", "0.2", "--out", str(out)]
     shown = CliRunner().invoke(cli, args).stdout.splitlines()

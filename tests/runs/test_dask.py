@@ -28,7 +28,7 @@ from wsi_pipeline.core.errors import (
 from wsi_pipeline.pipeline import run_slide
 from wsi_pipeline.runs import dask_client as cluster
 from wsi_pipeline.runs import run_folder as store
-from wsi_pipeline.segmentation.model import model_from_function
+from wsi_pipeline.segmentation.nuclei import model_from_function
 from wsi_pipeline.synthetic.svs_writer import plan_slide, write_slide
 
 distributed = pytest.importorskip("distributed")

@@ -248,7 +248,7 @@ COMMAND = """
 """
 SLOW = (
     "darkness = replace(darkness, "
-    "predict=lambda images, inner=darkness.predict: (time.sleep(0.1), inner(images))[1])"
+    "network=lambda images, inner=darkness.network: (time.sleep(0.1), inner(images))[1])"
 )
 
 
@@ -365,9 +365,9 @@ def small_memory(model, most, error):
         sizes.append(len(images))
         if len(images) > most:
             raise error
-        return model.predict(images)
+        return model.network(images)
 
-    return replace(model, predict=predict), sizes
+    return replace(model, network=predict), sizes
 
 
 @pytest.mark.parametrize("error", LACKS.values(), ids=LACKS)

@@ -20,8 +20,8 @@ from wsi_pipeline import RunConfig, run_slide
 from wsi_pipeline.core.objects import Objects
 from wsi_pipeline.formats.geojson import read_geojson
 from wsi_pipeline.formats.geoparquet import read_parquet
-from wsi_pipeline.segmentation.cells import _draw
-from wsi_pipeline.segmentation.model import Instances, Model, paste
+from wsi_pipeline.segmentation.cells import InstanceModel, _draw
+from wsi_pipeline.segmentation.model import Instances, paste
 from wsi_pipeline.segmentation.pairing import assign_nuclei
 
 WIDTH, HEIGHT = 1400, 1100
@@ -112,9 +112,9 @@ def oracle(things, halo=128, jitter=0.0):
             np.array(scores, np.float32), np.array(masks, np.uint8).reshape(-1, SIDE, SIDE),
         )  # fmt: skip
 
-    return Model(
+    return InstanceModel(
         name="oracle", classes=("cell", "nucleus"), mpp=0.5, halo_px=halo, stride=32, tile_px=512,
-        identity="oracle", detect=lambda images: [see(i) for i in images],
+        identity="oracle", network=lambda images: [see(i) for i in images],
     )  # fmt: skip
 
 

@@ -134,11 +134,10 @@ class _In(torch.nn.Module):
 
 
 def _seconds_per_tile(model: Model) -> float:
-    assert model.predict is not None
     tile = np.zeros((1, TILE_PX, TILE_PX, 3), np.uint8)
-    model.predict(tile)
+    model.infer(tile)
     began = time.perf_counter()
-    model.predict(tile)
+    model.infer(tile)
     synchronise(model.device)
     return time.perf_counter() - began
 
@@ -147,10 +146,9 @@ def _timed(
     model: Model, slide: Slide, boxes: list[Box], *, batches: int, size: int, threads: int
 ) -> dict[str, Any]:
     """Seconds in all and within the network, for so many batches; those for all tiles."""
-    assert model.predict is not None
     forget_gpu_memory(model.device)
     for images in _read(slide, boxes, batches=WARM_UP, size=size, threads=threads):
-        model.predict(images)
+        model.infer(images)
     synchronise(model.device)
     inside = 0.0
     with Busy(model.device) as busy:
@@ -158,7 +156,7 @@ def _timed(
         for images in _read(slide, boxes, batches=batches, size=size, threads=threads):
             sent = time.perf_counter()
             with busy.call():
-                model.predict(images)
+                model.infer(images)
             synchronise(model.device)
             inside += time.perf_counter() - sent
         seconds = time.perf_counter() - began

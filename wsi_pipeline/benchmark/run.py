@@ -122,8 +122,9 @@ def benchmark(out: Path, config: BenchmarkConfig) -> str:
     side = config.size or SIZE_PX[kind]
     largest = max([side, *map(_side, config.sizes)])
     # Wrong names end here, before anything is measured.
-    model = make_threshold_model(config.model) if config.threshold_model else _network(config)
-    check_model(model)
+    model = check_model(
+        make_threshold_model(config.model) if config.threshold_model else _network(config)
+    )
     check_output(out, 20_000_000 + largest * largest // 3)  # the slide, and what runs leave
     began = time.perf_counter()
     result: dict[str, Any] = {

@@ -24,10 +24,10 @@ from wsi_pipeline.core.objects import Objects
 from wsi_pipeline.runs.final_files import Results
 from wsi_pipeline.runs.overlay import Density, draw_overlay, to_png
 from wsi_pipeline.runs.run_folder import RunFolder
-from wsi_pipeline.segmentation.inference import Engine
+from wsi_pipeline.segmentation.inference import Engine, Infer
 from wsi_pipeline.segmentation.model import Images, Model
-from wsi_pipeline.segmentation.nuclei import empty, segment_region
-from wsi_pipeline.segmentation.ownership import REGION_PX, ObjectFilter, reach_px
+from wsi_pipeline.segmentation.nuclei import PixelModel
+from wsi_pipeline.segmentation.ownership import REGION_PX, ObjectFilter
 from wsi_pipeline.slides.detect_foreground import find_foreground
 from wsi_pipeline.slides.slide import Slide
 
@@ -73,13 +73,14 @@ class Stage:
     further: Mapping[str, Any] = field(default_factory=dict)
 
 
-def check_model(model: Model) -> None:
-    """Refuse, with a `UsageError`, a model whose stages are others than those timed here."""
-    if model.predict is None:
+def check_model(model: Model) -> PixelModel:
+    """Return the model; raise a `UsageError` if its stages are not those that are timed here."""
+    if not isinstance(model, PixelModel):
         raise UsageError(
             f"{model.name} finds instances; the benchmark times networks that say what each pixel "
             "is, e.g. --model dssnet"
         )
+    return model
 
 
 class Work:
@@ -93,7 +94,7 @@ class Work:
         megapixels of level 0 that are foreground
     """
 
-    def __init__(self, slide: Slide, model: Model, config: RunConfig) -> None:
+    def __init__(self, slide: Slide, model: PixelModel, config: RunConfig) -> None:
         self.slide, self.model, self.config = slide, model, config
         self.scale = model.mpp / slide.require_mpp().value
         box, self.downsample = slide.thumbnail_box()
@@ -102,7 +103,7 @@ class Work:
             self.thumbnail, self.downsample, slide.width, slide.height, mode=config.foreground
         )
         self.keep = ObjectFilter(self.foreground)
-        self.visible = self.foreground.dilate(reach_px(model) * self.scale)
+        self.visible = self.foreground.dilate(model.reach_px * self.scale)
         width, height = (-int(-n // self.scale) for n in (slide.width, slide.height))
         self.regions = [r for r in plan_regions(width, height, REGION_PX) if self._seen(r.core)]
         self.tile_px = config.tile_px or model.tile_px
@@ -116,7 +117,7 @@ class Work:
         cv2.setNumThreads(1)  # as in a run: regions run side by side
 
     def _window(self, core: Box) -> Box:
-        return core.grow(reach_px(self.model))
+        return core.grow(self.model.margin_px)
 
     def _seen(self, box: Box) -> bool:
         return self.visible.covers(*(v * self.scale for v in (box.x0, box.y0, box.x1, box.y1)))
@@ -174,8 +175,7 @@ def time_decode(work: Work) -> Stage:
 def time_network(work: Work) -> Stage:
     """The network on tiles that lie in memory, until its speed is steady or all tiles are done."""
     model, total = work.model, len(work.tiles)
-    predict = model.core or model.predict
-    assert predict is not None
+    predict = model.infer_core
     batches = _batches(work)
     forget_gpu_memory(model.device)
     enough = STEADY_S[model.device.partition(":")[0]]
@@ -228,9 +228,9 @@ class _Remembering(Engine):
         super().__init__(*given, **named)
         self._known: dict[Box, tuple[Images, Images]] = {}
 
-    def predict(self, window: Box, overlap: int = 0) -> tuple[Images, Images]:
+    def predict(self, infer_core: Infer, window: Box, overlap: int = 0) -> tuple[Images, Images]:
         if window not in self._known:
-            self._known[window] = super().predict(window, overlap)
+            self._known[window] = super().predict(infer_core, window, overlap)
         return self._known[window]
 
 
@@ -247,7 +247,7 @@ def time_objects(work: Work, *, cheap: bool) -> Stage:
     with work.engine(_Remembering) as engine:
 
         def segment(region: Any) -> int:
-            return len(segment_region(engine, region, work.config, work.keep)[0])
+            return len(work.model.segment_region(engine, region, work.config, work.keep)[0])
 
         found = sum(map(segment, regions))
         passes, seconds = 0, 0.0
@@ -275,7 +275,7 @@ def time_write(work: Work, objects: Objects, out: Path) -> Stage:
         folder.write_part(n, objects.take(part), {"oversized": 0})
 
     began = time.perf_counter()
-    results = Results(folder, {}, empty(objects.classes), Density(slide.width, slide.height))
+    results = Results(folder, {}, work.model.empty(), Density(slide.width, slide.height))
     results.write(folder.regions())
     folder.write_bytes("thumbnail.png", to_png(work.thumbnail))
     overlay = draw_overlay(

@@ -11,7 +11,8 @@ from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import UnknownModelError
 from wsi_pipeline.core.machine import keep_freed_memory
 from wsi_pipeline.pipeline import run_slide
-from wsi_pipeline.segmentation.model import Images, Model, shipped_cards
+from wsi_pipeline.segmentation.model import Images, shipped_cards
+from wsi_pipeline.segmentation.nuclei import PixelModel
 
 __all__ = ["make_threshold_model", "run_threshold_model"]
 
@@ -19,7 +20,7 @@ DARK = 140
 """Grey level below which a pixel of a generated slide is taken for a nucleus's."""
 
 
-def make_threshold_model(name: str) -> Model:
+def make_threshold_model(name: str) -> PixelModel:
     """A model with the card of `name` and, for its network, a threshold on each pixel.
 
     Nuclei are dark in red and in green, cytoplasm in one of them at most. It costs a few
@@ -45,9 +46,9 @@ def make_threshold_model(name: str) -> Model:
             cv2.LUT(lighter, certain, dst=scores[0])
         return out
 
-    return Model(
+    return PixelModel(
         name="threshold", classes=card.classes, mpp=card.mpp, halo_px=card.halo_px,
-        stride=card.stride, tile_px=card.tile_px, identity="threshold", predict=predict,
+        stride=card.stride, tile_px=card.tile_px, identity="threshold", network=predict,
     )  # fmt: skip
 
 

@@ -66,11 +66,11 @@ def _work(slide: Slide, kept: Foreground, name: str) -> dict[str, Any]:
     """How a slide with the foreground `kept` would be cut up for a model."""
     from wsi_pipeline.core.geometry import plan_regions, plan_tiles
     from wsi_pipeline.segmentation.load_model import open_model
-    from wsi_pipeline.segmentation.ownership import REGION_PX, reach_px
+    from wsi_pipeline.segmentation.ownership import REGION_PX
 
     model = open_model(name, device="cpu")
     scale = model.mpp / slide.require_mpp().value
-    reach = reach_px(model)
+    reach = model.reach_px
     visible = kept.dilate(reach * scale)
 
     def seen(box: Box) -> bool:
@@ -78,9 +78,7 @@ def _work(slide: Slide, kept: Foreground, name: str) -> dict[str, Any]:
 
     width, height = (-int(-n // scale) for n in (slide.width, slide.height))
     regions = [r for r in plan_regions(width, height, REGION_PX) if seen(r.core)]
-    # A model of instances looks beyond its region through the halo of the tiles themselves.
-    margin = 0 if model.detect is not None else reach
-    windows = [r.core.grow(margin) for r in regions]
+    windows = [r.core.grow(model.margin_px) for r in regions]
     tiles = sum(
         seen(t.core.clip(window))
         for window in windows

@@ -14,8 +14,10 @@ from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import UsageError
 from wsi_pipeline.evaluation.mask_metrics import Masks
 from wsi_pipeline.evaluation.nucleus_metrics import instances_of
+from wsi_pipeline.segmentation.cells import InstanceModel
 from wsi_pipeline.segmentation.components import from_label_image
 from wsi_pipeline.segmentation.model import Model, Window, paste
+from wsi_pipeline.segmentation.nuclei import PixelModel
 
 __all__ = ["classes_of", "find_in"]
 
@@ -31,8 +33,8 @@ def find_in(model: Model, image: Images, *, score: float = 0.05) -> dict[str, Ma
     shape = image.shape[:2]
     pad = ((0, -shape[0] % model.stride), (0, -shape[1] % model.stride), (0, 0))
     padded = np.pad(image, pad, mode="reflect")
-    if model.detect is not None:
-        found = model.detect(padded[None])[0]
+    if isinstance(model, InstanceModel):
+        (found,) = model.infer(padded[None])
         found = found.take(found.scores >= score)
         windows, scores, index = paste(found, shape), found.scores, found.class_index
     else:
@@ -55,7 +57,7 @@ def classes_of(model: Model) -> tuple[str, ...]:
     UsageError
         for a class that no truth is read for
     """
-    names = ("nucleus",) if model.predict is not None else model.classes
+    names = ("nucleus",) if isinstance(model, PixelModel) else model.classes
     for name in names:
         if name not in ("cell", "nucleus"):
             raise UsageError(
@@ -69,8 +71,9 @@ def _labelled(
 ) -> tuple[list[tuple[Window, NDArray[np.bool_]]], NDArray[np.float64]]:
     """Windows with masks, and scores, of what a network of pixels or a function finds."""
     h, w = shape
-    if model.predict is not None:
-        probability = model.predict(padded[None])[0, :, :h, :w]
+    (answer,) = model.infer(padded[None])
+    if isinstance(model, PixelModel):
+        probability = answer[:, :h, :w]
         strongest = probability.max(0)
         labels = instances_of(
             probability, mpp=model.mpp, threshold=RunConfig.threshold,
@@ -78,8 +81,7 @@ def _labelled(
             min_small_score=RunConfig.min_small_score, split=RunConfig.split,
         )  # fmt: skip
     else:
-        assert model.label is not None
-        labels = from_label_image(model.label(padded)[:h, :w]).labels
+        labels = from_label_image(answer[:h, :w]).labels
         strongest = np.full((h, w), 255, np.uint8)
     windows, scores = [], []
     for number, window in enumerate(find_objects(labels), 1):

@@ -11,7 +11,7 @@ import queue
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import CancelledError
 from contextlib import closing
 from dataclasses import astuple, fields, replace
@@ -27,7 +27,9 @@ from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import ClusterError, UsageError
 from wsi_pipeline.core.geometry import Region
 from wsi_pipeline.runs.dask_worker import Work, describe_model, do_region
+from wsi_pipeline.segmentation.cells import InstanceModel
 from wsi_pipeline.segmentation.model import Model
+from wsi_pipeline.segmentation.nuclei import PixelModel
 from wsi_pipeline.segmentation.ownership import ObjectFilter
 from wsi_pipeline.slides.foreground import Foreground
 from wsi_pipeline.slides.slide import Slide
@@ -49,12 +51,15 @@ Answer = dict[str, Any]
 Answers = Generator[tuple[int, Answer], None, None]
 Task = tuple[int, tuple[Any, ...]]
 
+_KINDS: Mapping[str, type[Model]] = {c.__name__: c for c in (PixelModel, InstanceModel)}
+"""Kinds of networks that workers open."""
+
 
 class RemoteNetwork:
-    """Stands for the function of a network that only workers have."""
+    """`Model.network` of a model that only the workers of a cluster have opened."""
 
     def __call__(self, images: Any) -> Any:
-        """Never."""
+        """Raise RuntimeError."""
         raise RuntimeError("the network is on the workers of a cluster, not here")
 
 
@@ -72,10 +77,8 @@ def model_there(config: RunConfig) -> Model:
             ((_, answer),) = answers
     if "failure" in answer:
         raise ClusterError(f"opening {config.model}: {answer['failure']}")
-    told = {f.name: answer[f.name] for f in fields(Model) if f.name in answer}
-    if answer["finds cells"]:
-        return Model(**told, detect=RemoteNetwork())
-    return Model(**told, predict=RemoteNetwork())
+    told: dict[str, Any] = {f.name: answer[f.name] for f in fields(Model) if f.name in answer}
+    return _KINDS[answer["kind"]](**told, network=RemoteNetwork())
 
 
 class Cluster:
@@ -163,7 +166,7 @@ class Cluster:
         model
             as the run was given it; one of one's own is sent along
         scale, visible, keep
-            as for `Engine` and `segment_region`
+            as for `Engine` and `Model.segment_region`
         stop
             once true, no further region is begun
 
@@ -177,7 +180,7 @@ class Cluster:
         path, own = slide.path.absolute(), None
         size, config = path.stat().st_size, self.settings(model.precision)
         packed = Work(path, size, config, model.identity, scale, visible, keep).pack()
-        if not isinstance(model.predict or model.detect or model.label, RemoteNetwork):
+        if not isinstance(model.network, RemoteNetwork):
             own = self._sent(model)
         told = self.version, uuid.uuid4().hex, packed, own
         tasks = [(r.index, (*told, (r.index, *astuple(r.core)))) for r in regions]

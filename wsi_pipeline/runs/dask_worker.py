@@ -24,11 +24,9 @@ from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import CheckpointError, ClusterError, SlideError, WsisegError
 from wsi_pipeline.core.geometry import Box, Region
 from wsi_pipeline.runs.run_folder import part_bytes
-from wsi_pipeline.segmentation.cells import detect_region
 from wsi_pipeline.segmentation.damaged_regions import Found, find_objects
 from wsi_pipeline.segmentation.inference import Engine
 from wsi_pipeline.segmentation.model import Model
-from wsi_pipeline.segmentation.nuclei import segment_region
 from wsi_pipeline.segmentation.ownership import ObjectFilter
 from wsi_pipeline.slides.foreground import Foreground
 from wsi_pipeline.slides.read_timeout import ReadTimeout
@@ -59,7 +57,7 @@ class Work:
     identity
         of the model's weights
     scale, visible, keep
-        as for `Engine` and `segment_region`
+        as for `Engine` and `Model.segment_region`
     """
 
     path: Path
@@ -94,7 +92,7 @@ def describe_model(wanted: str, config: bytes) -> dict[str, Any]:
 
     def describe() -> dict[str, Any]:
         model = _WORKER.network(pickle.loads(config))
-        return {k: getattr(model, k) for k in _TOLD} | {"finds cells": model.detect is not None}
+        return {k: getattr(model, k) for k in _TOLD} | {"kind": type(model).__name__}
 
     return _answer(wanted, describe)
 
@@ -165,7 +163,6 @@ class _Site:
     def __init__(self, work: Work, model: Model) -> None:
         self.config, self.keep = work.config, work.keep
         self._slide = _open(work)
-        self._find = segment_region if model.detect is None else detect_region
         self._engine = Engine(
             self._slide, model, work.visible, scale=work.scale,
             tile_px=work.config.tile_px or model.tile_px, batch=work.config.batch,
@@ -176,7 +173,7 @@ class _Site:
 
     def find(self, region: Region) -> Found:
         """Objects of a region; errors as `find_objects`."""
-        return find_objects(self._find, self._engine, region, self.config, self.keep)
+        return find_objects(self._engine, region, self.config, self.keep)
 
     @property
     def batch(self) -> int:

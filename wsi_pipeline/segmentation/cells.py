@@ -23,36 +23,71 @@ from wsi_pipeline.segmentation.cell_features import cell_features
 from wsi_pipeline.segmentation.components import find_components
 from wsi_pipeline.segmentation.contours import simplified, trace
 from wsi_pipeline.segmentation.inference import Engine
-from wsi_pipeline.segmentation.model import Instances
+from wsi_pipeline.segmentation.model import Images, Instances, Model
 from wsi_pipeline.segmentation.morphometry import OD_MEAN, mean_od
 from wsi_pipeline.segmentation.ownership import LARGEST_PX, ObjectFilter, in_reading_order
 from wsi_pipeline.segmentation.pairing import assign_nuclei
 from wsi_pipeline.segmentation.score_rule import is_certain
 from wsi_pipeline.segmentation.stitch import duplicates
 
-__all__ = [
-    "SHARED_PX",
-    "detect_region",
-    "empty_cells",
-]
+__all__ = ["SHARED_PX", "InstanceModel"]
 
 SHARED_PX = 24
 """How far over their common border two windows both keep what they find, model pixels."""
 
-Images = NDArray[np.uint8]
 Ints = NDArray[np.int64]
 _ROW = "row"
 
 
-def detect_region(
+@dataclass(frozen=True, kw_only=True)
+class InstanceModel(Model):
+    """A network that gives instances of cells and nuclei, which may overlap.
+
+    Attributes
+    ----------
+    network
+        images uint8 (n, h, w, 3) → `Instances` of each image
+    """
+
+    network: Callable[[Images], list[Instances]]
+
+    @property
+    def reach_px(self) -> int:
+        """See `Model`."""
+        return self.halo_px
+
+    @property
+    def margin_px(self) -> int:
+        """See `Model`."""
+        return 0
+
+    def empty(self) -> Objects:
+        """See `Model`."""
+        none = replace(
+            Objects.empty(self.classes), features={OD_MEAN: np.zeros(0, np.float32)},
+            parent=np.zeros(0, np.int64),
+        )  # fmt: skip
+        return cell_features(none, 1.0)
+
+    def infer(self, images: Images) -> list[Instances]:
+        """Instances in each image uint8 (n, h, w, 3)."""
+        return self.network(images)
+
+    def segment_region(
+        self, engine: Engine, region: Region, config: RunConfig, keep: ObjectFilter
+    ) -> tuple[Objects, int]:
+        """See `Model`.
+
+        A network answers slightly differently through each window. Neighbouring windows therefore
+        both keep what lies on their common border, and `duplicates` removes the copies. Objects
+        of the same window are never compared, since two cells that overlap there are two cells.
+        """
+        return _segment_region(engine, region, config, keep)
+
+
+def _segment_region(
     engine: Engine, region: Region, config: RunConfig, keep: ObjectFilter
 ) -> tuple[Objects, int]:
-    """All cells and nuclei of a region, and how many cells were larger than could be seen.
-
-    A network answers a little differently through each window, so neighbouring windows both keep
-    what lies on their common border, and `duplicates` finds the copies; those of the same window
-    are never compared, since two cells that overlap there are two.
-    """
     model = engine.model
     tiles = list(plan_tiles(region.core, engine.tile_px, model.halo_px))
     cores = [t.core.clip(region.core) for t in tiles]
@@ -68,7 +103,7 @@ def detect_region(
             parts[number] = Objects.concatenate([units, *again])
             oversized += large
     if not parts:
-        return empty_cells(model.classes), 0
+        return model.empty(), 0
     began = time.perf_counter()
     drop = duplicates(
         parts.items(), dict(enumerate(cores)), scale=engine.scale, reach_px=model.halo_px
@@ -77,15 +112,6 @@ def detect_region(
     objects = in_reading_order(keep.select(objects))
     engine.watch.add("objects", began)
     return objects, oversized
-
-
-def empty_cells(classes: tuple[str, ...]) -> Objects:
-    """No objects, with the measurements that every region's cells have."""
-    none = replace(
-        Objects.empty(classes), features={OD_MEAN: np.zeros(0, np.float32)},
-        parent=np.zeros(0, np.int64),
-    )  # fmt: skip
-    return cell_features(none, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,7 +239,7 @@ def _objects(engine: Engine, view: _View, config: RunConfig) -> tuple[Objects, N
     labels, first, area, which = _largest(sheet, wanted)
     found = found.take(which)
     if len(found) == 0:
-        return empty_cells(model.classes), np.zeros(0, np.bool_)
+        return model.empty(), np.zeros(0, np.bool_)
     vertices, offsets = trace(labels, sheet.probability, first, 127.5)
     at = np.array([view.window.x0, view.window.y0])
     shift = (sheet.start - sheet.corner)[which]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +21,6 @@ __all__ = ["Found", "find_objects"]
 
 MARGIN_PX = 2
 """What ends so near to a gap, model pixels, may go on in it."""
-
-Find = Callable[[Engine, Region, RunConfig, ObjectFilter], tuple[Objects, int]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,10 +57,8 @@ class Found:
         return {"level0_box": corners[0], "missing": corners[1:], "cause": self.cause}
 
 
-def find_objects(
-    find: Find, engine: Engine, region: Region, config: RunConfig, keep: ObjectFilter
-) -> Found:
-    """Objects of a region, found by `find`; of what cannot be read only those that touch it lack.
+def find_objects(engine: Engine, region: Region, config: RunConfig, keep: ObjectFilter) -> Found:
+    """Objects of a region; of what cannot be read only those that touch it lack.
 
     Raises
     ------
@@ -70,12 +66,12 @@ def find_objects(
         nothing of the region can be read, or the drive does not answer
     """
     try:
-        return Found(*find(engine, region, config, keep))
+        return Found(*engine.model.segment_region(engine, region, config, keep))
     except SlideTimeoutError:
         raise
     except SlideReadError as error:
         tolerant = engine.tolerant()
-        objects, oversized = find(tolerant, region, config, keep)
+        objects, oversized = engine.model.segment_region(tolerant, region, config, keep)
         share = _share(tolerant.missing, region.core)
         if not tolerant.missing or share == 1:
             raise

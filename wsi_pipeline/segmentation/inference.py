@@ -12,7 +12,7 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from copy import copy
 from itertools import islice
@@ -33,7 +33,9 @@ from wsi_pipeline.slides.window_cache import WindowCache
 __all__ = ["Engine", "Stopwatch"]
 
 Images = NDArray[np.uint8]
-Job = tuple[Images, "Future[Any]"]
+Infer = Callable[[Images], list[Any]]
+"""A method of a model: images (n, h, w, 3) → one answer per image."""
+Job = tuple[Infer, Images, "Future[Any]"]
 NO_MEMORY = ("out of memory", "can't allocate memory", "STATUS_ALLOC_FAILED")
 """What PyTorch says where it has no class of its own for it."""
 
@@ -131,20 +133,20 @@ class Engine:
     def _serve(self) -> None:
         self.model.share()
         while (job := self._line.get()) is not None:
-            images, answer = job
+            infer, images, answer = job
             began = time.perf_counter()
             try:
-                answer.set_result(self._run(images))
+                answer.set_result(self._run(infer, images))
             except BaseException as error:
                 answer.set_exception(error)
             self.watch.add("network", began)
 
-    def _run(self, images: Images) -> Any:
-        """What the network makes of a batch, image by image; in pieces that the memory holds."""
+    def _run(self, infer: Infer, images: Images) -> list[Any]:
+        """Run the network on a batch, in pieces that fit into memory; one answer per image."""
         size, done = min(len(images), self.batch), list[Any]()
         while len(done) < len(images):
             piece = images[len(done) : len(done) + size]
-            answer = self._attempt(piece)
+            answer = self._attempt(infer, piece)
             if answer is not None:
                 done.extend(answer)
             elif len(piece) == 1:
@@ -154,12 +156,10 @@ class Engine:
         self._reduce(len(images), size)
         return done
 
-    def _attempt(self, images: Images) -> Any:
-        """What the network makes of a batch; None if the memory is too small for it."""
-        network = self.model.core or self.model.predict or self.model.detect
-        assert network is not None
+    def _attempt(self, infer: Infer, images: Images) -> list[Any] | None:
+        """Run the network on a batch; None if the memory is too small for it."""
         try:
-            return network(images)
+            return infer(images)
         except Exception as error:
             if not _lacks_memory(error):
                 raise
@@ -181,32 +181,25 @@ class Engine:
                 )  # fmt: skip
 
     def label(self, window: Box) -> tuple[Images, NDArray[np.integer]]:
-        """Image (h, w, 3) and label image (h, w) of a window, from a model that is a function.
+        """Image (h, w, 3) and label image (h, w) of a window, from a `LabelModel`.
 
         Objects that do not reach into the visible area are left out.
         """
-        assert self.model.label is not None
         began = time.perf_counter()
         image = self._read(window)
         began = self.watch.add("read", began)
-        labels = np.asarray(self.model.label(image))
-        if labels.shape != image.shape[:2] or not np.issubdtype(labels.dtype, np.integer):
-            raise TypeError(
-                f"{self.model.name} returned {labels.dtype} {labels.shape} for an image of "
-                f"{image.shape[:2]}; it must return an integer label image of the same size"
-            )
+        (labels,) = self.model.infer(image[None])
         self.watch.add("network", began)
         seen = np.unique(labels[self.visible.window(window, self.scale)])
         return image, np.where(np.isin(labels, seen), labels, 0)
 
-    def predict(self, window: Box, overlap: int = 0) -> tuple[Images, Images]:
+    def predict(self, infer_core: Infer, window: Box, overlap: int = 0) -> tuple[Images, Images]:
         """Image (h, w, 3) and class probabilities (classes, h, w) of a window of model pixels.
 
         The window's corners are multiples of the model's stride. The next windows `overlap` it by
-        so many pixels.
+        so many pixels. `infer_core` is that of a `PixelModel`.
         """
         halo = self.model.halo_px
-        inset = 0 if self.model.core else halo
         began = time.perf_counter()
         shown = self.visible.window(window, self.scale)
         wanted = [
@@ -221,9 +214,9 @@ class Engine:
         image = self._read(reach, overlap + 2 * halo if overlap else 0)
         self.watch.add("read", began)
         images = (_cut(image, tile.window, reach) for tile in wanted)
-        for tile, scores in zip(wanted, self._answers(images), strict=True):
+        for tile, scores in zip(wanted, self._answers(infer_core, images), strict=True):
             kept = tile.core.clip(window)
-            core = scores[:, inset : inset + kept.height, inset : inset + kept.width]
+            core = scores[:, : kept.height, : kept.width]
             _cut(out.transpose(1, 2, 0), kept, window)[:] = core.transpose(1, 2, 0)
         out *= shown
         if reach.clip(window) == window:
@@ -250,15 +243,15 @@ class Engine:
         image = self._read(reach)
         self.watch.add("read", began)
         images = [_cut(image, windows[i], reach) for i in shown]
-        found = self._answers(images)
+        found = self._answers(self.model.infer, images)
         return {i: (m, f) for i, m, f in zip(shown, images, found, strict=True)}
 
-    def _answers(self, images: Iterable[Images]) -> Iterator[Any]:
-        """What the network makes of images of one shape, in their order, sent in batches."""
+    def _answers(self, infer: Infer, images: Iterable[Images]) -> Iterator[Any]:
+        """Answers to images of one shape, in their order; they are sent in batches."""
         waiting: list[Future[Any]] = []
         for some in _batched(images, self.batch):
             answer: Future[Any] = Future()
-            self._line.put((np.stack(some) if len(some) > 1 else some[0][None], answer))
+            self._line.put((infer, np.stack(some) if len(some) > 1 else some[0][None], answer))
             waiting.append(answer)
         for answer in waiting:
             yield from answer.result()

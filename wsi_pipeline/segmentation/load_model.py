@@ -17,7 +17,9 @@ from wsiseg_models.semantic.dssnet_fast import FastDSSNet
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import CheckpointError, DeviceError, UnknownModelError
 from wsi_pipeline.core.machine import keep_freed_memory
+from wsi_pipeline.segmentation.cells import InstanceModel
 from wsi_pipeline.segmentation.model import Images, Instances, Model
+from wsi_pipeline.segmentation.nuclei import PixelModel
 
 __all__ = [
     "device_named",
@@ -174,37 +176,38 @@ def _model(
         return decode(network(x, *more))
 
     @torch.inference_mode()
-    def predict(images: Images) -> NDArray[np.uint8]:
+    def probabilities(images: Images) -> NDArray[np.uint8]:
         scores: NDArray[np.uint8] = run(images).cpu().numpy()
         return scores
 
     @torch.inference_mode()
-    def core(images: Images) -> NDArray[np.uint8]:
+    def core_probabilities(images: Images) -> NDArray[np.uint8]:
         scores: NDArray[np.uint8] = run(images, card.halo_px).cpu().numpy()
         return scores
 
     @torch.inference_mode()
-    def detect(images: Images) -> list[Instances]:
+    def instances(images: Images) -> list[Instances]:
         found: list[Instances] = run(images)
         return found
 
-    return Model(
-        name=card.name,
-        classes=card.classes,
-        mpp=card.mpp,
-        halo_px=card.halo_px,
-        stride=card.stride,
-        tile_px=tile_px or card.tile_px,
-        identity=card.sha256 or card.name,
-        predict=None if card.task == "cells" else predict,
-        core=core if isinstance(network, FastDSSNet) else None,
-        detect=detect if card.task == "cells" else None,
-        device=device,
-        precision=precision,
-        at_once=at_once,
-        share=share,
-        card={k: getattr(card, k) for k in ("task", "licence", "data", "parameters", "sha256")},
-    )
+    about: dict[str, Any] = {
+        "name": card.name,
+        "classes": card.classes,
+        "mpp": card.mpp,
+        "halo_px": card.halo_px,
+        "stride": card.stride,
+        "tile_px": tile_px or card.tile_px,
+        "identity": card.sha256 or card.name,
+        "device": device,
+        "precision": precision,
+        "at_once": at_once,
+        "share": share,
+        "card": {k: getattr(card, k) for k in ("task", "licence", "data", "parameters", "sha256")},
+    }
+    if card.task == "cells":
+        return InstanceModel(network=instances, **about)
+    core = core_probabilities if isinstance(network, FastDSSNet) else None
+    return PixelModel(network=probabilities, core_network=core, **about)
 
 
 def model_for(config: RunConfig) -> Model:

@@ -1,55 +1,65 @@
-"""A model as the pipeline sees it, whatever stands behind it; without PyTorch."""
+"""`Model`: what the pipeline needs from a model of any kind. Nothing here imports PyTorch.
+
+There are three kinds, each beside the functions that segment its regions: `PixelModel` and
+`LabelModel` in `nuclei`, `InstanceModel` in `cells`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from wsiseg_models.checkpoint import Card, read_card, weights_path
 from wsiseg_models.predictions import Instances, Window, paste
 
-__all__ = [
-    "Card",
-    "Images",
-    "Instances",
-    "Model",
-    "Window",
-    "model_from_function",
-    "paste",
-    "shipped_cards",
-]
+from wsi_pipeline.core.config import RunConfig
+from wsi_pipeline.core.geometry import Region
+from wsi_pipeline.core.objects import Objects
+
+if TYPE_CHECKING:
+    from wsi_pipeline.segmentation.inference import Engine
+    from wsi_pipeline.segmentation.ownership import ObjectFilter
+
+__all__ = ["Card", "Images", "Instances", "Model", "Window", "paste", "shipped_cards"]
 
 Images = NDArray[np.uint8]
 
 
-@dataclass(frozen=True)
-class Model:
-    """What the pipeline needs of a model; exactly one of `predict`, `label`, `detect` is set.
+@dataclass(frozen=True, kw_only=True)
+class Model(ABC):
+    """A model that finds objects in images of a fixed pixel size.
 
     Attributes
     ----------
-    predict
-        images uint8 (n, h, w, 3) → class probabilities uint8 (n, classes, h, w), 255 = certain
-    core
-        where that is cheaper, the same without `halo_px` on each side
-    label
-        image uint8 (h, w, 3) → label image (h, w), 0 background and one number per object
-    detect
-        images uint8 (n, h, w, 3) → `Instances` of each image, which may overlap
+    name, classes
+        name in the results; names of the object classes
     mpp
         µm per pixel of the images
-    halo_px, stride, tile_px
-        context that decides a pixel; multiple that windows start on; default tile
+    halo_px
+        context that the model needs on each side of a pixel
+    stride
+        sides of the images are multiples of this
+    tile_px
+        default tile, without halo
     identity
-        tells weights apart: SHA-256 of the checkpoint, or a name
-    precision
-        of the network's arithmetic, ``float32`` or ``bfloat16``
-    at_once, share
-        calls of the network that go on at a time; what each thread that makes them does first, to
-        keep to its share of the processor
+        identifies the weights: SHA-256 of the checkpoint, or a name
+    network
+        function that does the arithmetic; each kind of model states its signature
+    device, precision
+        where the network runs, and its arithmetic: ``float32`` or ``bfloat16``
+    at_once
+        number of threads that call the network at the same time
+    share
+        called once in each of these threads, to limit it to its share of the processor
+    card
+        entries of the checkpoint's card that go into the results
+    streams
+        True where objects are final without those of neighbouring regions, so that the final
+        files can be written while regions come in
     """
 
     name: str
@@ -59,45 +69,47 @@ class Model:
     stride: int
     tile_px: int
     identity: str
-    predict: Callable[[Images], NDArray[np.uint8]] | None = None
-    core: Callable[[Images], NDArray[np.uint8]] | None = None
-    label: Callable[[Images], NDArray[np.integer]] | None = None
-    detect: Callable[[Images], list[Instances]] | None = None
+    network: Callable[[Images], Any]
     device: str = "cpu"
     precision: str = "float32"
     at_once: int = 1
     share: Callable[[], None] = lambda: None
     card: Mapping[str, Any] = field(default_factory=dict)
+    streams: ClassVar[bool] = False
 
+    @property
+    @abstractmethod
+    def reach_px(self) -> int:
+        """Distance beyond a region's core within which its objects may extend, model pixels."""
 
-def model_from_function(
-    function: Callable[[Images], NDArray[np.integer]],
-    *,
-    name: str,
-    mpp: float,
-    classes: Sequence[str] = ("nucleus",),
-    halo_px: int = 64,
-    tile_px: int = 1024,
-) -> Model:
-    """A model from a plain function image (h, w, 3) → label image (h, w).
+    @property
+    @abstractmethod
+    def margin_px(self) -> int:
+        """Width of the border around a region's core that its tiles also cover, model pixels."""
 
-    All objects get the first class. `halo_px` is the context that the function needs, in pixels of
-    `mpp`.
-    """
-    return Model(
-        name=name,
-        classes=tuple(classes),
-        mpp=mpp,
-        halo_px=halo_px,
-        stride=1,
-        tile_px=tile_px,
-        identity=name,
-        label=function,
-    )
+    @abstractmethod
+    def empty(self) -> Objects:
+        """Return no objects, with the classes and measurements that this model's objects have."""
+
+    @abstractmethod
+    def infer(self, images: Images) -> list[Any]:
+        """Run the network on images uint8 (n, h, w, 3); one answer per image."""
+
+    @abstractmethod
+    def segment_region(
+        self, engine: Engine, region: Region, config: RunConfig, keep: ObjectFilter
+    ) -> tuple[Objects, int]:
+        """Return the objects that a region owns, and how many were larger than the windows.
+
+        Raises
+        ------
+        SlideReadError
+            part of the region cannot be read
+        """
 
 
 def shipped_cards() -> dict[str, Card]:
-    """The card of each network that has weights here."""
+    """Return the card of each network whose weights ship with the package."""
     return {
         path.stem: read_card(path) for path in sorted(weights_path("").parent.glob("*.safetensors"))
     }

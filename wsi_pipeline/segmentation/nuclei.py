@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar, Protocol
 
 import numba
 import numpy as np
@@ -17,6 +19,7 @@ from wsi_pipeline.core.polygons import make_valid
 from wsi_pipeline.segmentation.components import Components, find_components, from_label_image
 from wsi_pipeline.segmentation.contours import simplified, trace
 from wsi_pipeline.segmentation.inference import Engine
+from wsi_pipeline.segmentation.model import Images, Model
 from wsi_pipeline.segmentation.morphometry import OD_MEAN, mean_od, morphometry
 from wsi_pipeline.segmentation.ownership import (
     LARGEST_PX,
@@ -27,15 +30,149 @@ from wsi_pipeline.segmentation.ownership import (
 from wsi_pipeline.segmentation.score_rule import is_certain
 from wsi_pipeline.segmentation.split_touching import split_touching
 
-__all__ = [
-    "empty",
-    "segment_region",
-]
+__all__ = ["LabelModel", "PixelModel", "model_from_function"]
 
 SHARED_PX = 16
 """How far over their common border two regions both keep what a function finds, model pixels."""
 
-Images = NDArray[np.uint8]
+
+class _NucleusModel(Model):
+    """What models of nuclei that do not overlap have in common."""
+
+    @property
+    def reach_px(self) -> int:
+        """See `Model`."""
+        return OBJECT_HALO_PX
+
+    @property
+    def margin_px(self) -> int:
+        """See `Model`."""
+        return OBJECT_HALO_PX
+
+    def empty(self) -> Objects:
+        """See `Model`."""
+        none = Objects.empty(self.classes)
+        return replace(none, features=morphometry(none, 1.0) | {OD_MEAN: np.zeros(0, np.float32)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelModel(_NucleusModel):
+    """A network that gives class probabilities for each pixel.
+
+    A pixel's answer does not depend on the window, so each object is found once, by the region
+    that owns its first pixel.
+
+    Attributes
+    ----------
+    network
+        images uint8 (n, h, w, 3) → probabilities uint8 (n, classes, h, w), 255 = certain
+    core_network
+        computes the same without `halo_px` on each side, where that costs less
+    """
+
+    network: Callable[[Images], Images]
+    core_network: Callable[[Images], Images] | None = None
+    streams: ClassVar[bool] = True
+
+    def infer(self, images: Images) -> list[Images]:
+        """Class probabilities (classes, h, w) of each image uint8 (n, h, w, 3)."""
+        return list(self.network(images))
+
+    def infer_core(self, images: Images) -> list[Images]:
+        """As `infer`, without `halo_px` on each side: (classes, h − 2 halo, w − 2 halo)."""
+        if self.core_network is not None:
+            return list(self.core_network(images))
+        inside = slice(self.halo_px, -self.halo_px or None)
+        return list(self.network(images)[:, :, inside, inside])
+
+    def segment_region(
+        self, engine: Engine, region: Region, config: RunConfig, keep: ObjectFilter
+    ) -> tuple[Objects, int]:
+        """See `Model`; touching nuclei are split where `config.split` is set."""
+
+        def segment(window: Box, overlap: int = 0) -> _View:
+            image, probability = engine.predict(self.infer_core, window, overlap)
+            began = time.perf_counter()
+            components = find_components(probability.max(0), config.threshold)
+            engine.watch.add("objects", began)
+            return _View(window, image, probability, components)
+
+        return _segment_region(engine, region, config, keep, segment, split=config.split)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelModel(_NucleusModel):
+    """A plain function that gives a label image; it decides itself which pixels make an object.
+
+    It may draw an object slightly differently through each window. Both neighbours then keep it,
+    and `stitch.duplicates` removes the copy.
+
+    Attributes
+    ----------
+    network
+        image uint8 (h, w, 3) → label image (h, w), 0 background and one number per object
+    """
+
+    network: Callable[[Images], NDArray[np.integer]]
+
+    def infer(self, images: Images) -> list[NDArray[np.integer]]:
+        """Label image (h, w) of each image uint8 (n, h, w, 3).
+
+        Raises
+        ------
+        TypeError
+            the function returns something else than an integer label image of the same size
+        """
+        answers = [np.asarray(self.network(image)) for image in images]
+        for labels in answers:
+            if labels.shape != images.shape[1:3] or not np.issubdtype(labels.dtype, np.integer):
+                raise TypeError(
+                    f"{self.name} returned {labels.dtype} {labels.shape} for an image of "
+                    f"{images.shape[1:3]}; it must return an integer label image of the same size"
+                )
+        return answers
+
+    def segment_region(
+        self, engine: Engine, region: Region, config: RunConfig, keep: ObjectFilter
+    ) -> tuple[Objects, int]:
+        """See `Model`; touching objects stay as the function draws them."""
+
+        def segment(window: Box, overlap: int = 0) -> _View:
+            image, labels = engine.label(window)
+            certain = np.where(labels > 0, 255, 0).astype(np.uint8)[None]
+            return _View(window, image, certain, from_label_image(labels))
+
+        return _segment_region(engine, region, config, keep, segment, shared_px=SHARED_PX)
+
+
+def model_from_function(
+    function: Callable[[Images], NDArray[np.integer]],
+    *,
+    name: str,
+    mpp: float,
+    classes: Sequence[str] = ("nucleus",),
+    halo_px: int = 64,
+    tile_px: int = 1024,
+) -> LabelModel:
+    """Make a model from a plain function image uint8 (h, w, 3) → label image (h, w).
+
+    All objects get the first class. `halo_px` is the context that the function needs, in pixels of
+    `mpp`.
+
+    >>> import numpy as np
+    >>> def find_dark(image):
+    ...     return (image.max(axis=2) < 100).astype(np.int32)  # one object: all dark pixels
+    >>> model = model_from_function(find_dark, name="dark", mpp=0.5)
+    >>> image = np.full((1, 2, 3, 3), 255, np.uint8)
+    >>> image[0, 0, 1:] = 20
+    >>> model.infer(image)[0]
+    array([[0, 1, 1],
+           [0, 0, 0]], dtype=int32)
+    """
+    return LabelModel(
+        name=name, classes=tuple(classes), mpp=mpp, halo_px=halo_px, stride=1, tile_px=tile_px,
+        identity=name, network=function,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,20 +195,19 @@ class _View:
         return x, self.components.boxes[:, 1].astype(np.int64) + self.window.y0
 
 
-def _look(engine: Engine, window: Box, config: RunConfig, overlap: int = 0) -> _View:
-    if engine.model.label is not None:
-        image, labels = engine.label(window)
-        certain = np.where(labels > 0, 255, 0).astype(np.uint8)[None]
-        return _View(window, image, certain, from_label_image(labels))
-    image, probability = engine.predict(window, overlap)
-    began = time.perf_counter()
-    components = find_components(probability.max(0), config.threshold)
-    engine.watch.add("objects", began)
-    return _View(window, image, probability, components)
+class _SegmentWindow(Protocol):
+    def __call__(self, window: Box, overlap: int = 0) -> _View: ...
 
 
-def segment_region(
-    engine: Engine, region: Region, config: RunConfig, keep: ObjectFilter
+def _segment_region(
+    engine: Engine,
+    region: Region,
+    config: RunConfig,
+    keep: ObjectFilter,
+    segment: _SegmentWindow,
+    *,
+    split: bool = False,
+    shared_px: int = 0,
 ) -> tuple[Objects, int]:
     """All objects that `region` owns, and how many of them were larger than could be seen.
 
@@ -80,39 +216,38 @@ def segment_region(
     is seen again through a window around it. Components are owned before they are parted.
     """
     window = region.core.grow(OBJECT_HALO_PX)
-    view = _look(engine, window, config, 2 * OBJECT_HALO_PX)
+    view = segment(window, 2 * OBJECT_HALO_PX)
     x, y = view.first_pixels()
-    # A function may see an object a little differently through each window; both neighbours then
-    # keep it, and `stitch` finds the copies.
-    core = region.core.grow(SHARED_PX if engine.model.label is not None else 0)
+    core = region.core.grow(shared_px)
     owned = (x >= core.x0) & (x < core.x1) & (y >= core.y0) & (y < core.y1)
     owned[0] = False
     cut = view.components.touches_edge()
-    parts = [_objects(engine, view, owned & ~cut, config)]
+    parts = [_objects(engine, view, owned & ~cut, config, split)]
     oversized = 0
     done: set[tuple[int, int]] = set()
     for k in np.flatnonzero(owned & cut):
-        again, which, whole = _look_again(engine, view, int(k), config)
+        again, which, whole = _look_again(engine.model.stride, view, int(k), segment)
         ax, ay = again.first_pixels()
         first = int(ax[which]), int(ay[which])
         if core.contains(*first) and first not in done:
             done.add(first)
             oversized += not whole
             mine = np.arange(len(ax)) == which
-            parts.append(_objects(engine, again, mine, config))
+            parts.append(_objects(engine, again, mine, config, split))
     objects = keep.select(Objects.concatenate(parts))
     return in_reading_order(objects), oversized
 
 
-def _look_again(engine: Engine, view: _View, k: int, config: RunConfig) -> tuple[_View, int, bool]:
+def _look_again(
+    stride: int, view: _View, k: int, segment: _SegmentWindow
+) -> tuple[_View, int, bool]:
     """See component `k` of a view through ever larger windows until it is whole or too large."""
-    stride = engine.model.stride
     x, y = (int(first[k]) for first in view.first_pixels())
     box = _box_of(view, k)
     margin = OBJECT_HALO_PX
     while True:
         window = box.grow(margin).snap(stride)
-        again = _look(engine, window, config)
+        again = segment(window)
         which = int(again.components.labels[y - window.y0, x - window.x0])
         if which == 0:  # a function that sees something else from here: keep what was seen first
             return view, k, False
@@ -129,15 +264,16 @@ def _box_of(view: _View, k: int) -> Box:
     return box.shift(view.window.x0, view.window.y0)
 
 
-def _objects(engine: Engine, view: _View, wanted: NDArray[np.bool_], config: RunConfig) -> Objects:
+def _objects(
+    engine: Engine, view: _View, wanted: NDArray[np.bool_], config: RunConfig, split: bool
+) -> Objects:
     """The objects of some components of a view."""
     began = time.perf_counter()
     model, scale = engine.model, engine.scale
     min_px = config.min_area_um2 / model.mpp**2
-    split = config.split and model.label is None
     pieces = split_touching(view.components, wanted, min_px=min_px, split=split)
     if len(pieces) == 0:
-        return empty(model.classes)
+        return model.empty()
     strongest = view.probability.max(0)
     vertices, offsets = trace(pieces.labels, strongest, pieces.first, 255 * config.threshold)
     limit = np.array([engine.slide.width, engine.slide.height], float)
@@ -164,12 +300,6 @@ def _objects(engine: Engine, view: _View, wanted: NDArray[np.bool_], config: Run
     measured = morphometry(objects, model.mpp / scale) | dict(objects.features)
     engine.watch.add("objects", began)
     return replace(objects, features=measured)
-
-
-def empty(classes: tuple[str, ...]) -> Objects:
-    """No objects, with the measurements that every region's objects have."""
-    none = Objects.empty(classes)
-    return replace(none, features=morphometry(none, 1.0) | {OD_MEAN: np.zeros(0, np.float32)})
 
 
 def _scores(

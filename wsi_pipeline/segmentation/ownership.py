@@ -8,7 +8,6 @@ import numpy as np
 import shapely
 
 from wsi_pipeline.core.objects import Objects
-from wsi_pipeline.segmentation.model import Model
 from wsi_pipeline.slides.foreground import Foreground
 
 __all__ = [
@@ -17,7 +16,6 @@ __all__ = [
     "REGION_PX",
     "ObjectFilter",
     "in_reading_order",
-    "reach_px",
 ]
 
 
@@ -29,11 +27,6 @@ OBJECT_HALO_PX = 64
 
 LARGEST_PX = 4096
 """An object wider than this, model pixels, is no nucleus; it is kept as far as it was seen."""
-
-
-def reach_px(model: Model) -> int:
-    """How far beyond its core a region looks for the rest of its objects, model pixels."""
-    return OBJECT_HALO_PX if model.detect is None else model.halo_px
 
 
 @dataclass(frozen=True)
