@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.core.objects import Objects
-from wsi_pipeline.evaluation.cell_metrics import average_precision, score_cells
+from wsi_pipeline.evaluation.cell_metrics import polygon_ap, score_cells
 from wsi_pipeline.evaluation.matching import match_objects
 from wsi_pipeline.formats.geoparquet import read_parquet
 from wsi_pipeline.synthetic.svs_writer import plan_slide, truth_objects, write_slide
@@ -66,7 +66,7 @@ def accuracy(bench: Bench) -> None:
     found, summary = bench.run("default")
     nuclei, cells = truth_objects(bench.plan)
     scores = score_cells(found, nuclei, cells, bench.plan.nucleus_cell)
-    ap = {t: average_precision(of(everything, "cell"), cells, t) for t in (0.5, 0.75)}
+    ap = {t: polygon_ap(of(everything, "cell"), cells, t) for t in (0.5, 0.75)}
     say(
         f"\n## Accuracy: {len(cells)} cells, {len(nuclei)} nuclei on {bench.plan.width}²\n\n"
         f"Cell AP50 {ap[0.5]:.4f}, AP75 {ap[0.75]:.4f} (least score 0.05). At the default least "

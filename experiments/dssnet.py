@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from wsiseg_models import registry
-from wsiseg_models.training.coco import Sample, Split, load_set
+from wsiseg_models.training.coco import Split
 from wsiseg_models.training.receptive_field import CORE_PX, EXACT_PX, HALOS, crop_error
+from wsiseg_models.training.semantic_data import Sample, load_set
 from wsiseg_models.training.train_semantic import predict_image
 
 from wsi_pipeline.core.geometry import Box

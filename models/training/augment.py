@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .coco import Sample
+from .semantic_data import Sample
 
 __all__ = [
     "Augmentation",

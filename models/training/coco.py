@@ -1,15 +1,18 @@
-"""Training data: COCO folders brought to the model's mpp, cropped and augmented.
+"""Read COCO files: images, categories, annotations and their masks.
 
-A set is a folder with ``annotations*.json`` (COCO; RLE or polygons) and its images. A set whose
-pixel size is not known gets it from its nuclei: an intermediate squamous nucleus, the yardstick of
-cervical cytology, is 35–50 µm² (`NUCLEUS_UM2` is the middle).
+A set is a folder with ``annotations*.json`` (COCO; polygons or RLE) and its images. Training and
+evaluation read sets here, and only here. Each error names the file and the annotation.
+
+A set without a pixel size gets one from its nuclei: an intermediate squamous nucleus, which
+cervical cytology uses as its measure, has 35–50 µm² (`NUCLEUS_UM2` is the middle).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,271 +21,361 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from .coco_masks import Bools, Window, decode_mask, extent, scaled_rle
+
 __all__ = [
-    "IGNORE",
-    "Sample",
+    "CELLS",
+    "NUCLEUS",
+    "UNSURE",
+    "Annotation",
+    "CocoFile",
+    "CocoImage",
     "Split",
     "annotation_files",
-    "edge_target",
     "image_mpps",
-    "load_set",
     "origin_text",
+    "read_coco",
     "read_image",
     "resize_image",
 ]
 
 NUCLEUS_UM2 = 42.0
-IGNORE = -100
-"""Target value of pixels whose truth is unknown."""
 
-GAP_PX = 2
-"""How deep a nucleus that touches another is taught as background, model pixels."""
-GAP_WEIGHT = 5.0
-"""How much more the pixels around such a gap count."""
-
-Bools = NDArray[np.bool_]
-Batch = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]
-"""Images (n, h, w, 3), targets (n, h, w), edges (n, 1, h/2, w/2), pixel weights (n, h, w)."""
-
-# Categories that are one nucleus each; those of `UNSURE` are neither nucleus nor background.
 NUCLEUS = ("nucleus", "nucleus_out_of_focus", "overlapped_nuclei", "non-viable_nucleus")
+"""Categories that are one nucleus each."""
+CELLS = ("cytoplasm", "cell")
+"""Categories that are one whole cell each, its nucleus included."""
 UNSURE = ("leukocyte_nucleus",)
-
-
-@dataclass(frozen=True, eq=False)
-class Sample:
-    """One image at the model's mpp.
-
-    Attributes
-    ----------
-    image
-        uint8 (h, w, 3)
-    labels
-        int32 (h, w): 0 background, 1… one number per nucleus, −1 unknown
-    classes
-        uint8 (nuclei + 1,): class of each number, 0 for background
-    group
-        name of the set
-    origin
-        set, licence and where its pixel size comes from, for the card
-    """
-
-    image: NDArray[np.uint8]
-    labels: NDArray[np.int32]
-    classes: NDArray[np.uint8]
-    group: str
-    name: str
-    mpp: float
-    origin: str = ""
+"""Categories that are neither object nor background."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Which images are held out: ``fold:K/N`` every Nth, ``time:SHARE`` the last ones, ``none``."""
+    """Choose the images that are held out: ``fold:K/N``, ``time:SHARE`` or ``none``.
+
+    ``fold:K/N`` holds out every Nth image from the Kth on (from 0), ``time:SHARE`` the last ones.
+
+    Examples
+    --------
+    >>> [Split("fold:1/3").holds_out(i, 6) for i in range(6)]
+    [False, True, False, False, True, False]
+    """
 
     text: str
 
-    def holds_out(self, position: int, count: int) -> bool:
-        """Whether the image at `position` of `count` is for validation."""
+    def __post_init__(self) -> None:
         kind, _, value = self.text.partition(":")
-        if kind == "none":
-            return False
+        try:
+            if kind == "fold":
+                fold, folds = (int(v) for v in value.split("/"))
+                known = 0 <= fold < folds
+            else:
+                known = self.text == "none" or (kind == "time" and 0 <= float(value) <= 1)
+        except ValueError:
+            known = False
+        if not known:
+            raise ValueError(f"unknown split {self.text!r}; use fold:0/5, time:0.5 or none")
+
+    def holds_out(self, position: int, count: int) -> bool:
+        """Return whether the image at `position` of `count` is held out."""
+        kind, _, value = self.text.partition(":")
         if kind == "fold":
             fold, folds = (int(v) for v in value.split("/"))
             return position % folds == fold
-        if kind == "time":
-            return position >= round(count * (1 - float(value)))
-        raise ValueError(f"unknown split {self.text!r}; use fold:0/5, time:0.5 or none")
+        return kind == "time" and position >= round(count * (1 - float(value)))
 
 
-def _mask(segmentation: Any, height: int, width: int) -> tuple[tuple[slice, slice], Bools]:
-    """COCO polygons, compressed or uncompressed RLE → a window of the image, its bool mask."""
-    from pycocotools import mask as coco
+@dataclass(frozen=True)
+class Annotation:
+    """One annotated instance.
 
-    if isinstance(segmentation, list):
-        rings = [np.asarray(ring, float).reshape(-1, 2) for ring in segmentation]
-        points = np.concatenate(rings)
-        x0, y0 = np.maximum(np.floor(points.min(0)).astype(int) - 1, 0).tolist()
-        x1, y1 = np.minimum(np.ceil(points.max(0)).astype(int) + 1, (width, height)).tolist()
-        if x0 >= x1 or y0 >= y1:
-            return (slice(0), slice(0)), np.zeros((0, 0), bool)
-        near = [(ring - (x0, y0)).ravel().tolist() for ring in rings]
-        rle = coco.merge(coco.frPyObjects(near, y1 - y0, x1 - x0))
-        return (slice(y0, y1), slice(x0, x1)), coco.decode(rle).astype(bool)
-    if isinstance(segmentation["counts"], list):
-        rle = coco.frPyObjects(segmentation, height, width)
-    else:
-        rle = segmentation
-    return (slice(height), slice(width)), coco.decode(rle).astype(bool)
+    Attributes
+    ----------
+    where
+        file and id, for error messages
+    category
+        name in lower case
+    segmentation
+        polygons or RLE as they stand in the file
+    stated_area
+        area in pixels of the image file; 0 where the file states none
+    crowd
+        whether it stands for many instances (``iscrowd``)
+    cell_id
+        number of the cell that it is or lies in; −1 unknown
+    """
+
+    where: str
+    category: str
+    segmentation: Any
+    stated_area: float
+    crowd: bool
+    cell_id: int
+
+    def mask(self, shape: tuple[int, int]) -> tuple[Window, Bools]:
+        """Decode the mask in an image of `shape` (h, w); see `decode_mask`.
+
+        Raises
+        ------
+        ValueError
+            the segmentation is broken; the message names file and annotation
+        """
+        with _named(self.where):
+            return decode_mask(self.segmentation, shape)
+
+    def rle(self, image_shape: tuple[int, int], shape: tuple[int, int]) -> Any:
+        """Return the mask as RLE of an image that was brought to `shape`; see `scaled_rle`.
+
+        Raises
+        ------
+        ValueError
+            the segmentation is broken; the message names file and annotation
+        """
+        with _named(self.where):
+            return scaled_rle(self.segmentation, image_shape, shape)
+
+    @property
+    def area(self) -> float:
+        """Pixels: as stated, otherwise counted."""
+        if self.stated_area:
+            return self.stated_area
+        with _named(self.where):
+            return float(decode_mask(self.segmentation, extent(self.segmentation))[1].sum())
 
 
-def image_mpps(
-    document: dict[str, Any], areas: dict[int, list[float]], given: float | None
-) -> dict[int, float]:
-    """µm per pixel of each image: given, stated by the set, or estimated from nucleus size."""
-    stated = {
-        i["id"]: i.get("mpp", document.get("info", {}).get("mpp")) for i in document["images"]
-    }
-    if given is not None:
-        return dict.fromkeys(stated, given)
-    everything = [a for per_image in areas.values() for a in per_image]
-    if not everything:
-        return {k: v or 0.0 for k, v in stated.items()}
-    overall = float((NUCLEUS_UM2 / np.median(everything)) ** 0.5)
-    medians = {k: float(np.median(v)) for k, v in areas.items() if len(v) >= 3}
-    spread = np.quantile(list(medians.values()), [0.1, 0.9]) if medians else np.ones(2)
-    # A set gathered from many microscopes has no pixel size of its own; each image has.
-    mixed = spread[1] > 4 * spread[0]
-    each = {k: (NUCLEUS_UM2 / m) ** 0.5 if mixed else overall for k, m in medians.items()}
-    return {k: v or each.get(k, overall) for k, v in stated.items()}
+@contextmanager
+def _named(where: str) -> Iterator[None]:
+    """Put the file and the annotation in front of an error."""
+    try:
+        yield
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ValueError(f"{where} cannot be read: {error}") from error
+
+
+@dataclass(frozen=True)
+class CocoImage:
+    """One image file with its annotations; `mpp` is None where the set does not state it."""
+
+    path: Path
+    name: str
+    mpp: float | None
+    annotations: tuple[Annotation, ...]
+
+
+@dataclass(frozen=True)
+class CocoFile:
+    """One annotation file.
+
+    Attributes
+    ----------
+    path
+        the file; the set is named after its folder
+    categories
+        their names in lower case, in the file's order
+    images
+        those whose file is there, sorted by name
+    missing
+        number of images whose file is not there
+    licence
+        licence of the set; empty where the file states none
+    """
+
+    path: Path
+    categories: tuple[str, ...]
+    images: tuple[CocoImage, ...]
+    missing: int = 0
+    licence: str = ""
+
+    @property
+    def group(self) -> str:
+        """Name of the set: its folder."""
+        return self.path.parent.name
 
 
 def annotation_files(spec: str) -> tuple[list[Path], float | None]:
-    """``DIR``, ``FILE``, or either with ``@MPP`` → its annotation files and the mpp stated."""
-    where, _, stated = spec.partition("@")
-    folder = Path(where)
-    files = sorted(folder.glob("annotations*.json")) if folder.is_dir() else [folder]
-    return files, float(stated) if stated else None
-
-
-def load_set(
-    spec: str,
-    *,
-    mpp: float,
-    split: Split,
-    categories: Sequence[str] = (),
-    unsure: Sequence[str] = UNSURE,
-) -> tuple[list[Sample], list[Sample]]:
-    """Training and held-out samples of one set, at `mpp` µm per pixel.
-
-    Parameters
-    ----------
-    spec
-        ``DIR`` or ``DIR@MPP``, the latter stating the pixel size of its images
-    categories
-        names of the COCO categories that become classes 1, 2, …; empty: all that mean nucleus are 1
+    """Split ``DIR``, ``FILE``, or either with ``@MPP`` into annotation files and stated mpp.
 
     Raises
     ------
     ValueError
-        no annotation file with images, or none of the categories in it
+        the text after @ is no pixel size
     """
-    files, stated = annotation_files(spec)
-    train: list[Sample] = []
-    held: list[Sample] = []
-    for file in files:
-        document = json.loads(file.read_text())
-        class_of, unknown = _classes(document["categories"], categories, unsure)
-        images = [i for i in document["images"] if (file.parent / i["file_name"]).is_file()]
-        mine: dict[int, list[dict[str, Any]]] = {i["id"]: [] for i in images}
-        for annotation in document["annotations"]:
-            if annotation["image_id"] in mine and annotation["category_id"] in {
-                *class_of,
-                *unknown,
-            }:
-                mine[annotation["image_id"]].append(annotation)
-        nuclei = {
-            k: [a["area"] for a in v if a["category_id"] in class_of] for k, v in mine.items()
-        }
-        mpps = image_mpps(document, nuclei, stated)
-        origin = origin_text(file.parent.name, document, list(mpps.values()), stated is not None)
-        images.sort(key=lambda i: i["file_name"])
-        with ThreadPoolExecutor() as pool:
-            pixels = pool.map(
-                _pixels,
-                [file.parent / i["file_name"] for i in images],
-                [mine[i["id"]] for i in images],
-                [class_of] * len(images),
-                [mpps[i["id"]] / mpp for i in images],
-            )
-            for position, (entry, found) in enumerate(zip(images, pixels, strict=True)):
-                sample = Sample(*found, file.parent.name, entry["file_name"], mpp, origin)
-                (held if split.holds_out(position, len(images)) else train).append(sample)
-    if not train and not held:
-        raise ValueError(f"{spec}: no annotations*.json with images beside it; see docs/models.md")
-    return train, held
+    where, _, text = spec.partition("@")
+    folder = Path(where)
+    files = sorted(folder.glob("annotations*.json")) if folder.is_dir() else [folder]
+    if not text:
+        return files, None
+    try:
+        stated = float(text)
+    except ValueError:
+        stated = math.nan
+    if not 0 < stated < math.inf:
+        raise ValueError(f"{spec}: {text!r} is no pixel size; write DIR@MPP, e.g. DIR@0.25")
+    return files, stated
 
 
-def origin_text(group: str, document: dict[str, Any], mpps: list[float], stated: bool) -> str:
-    """One line on a set for the card of what is trained on it."""
+def read_coco(file: Path) -> CocoFile:
+    """Read one annotation file and check its entries; masks are decoded later.
+
+    Annotations of images that are not there are left out.
+
+    Raises
+    ------
+    ValueError
+        no such file, no JSON, no COCO, or a broken entry; the message names file and entry
+    """
+    document = _document(file)
+    names = {}
+    for number, entry in enumerate(document["categories"]):
+        _require(entry, ("id", "name"), f"{file}: category number {number}")
+        names[entry["id"]] = str(entry["name"]).lower()
+    of_image: dict[Any, list[Annotation]] = {}
+    entries = []
+    for number, entry in enumerate(document["images"]):
+        _require(entry, ("id", "file_name"), f"{file}: image number {number}")
+        if (file.parent / entry["file_name"]).is_file():
+            entries.append(entry)
+            of_image[entry["id"]] = []
+    for number, entry in enumerate(document["annotations"]):
+        where = f"{file}: annotation {_id(entry, number)}"
+        _require(entry, ("image_id", "category_id"), where)
+        if entry["image_id"] in of_image:
+            of_image[entry["image_id"]].append(_annotation(entry, names, where))
     info = document.get("info") or {}
-    known = stated or "mpp" in info or any("mpp" in i for i in document["images"])
+    images = [
+        CocoImage(
+            file.parent / entry["file_name"],
+            entry["file_name"],
+            _mpp(entry.get("mpp", info.get("mpp")), f"{file}: image {entry['file_name']}"),
+            tuple(of_image[entry["id"]]),
+        )
+        for entry in entries
+    ]
+    return CocoFile(
+        path=file,
+        categories=tuple(names.values()),
+        images=tuple(sorted(images, key=lambda image: image.name)),
+        missing=len(document["images"]) - len(images),
+        licence=str(info.get("licence", "")),
+    )
+
+
+def _document(file: Path) -> dict[str, Any]:
+    """Read a JSON file that has the three parts of COCO."""
+    if not file.is_file():
+        raise ValueError(f"{file} does not exist; give a folder with annotations*.json")
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON ({error}); is it cut off?") from error
+    parts = ("images", "annotations", "categories")
+    lacking = [k for k in parts if not isinstance(document, dict) or k not in document]
+    if lacking:
+        raise ValueError(f"{file} has no {', '.join(lacking)}; it must be a COCO file")
+    return dict(document)
+
+
+def _require(entry: Any, keys: Sequence[str], where: str) -> None:
+    for key in keys:
+        if not isinstance(entry, Mapping) or key not in entry:
+            raise ValueError(f"{where} has no {key}; it must be a COCO file")
+
+
+def _id(entry: Any, number: int) -> Any:
+    default = f"number {number}"
+    return entry.get("id", default) if isinstance(entry, Mapping) else default
+
+
+def _annotation(entry: Mapping[str, Any], names: Mapping[Any, str], where: str) -> Annotation:
+    category = entry["category_id"]
+    if category not in names:
+        known = ", ".join(f"{k} {name}" for k, name in names.items()) or "none"
+        raise ValueError(f"{where} has the category_id {category!r}; the file has {known}")
+    try:
+        area = float(entry.get("area") or 0)
+        cell_id = int(entry.get("cell_id", -1))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{where} cannot be read: area or cell_id is no number: {error}") from None
+    if not 0 <= area < math.inf:
+        raise ValueError(f"{where} has the area {area:g}; it must be 0 or above")
+    crowd = bool(entry.get("iscrowd"))
+    return Annotation(where, names[category], entry.get("segmentation"), area, crowd, cell_id)
+
+
+def _mpp(value: Any, where: str) -> float | None:
+    """Check the pixel size that a file states; None and 0 state nothing."""
+    if not value:
+        return None
+    if isinstance(value, str) or not 0 < value < math.inf:
+        raise ValueError(f"{where} states mpp {value!r}; it must be a number above 0")
+    return float(value)
+
+
+def image_mpps(
+    coco: CocoFile, areas: Sequence[Sequence[float]], given: float | None
+) -> list[float]:
+    """Return µm per pixel of each image: given, stated by the set, or estimated from its nuclei.
+
+    A set gathered from many microscopes, seen in medians that differ more than four times in
+    area, is estimated image by image, any other as a whole.
+
+    Parameters
+    ----------
+    areas
+        pixels of each nucleus of each image
+
+    Raises
+    ------
+    ValueError
+        an image has no stated pixel size and the set has no nuclei
+    """
+    if given is not None:
+        return [given] * len(coco.images)
+    everything = [area for per_image in areas for area in per_image]
+    lacking = [image.name for image in coco.images if image.mpp is None]
+    if lacking and not everything:
+        raise ValueError(
+            f"{coco.path} states no pixel size for {lacking[0]} and has no nuclei to estimate it "
+            "from; give DIR@MPP"
+        )
+    if not everything:
+        return [image.mpp or 0.0 for image in coco.images]
+    overall = float((NUCLEUS_UM2 / np.median(everything)) ** 0.5)
+    medians = [float(np.median(v)) if len(v) >= 3 else math.nan for v in areas]
+    known = [m for m in medians if not math.isnan(m)]
+    low, high = np.quantile(known, [0.1, 0.9]) if known else (1.0, 1.0)
+    mixed = high > 4 * low
+    each = [(NUCLEUS_UM2 / m) ** 0.5 if mixed and m == m else overall for m in medians]
+    return [image.mpp or mpp for image, mpp in zip(coco.images, each, strict=True)]
+
+
+def origin_text(coco: CocoFile, mpps: Sequence[float], stated: bool) -> str:
+    """Describe a set in one line, for the card of what is trained on it."""
+    known = stated or any(image.mpp for image in coco.images)
     size = "–".join(f"{v:.3g}" for v in sorted({min(mpps, default=0), max(mpps, default=0)}))
     how = "stated" if known else f"estimated from nuclei of {NUCLEUS_UM2:g} µm²"
-    return f"{group} (licence: {info.get('licence', 'not stated')}; {size} µm per px, {how})"
-
-
-def _classes(
-    table: Sequence[dict[str, Any]], categories: Sequence[str], unsure: Sequence[str]
-) -> tuple[dict[int, int], set[int]]:
-    """COCO category id → class number; ids whose pixels are unknown."""
-    names = {c["id"]: c["name"].lower() for c in table}
-    if categories:
-        order = [c.lower() for c in categories]
-        class_of = {k: order.index(n) + 1 for k, n in names.items() if n in order}
-    else:
-        class_of = {k: 1 for k, n in names.items() if n in NUCLEUS}
-    if not class_of:
-        raise ValueError(
-            f"categories {sorted(names.values())} hold none of {categories or NUCLEUS}"
-        )
-    return class_of, {k for k, n in names.items() if n in unsure}
-
-
-def _pixels(
-    path: Path, annotations: Sequence[dict[str, Any]], class_of: dict[int, int], scale: float
-) -> tuple[NDArray[np.uint8], NDArray[np.int32], NDArray[np.uint8]]:
-    """Image, labels and classes of `Sample`, brought to the model's mpp."""
-    image = read_image(path)
-    height, width = image.shape[:2]
-    labels = np.zeros((height, width), np.int32)
-    classes = [0]
-    for annotation in annotations:
-        window, inside = _mask(annotation["segmentation"], height, width)
-        view = labels[window]
-        if annotation["category_id"] in class_of:
-            classes.append(class_of[annotation["category_id"]])
-            view[inside] = len(classes) - 1
-        else:
-            view[inside & (view == 0)] = -1
-    image = resize_image(image, scale)
-    if image.shape[:2] != labels.shape:
-        size = image.shape[1::-1]
-        labels = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST_EXACT)
-    return image, labels, np.array(classes, np.uint8)
+    return f"{coco.group} (licence: {coco.licence or 'not stated'}; {size} µm per px, {how})"
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
-    """RGB (h, w, 3) of an image file; `ValueError` where it is none."""
+    """Read an image file as RGB uint8 (h, w, 3).
+
+    Raises
+    ------
+    ValueError
+        OpenCV cannot read the file
+    """
     image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
     if image is None:
-        raise ValueError(f"{path}: not an image that OpenCV reads")
+        raise ValueError(f"{path}: not an image that OpenCV reads; use PNG, TIFF or JPEG")
     return image.astype(np.uint8)
 
 
 def resize_image(image: NDArray[np.uint8], scale: float) -> NDArray[np.uint8]:
-    """An image (h, w, 3) `scale` times as large, itself where that is hardly a change."""
+    """Resize an image (h, w, 3) by `scale`; changes of 2 % and less are not made."""
     if abs(scale - 1) <= 0.02:
         return image
     height, width = image.shape[:2]
     size = max(8, round(width * scale)), max(8, round(height * scale))
     way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     return cv2.resize(image, size, interpolation=way).astype(np.uint8)
-
-
-def edge_target(labels: NDArray[np.int32]) -> NDArray[np.float32]:
-    """Contour of every nucleus at 1/2 scale (paper, section 2.4): float32 (h/2, w/2), 0 or 1."""
-    shown = np.maximum(labels, 0).astype(np.float32)
-    kernel = np.ones((3, 3), np.uint8)
-    contour = (cv2.dilate(shown, kernel) != cv2.erode(shown, kernel)) & (shown > 0)
-    h, w = contour.shape
-    return contour.reshape(h // 2, 2, w // 2, 2).any((1, 3)).astype(np.float32)
-
-
-def contacts(labels: NDArray[np.int32], reach: int) -> NDArray[np.bool_]:
-    """Pixels (h, w) within `reach` of two different nuclei, diagonals included."""
-    shown = np.maximum(labels, 0).astype(np.float32)
-    kernel = np.ones((2 * reach + 1,) * 2, np.uint8)
-    highest = cv2.dilate(shown, kernel)
-    lowest = cv2.erode(np.where(shown > 0, shown, np.float32(2**24)), kernel)
-    return np.asarray((highest > 0) & (lowest != highest))

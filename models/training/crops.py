@@ -10,8 +10,8 @@ from torch.utils.data import Dataset
 
 from .augment import Augmentation
 from .cell_pasting import Clusters, add_cell, cut, free_cells
-from .coco import GAP_PX, GAP_WEIGHT, IGNORE, Batch, Sample, contacts, edge_target
 from .instance_data import InstanceSample, warp
+from .semantic_data import IGNORE, Sample, contacts, edge_target
 
 __all__ = [
     "Crops",
@@ -20,10 +20,18 @@ __all__ = [
     "targets_of",
 ]
 
+Batch = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]
+"""Images (n, h, w, 3), targets (n, h, w), edges (n, 1, h/2, w/2), pixel weights (n, h, w)."""
+
 InstanceBatch = tuple[NDArray[np.uint8], list[dict[str, NDArray[np.generic]]]]
 """Images (n, h, w, 3); for each boxes (k, 4), labels (k,), masks (k, h, w)."""
 
 STRIDE = 32
+
+GAP_PX = 2
+"""Depth, in model pixels, to which a nucleus that touches another is learned as background."""
+GAP_WEIGHT = 5.0
+"""Weight of the pixels around such a gap."""
 
 
 def targets_of(sample: InstanceSample) -> dict[str, NDArray[np.generic]]:

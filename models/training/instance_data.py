@@ -5,12 +5,10 @@ Every mask is kept in a window of its own, so sixty cells of a large image take 
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, SupportsIndex
 
 import cv2
@@ -18,15 +16,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .coco import (
+    CELLS,
     NUCLEUS,
     UNSURE,
+    Annotation,
+    CocoFile,
     Split,
     annotation_files,
     image_mpps,
     origin_text,
+    read_coco,
     read_image,
     resize_image,
 )
+from .coco_masks import Bools, Window
 
 __all__ = [
     "CELL",
@@ -41,12 +44,7 @@ __all__ = [
 CELL, NUCLEUS_LABEL = 1, 2
 """Labels; 0 is the background."""
 
-CELLS = ("cytoplasm", "cell")
-"""Categories that are one whole cell each, its nucleus included."""
-
 MIN_AREA_PX = 4
-
-Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +64,7 @@ class InstanceSample:
     cell_id
         int64 (k,): which cell it is or lies in, −1 unknown
     group, name, mpp, origin
-        as in `wsiseg_models.training.coco.Sample`
+        as in `wsiseg_models.training.semantic_data.Sample`
     """
 
     image: NDArray[np.uint8]
@@ -106,16 +104,16 @@ class InstanceSet:
 
 @dataclass(frozen=True)
 class _Found:
-    """One annotation: its mask in a window (x0, y0, x1, y1) of the image as it lies on the disk."""
+    """One annotation: its mask in a window of the image file, its label and its cell."""
 
-    window: tuple[int, int, int, int]
+    window: Window
     mask: Bools
     label: int
     cell_id: int
 
 
 def load_instance_set(spec: str, *, mpp: float, split: Split) -> InstanceSet:
-    """Training and held-out samples of one set, at `mpp` µm per pixel.
+    """Load the training samples and the held-out samples of one set, at `mpp` µm per pixel.
 
     Images without annotations stay, as examples of background. Annotations of leukocytes, crowds
     and specks, and images that are not there, are left out and counted.
@@ -128,162 +126,67 @@ def load_instance_set(spec: str, *, mpp: float, split: Split) -> InstanceSet:
     Raises
     ------
     ValueError
-        no annotation file with images, a category that is neither cell nor nucleus, or an
-        annotation that cannot be read; the message names file and annotation
+        no annotation file with images, no pixel size, a category that is neither cell nor nucleus,
+        or an annotation that cannot be read; the message names file and annotation
     """
     files, stated = annotation_files(spec)
     skipped: Counter[str] = Counter()
     found = InstanceSet([], [])
     for file in files:
-        document = _document(file)
-        names = {c["id"]: c["name"].lower() for c in document["categories"]}
-        images = [i for i in document["images"] if (file.parent / i["file_name"]).is_file()]
-        skipped["image not there"] += len(document["images"]) - len(images)
-        images.sort(key=lambda i: i["file_name"])
-        with ThreadPoolExecutor() as pool:
-            paths = [file.parent / i["file_name"] for i in images]
-            pixels = list(pool.map(read_image, paths))
-        sizes = {i["id"]: p.shape[:2] for i, p in zip(images, pixels, strict=True)}
-        mine, areas = _annotations(file, document["annotations"], names, sizes, skipped)
-        mpps = image_mpps(document, areas, stated)
-        origin = origin_text(
-            file.parent.name, document, [mpps[i["id"]] for i in images], stated is not None
-        )
-        for position, (entry, image) in enumerate(zip(images, pixels, strict=True)):
-            # An image without nuclei in a set without pixel size is taken to be at the model's.
-            scale = (mpps[entry["id"]] or mpp) / mpp
-            sample = _sample(image, mine[entry["id"]], scale, skipped)
-            sample = replace(
-                sample, group=file.parent.name, name=entry["file_name"], mpp=mpp, origin=origin
-            )
-            held = split.holds_out(position, len(images))
+        samples = _file_samples(read_coco(file), stated, mpp, skipped)
+        for position, sample in enumerate(samples):
+            held = split.holds_out(position, len(samples))
             (found.held if held else found.train).append(sample)
     if not found.train and not found.held:
         raise ValueError(f"{spec}: no annotations*.json with images beside it; see docs/models.md")
     return replace(found, skipped={k: n for k, n in skipped.items() if n})
 
 
-def _document(file: Path) -> dict[str, Any]:
-    """A COCO file whose parts are there."""
-    if not file.is_file():
-        raise ValueError(f"{file} does not exist; give a folder with annotations*.json")
-    try:
-        document = json.loads(file.read_text())
-    except ValueError as error:
-        raise ValueError(f"{file} is not JSON ({error}); is it cut off?") from error
-    parts = ("images", "annotations", "categories")
-    lacking = [k for k in parts if not isinstance(document, dict) or k not in document]
-    if lacking:
-        raise ValueError(f"{file} has no {', '.join(lacking)}; it must be a COCO file")
-    return dict(document)
+def _file_samples(
+    coco: CocoFile, stated: float | None, mpp: float, skipped: Counter[str]
+) -> list[InstanceSample]:
+    """Load the samples of one annotation file, in order of their names."""
+    skipped["image not there"] += coco.missing
+    with ThreadPoolExecutor() as pool:
+        pixels = list(pool.map(read_image, [image.path for image in coco.images]))
+    masks, areas = [], []
+    for image, array in zip(coco.images, pixels, strict=True):
+        height, width = array.shape[:2]
+        found, nuclei = _image_masks(image.annotations, (height, width), skipped)
+        masks.append(found)
+        areas.append(nuclei)
+    mpps = image_mpps(coco, areas, stated)
+    origin = origin_text(coco, mpps, stated is not None)
+    samples = []
+    for image, array, found, image_mpp in zip(coco.images, pixels, masks, mpps, strict=True):
+        sample = _sample(array, found, image_mpp / mpp, skipped)
+        samples.append(replace(sample, group=coco.group, name=image.name, mpp=mpp, origin=origin))
+    return samples
 
 
-def _annotations(
-    file: Path,
-    annotations: Sequence[Mapping[str, Any]],
-    names: Mapping[int, str],
-    sizes: Mapping[int, tuple[int, ...]],
-    skipped: Counter[str],
-) -> tuple[dict[int, list[_Found]], dict[int, list[float]]]:
-    """Masks of each image, and the areas of its nuclei, from which its pixel size is estimated."""
-    masks: dict[int, list[_Found]] = {k: [] for k in sizes}
-    areas: dict[int, list[float]] = {k: [] for k in sizes}
-    for number, annotation in enumerate(annotations):
-        where = f"{file}: annotation {annotation.get('id', f'number {number}')}"
-        lacking = [k for k in ("image_id", "category_id") if k not in annotation]
-        if lacking:
-            raise ValueError(f"{where} has no {lacking[0]}; it must be a COCO file")
-        image, category = annotation["image_id"], annotation["category_id"]
-        if image not in masks:
-            continue
-        name = names.get(category, str(category))
+def _image_masks(
+    annotations: Sequence[Annotation], shape: tuple[int, int], skipped: Counter[str]
+) -> tuple[list[_Found], list[float]]:
+    """Return the masks of one image (h, w), and the areas of its nuclei in pixels."""
+    masks: list[_Found] = []
+    areas: list[float] = []
+    for annotation in annotations:
+        name = annotation.category
         if name not in (*CELLS, *NUCLEUS, *UNSURE):
             known = ", ".join((*CELLS, *NUCLEUS, *UNSURE))
-            raise ValueError(f"{where} is of the category {name!r}; known: {known}")
-        if annotation.get("iscrowd") or name in UNSURE:
-            skipped["crowd" if annotation.get("iscrowd") else name] += 1
+            raise ValueError(f"{annotation.where} is of the category {name!r}; known: {known}")
+        if annotation.crowd or name in UNSURE:
+            skipped["crowd" if annotation.crowd else name] += 1
             continue
-        h, w = sizes[image][:2]
-        try:
-            window, mask = _decode(annotation.get("segmentation"), h, w)
-            cell = int(annotation.get("cell_id", -1))
-        except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
-            raise ValueError(f"{where} cannot be read: {error}") from error
+        window, mask = annotation.mask(shape)
         if mask.sum() < MIN_AREA_PX:
             skipped["under 4 px"] += 1
             continue
         label = CELL if name in CELLS else NUCLEUS_LABEL
-        masks[image].append(_Found(window, mask, label, cell))
+        masks.append(_Found(window, mask, label, annotation.cell_id))
         if label == NUCLEUS_LABEL:
-            areas[image].append(annotation.get("area") or float(mask.sum()))
+            areas.append(annotation.stated_area or float(mask.sum()))
     return masks, areas
-
-
-def _decode(segmentation: Any, h: int, w: int) -> tuple[tuple[int, int, int, int], Bools]:
-    """Polygons, compressed or uncompressed RLE → window (x0, y0, x1, y1) in the image, its mask."""
-    if isinstance(segmentation, list):
-        x0, y0, mask = _polygons(segmentation, h, w)
-    elif isinstance(segmentation, dict):
-        size = tuple(segmentation.get("size", (h, w)))
-        if size != (h, w):
-            raise ValueError(f"its mask is of {size} and its image of {(h, w)} rows and columns")
-        counts = segmentation["counts"]
-        runs = np.asarray(counts if isinstance(counts, list) else _runs(counts), np.int64)
-        if (runs < 0).any() or runs.sum() != h * w:
-            raise ValueError(f"its runs cover {runs.sum()} of {h * w} pixels")
-        values = np.arange(len(runs)) % 2 == 1
-        x0, y0, mask = 0, 0, np.repeat(values, runs).reshape(w, h).T
-    else:
-        raise ValueError("its segmentation is neither polygons nor RLE")
-    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
-    if not len(rows):
-        return (0, 0, 0, 0), np.zeros((0, 0), bool)
-    (top, bottom), (left, right) = ((v[0], v[-1] + 1) for v in (rows, columns))
-    window = int(x0 + left), int(y0 + top), int(x0 + right), int(y0 + bottom)
-    return window, mask[top:bottom, left:right].copy()
-
-
-def _polygons(rings: Sequence[Any], h: int, w: int) -> tuple[int, int, Bools]:
-    """x0, y0 and the mask of polygons' union, cut at the image's border."""
-    from pycocotools import mask as coco
-
-    points = [np.asarray(ring, float).reshape(-1, 2) for ring in rings]
-    if not points or any(len(p) < 3 or not np.isfinite(p).all() for p in points):
-        raise ValueError("a polygon has three or more points, all of them numbers")
-    everything = np.concatenate(points)
-    x0, y0 = np.maximum(np.floor(everything.min(0)).astype(int) - 1, 0).tolist()
-    x1, y1 = np.minimum(np.ceil(everything.max(0)).astype(int) + 1, (w, h)).tolist()
-    if x0 >= x1 or y0 >= y1:
-        return 0, 0, np.zeros((0, 0), bool)
-    near = [(p - (x0, y0)).ravel().tolist() for p in points]
-    rle = coco.merge(coco.frPyObjects(near, y1 - y0, x1 - x0))
-    return x0, y0, coco.decode(rle).astype(bool)
-
-
-def _runs(text: str | bytes) -> list[int]:
-    """Run lengths of COCO's compressed RLE.
-
-    Each number is written in digits of five bits, lowest first, a sixth saying that more follow;
-    from the fourth number on it is the difference from the one two before. pycocotools reads
-    beyond the end of a broken one.
-    """
-    runs: list[int] = []
-    value = shift = 0
-    for code in text.encode() if isinstance(text, str) else text:
-        digit = code - 48
-        if not 0 <= digit < 64:
-            raise ValueError(f"{chr(code)!r} is no digit of a compressed RLE")
-        value |= (digit & 31) << shift
-        shift += 5
-        if digit & 32:
-            continue
-        if digit & 16:
-            value -= 1 << shift
-        runs.append(value + runs[-2] if len(runs) > 2 else value)
-        value = shift = 0
-    if shift:
-        raise ValueError("a compressed RLE ends within a number")
-    return runs
 
 
 def _sample(

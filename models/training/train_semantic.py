@@ -19,10 +19,11 @@ from .. import registry
 from ..checkpoint import Card, save_checkpoint
 from ..semantic.dssnet import DSSLoss
 from .augment import Augmentation
-from .coco import Sample, Split, load_set
+from .coco import Split
 from .crops import Crops
 from .loop import Ema, Run, cosine, run_steps, start_from, stream
 from .receptive_field import measure_halo
+from .semantic_data import Sample, load_set
 
 __all__ = ["TrainConfig", "predict_image", "train", "validate"]
 

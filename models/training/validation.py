@@ -13,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..metrics import average_precision
 from ..predictions import Instances, Window, paste
 from .instance_data import InstanceSample
 
-__all__ = ["Normal", "average_precision", "detect_image", "validate_instances"]
+__all__ = ["Normal", "detect_image", "validate_instances"]
 
 STRIDE = 32
 IOU = 0.5
@@ -91,19 +92,6 @@ def _hits(iou: NDArray[np.float64]) -> NDArray[np.bool_]:
         if row.size and row.max() >= IOU:
             hits[i], free[row.argmax()] = True, False
     return hits
-
-
-def average_precision(scores: NDArray[np.floating], hits: NDArray[np.bool_], total: int) -> float:
-    """COCO's AP: precision at 101 recalls, each the best at that recall or above.
-
-    `hits` says which predictions are true, `total` how many instances there are to be found.
-    """
-    order = np.argsort(-scores, kind="stable")
-    found = np.cumsum(hits[order])
-    precision = found / np.arange(1, len(found) + 1)
-    envelope = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0)
-    at = np.searchsorted(found / max(total, 1), np.linspace(0, 1, 101), side="left")
-    return float(envelope[at].mean())
 
 
 def validate_instances(

@@ -22,7 +22,7 @@ from pycocotools.cocoeval import COCOeval
 from wsi_pipeline.cli.main import cli
 from wsi_pipeline.core.errors import DataError, UsageError
 from wsi_pipeline.core.objects import Objects
-from wsi_pipeline.evaluation.cell_metrics import average_precision, score_cells
+from wsi_pipeline.evaluation.cell_metrics import polygon_ap, score_cells
 from wsi_pipeline.evaluation.coco_evaluation import evaluate_model
 from wsi_pipeline.evaluation.coco_fields import read_set
 from wsi_pipeline.evaluation.find_masks import find_in
@@ -263,14 +263,14 @@ def test_ap_of_polygons_is_that_of_their_masks(a, b):
     expected = coco_ap([drawn(a)], [drawn(b)])["AP50"]
     ious = mask_overlaps(drawn(a), drawn(b)).iou
     if len(np.unique(ious)) == len(ious):  # two that are as good: COCO takes the later one
-        assert average_precision(found, truth) == pytest.approx(expected, nan_ok=True)
+        assert polygon_ap(found, truth) == pytest.approx(expected, nan_ok=True)
 
 
 def test_ap_of_polygons_by_hand():
     truth = objects_of([(0, 0, 4, 4), (4, 0, 8, 4)], ["cell"] * 2)
     found = objects_of([(0, 6, 2, 8), (4, 0, 8, 4), (0, 0, 4, 4)], ["cell"] * 3, (0.8, 0.7, 0.9))
-    assert average_precision(found, truth) == pytest.approx((51 + 50 * 2 / 3) / 101)
-    assert average_precision(objects_of([], []), truth) == 0
+    assert polygon_ap(found, truth) == pytest.approx((51 + 50 * 2 / 3) / 101)
+    assert polygon_ap(objects_of([], []), truth) == 0
 
 
 def linked(parent):
@@ -430,7 +430,7 @@ def test_parts_of_a_set(folder):
         ("", "odd:1", "unknown split 'odd:1'"),
         ("", "fold:0/0", "unknown split 'fold:0/0'"),
         ("", "none", "none takes"),
-        ("/nowhere", "all", "no annotations"),
+        ("/nowhere", "all", "does not exist; give a folder"),
     ],
 )
 def test_sets_that_cannot_be_used(folder, spec, split, said):
@@ -443,7 +443,7 @@ def test_broken_sets(folder):
     with pytest.raises(DataError, match=r"a\.png: not an image"):
         list(read_set(f"{folder}@0.5", mpp=0.5))
     change(folder, annotations=[{"image_id": 1}])
-    with pytest.raises(DataError, match="KeyError"):
+    with pytest.raises(DataError, match="annotation number 0 has no category_id"):
         list(read_set(f"{folder}@0.5", mpp=0.5))
     change(folder, annotations=[])
     (folder / "a.png").unlink()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from wsiseg_models.training.coco import Sample
+from wsiseg_models.training.semantic_data import Sample
 
 from wsi_pipeline.evaluation.nucleus_metrics import nucleus_f1, nucleus_match
 

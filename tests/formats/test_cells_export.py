@@ -329,7 +329,8 @@ def test_geopandas_joins_nuclei_to_cells_by_their_ids(tmp_path):
 def test_coco_is_what_networks_learn_cells_from(tmp_path):
     pytest.importorskip("pycocotools")
     from pycocotools.coco import COCO
-    from wsiseg_models.training.coco import Split, load_set
+    from wsiseg_models.training.coco import Split
+    from wsiseg_models.training.semantic_data import load_set
 
     plan = plan_slide(320, 300, mpp=0.5, seed=4, tissue=1.0)
     objects = truth_cells(plan)

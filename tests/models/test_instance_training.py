@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from pycocotools import mask as coco
 from wsiseg_models import registry
 from wsiseg_models.checkpoint import Card, load_checkpoint, read_card, save_checkpoint
+from wsiseg_models.metrics import average_precision
 from wsiseg_models.predictions import Instances
 from wsiseg_models.training.augment import Augmentation
 from wsiseg_models.training.cell_pasting import (
@@ -29,7 +30,7 @@ from wsiseg_models.training.dense_pretraining import dense_maps
 from wsiseg_models.training.instance_data import InstanceSample, load_instance_set, warp
 from wsiseg_models.training.loop import milestones, warm_up
 from wsiseg_models.training.train_instance import InstanceTrainConfig, train_instances
-from wsiseg_models.training.validation import average_precision, validate_instances
+from wsiseg_models.training.validation import validate_instances
 
 from wsi_pipeline.cli.main import cli
 
@@ -161,13 +162,19 @@ def test_what_cannot_be_learnt_from_is_skipped_and_counted(data):
 @pytest.mark.parametrize(
     ("change_to", "match"),
     [
-        ({"category_id": 7}, r"annotation 3 is of the category '7'; known: cytoplasm, .*nucleus"),
-        ({"category_id": 3}, "'spindle'"),
+        ({"category_id": 7}, "annotation 3 has the category_id 7; the file has 1 nucleus"),
+        (
+            {"category_id": 3},
+            "annotation 3 is of the category 'spindle'; known: cytoplasm, .*nucleus",
+        ),
         ({"segmentation": {"size": [96, 96], "counts": "garbage"}}, "annotation 3 cannot be read"),
         ({"segmentation": {"size": [96, 96], "counts": "SW_25"}}, "runs cover"),
         ({"segmentation": {"size": [96, 96], "counts": "h"}}, "ends within a number"),
         ({"segmentation": {"size": [96, 96], "counts": [10, 20]}}, "runs cover 30 of 9216"),
-        ({"segmentation": {"size": [9, 9], "counts": [81]}}, "of \\(9, 9\\) and its image of"),
+        (
+            {"segmentation": {"size": [9, 9], "counts": [81]}},
+            r"has \(9, 9\) and its image \(96, 96\)",
+        ),
         ({"segmentation": [[1, 2, 3, 4]]}, "three or more points"),
         ({"segmentation": [[1, 2, 3, 4, 5, math.nan]]}, "all of them numbers"),
         ({"segmentation": [[1, 2, 3, 4, 5]]}, "annotation 3 cannot be read"),

@@ -12,9 +12,10 @@ from wsiseg_models import registry
 from wsiseg_models.checkpoint import Card, load_checkpoint, read_card, save_checkpoint
 from wsiseg_models.semantic.dssnet import BLOCKS, DSSLoss, dssnet, for_inference, ssim
 from wsiseg_models.semantic.dssnet_fast import rewrite
-from wsiseg_models.training.coco import IGNORE, Split, contacts, edge_target, load_set
+from wsiseg_models.training.coco import Split
 from wsiseg_models.training.loop import start_from
 from wsiseg_models.training.receptive_field import CORE_PX, EXACT_PX, measure_halo
+from wsiseg_models.training.semantic_data import IGNORE, contacts, edge_target, load_set
 from wsiseg_models.training.train_semantic import TrainConfig, train
 
 

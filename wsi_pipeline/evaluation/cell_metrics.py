@@ -6,14 +6,15 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
+from wsiseg_models.metrics import average_precision
 
 from wsi_pipeline.core.objects import Objects, is_cell
 from wsi_pipeline.evaluation.matching import match_objects, object_overlaps, ratio
 
-__all__ = ["average_precision", "score_cells"]
+__all__ = ["polygon_ap", "score_cells"]
 
 
-def average_precision(found: Objects, truth: Objects, iou: float = 0.5) -> float:
+def polygon_ap(found: Objects, truth: Objects, iou: float = 0.5) -> float:
     """AP of found polygons by falling score, at one IoU, as COCO has it but of any number.
 
     Each takes the free true object of highest IoU; precision is averaged at 101 recalls. NaN
@@ -28,14 +29,10 @@ def average_precision(found: Objects, truth: Objects, iou: float = 0.5) -> float
     hit = np.zeros(len(found), np.bool_)
     free = np.ones(len(truth), np.bool_)
     for pair in np.lexsort((-value, rank[table.a])):
-        turn, true = rank[table.a[pair]], table.b[pair]
-        if value[pair] >= iou and free[true] and not hit[turn]:
-            hit[turn], free[true] = True, False
-    hits = np.cumsum(hit)
-    precision = hits / np.arange(1, len(hit) + 1)
-    best = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0)  # from this recall on
-    at = np.searchsorted(hits / len(truth), np.linspace(0, 1, 101))
-    return float(best[at].mean())
+        mine, true = table.a[pair], table.b[pair]
+        if value[pair] >= iou and free[true] and not hit[mine]:
+            hit[mine], free[true] = True, False
+    return average_precision(found.score, hit, len(truth))
 
 
 def score_cells(
@@ -87,7 +84,7 @@ def score_cells(
     return {
         "cells": cells.predicted,
         "true cells": cells.true,
-        "cell AP": average_precision(found.take(cell_at), truth_cells, iou),
+        "cell AP": polygon_ap(found.take(cell_at), truth_cells, iou),
         "cell F1": cells.f1,
         "cell mean IoU": cells.sq,
         "nuclei": nuclei.predicted,

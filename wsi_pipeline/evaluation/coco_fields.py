@@ -5,25 +5,31 @@ The truth is scaled with its image, so that all areas and pixels of the scores a
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco
+from wsiseg_models.training.coco import (
+    CELLS,
+    NUCLEUS,
+    Annotation,
+    CocoFile,
+    Split,
+    annotation_files,
+    image_mpps,
+    read_coco,
+    read_image,
+    resize_image,
+)
 
 from wsi_pipeline.core.errors import DataError, UsageError, WsisegError
 from wsi_pipeline.evaluation.mask_metrics import Masks
 
 __all__ = ["Field", "read_set"]
-
-CELL = ("cell", "cytoplasm")
-"""COCO categories that are one cell each; a cytoplasm's mask includes its nucleus."""
 
 Images = NDArray[np.uint8]
 
@@ -63,22 +69,20 @@ def read_set(spec: str, *, mpp: float, split: str = "all") -> Iterator[Field]:
     UsageError, DataError
         the split makes no sense; no annotations, images or pixel size, or broken ones
     """
-    where, _, stated = spec.partition("@")
-    given = _positive(stated, spec) if stated else None
-    folder = Path(where)
-    files = sorted(folder.glob("annotations*.json")) if folder.is_dir() else [folder]
+    try:
+        files, given = annotation_files(spec)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     count = 0
     for file in files:
-        if not file.is_file():
-            break
         try:
-            for field in _fields(file, given, mpp, split):
+            for field in _fields(read_coco(file), given, mpp, split):
                 count += 1
                 yield field
-        except (KeyError, TypeError, ValueError) as error:
+        except ValueError as error:
             if isinstance(error, WsisegError):
                 raise
-            raise DataError(f"{file} is not COCO ({error!r}); see docs/models.md") from error
+            raise DataError(str(error)) from error
     if not count:
         raise DataError(
             f"{spec}: no annotations*.json with images beside it that split {split} takes; "
@@ -86,92 +90,45 @@ def read_set(spec: str, *, mpp: float, split: str = "all") -> Iterator[Field]:
         )
 
 
-def _positive(text: str, spec: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise UsageError(f"{spec}: {text!r} is no pixel size; write DIR@MPP, e.g. DIR@0.25")
-    return value
-
-
-def _fields(file: Path, given: float | None, mpp: float, split: str) -> Iterator[Field]:
-    """The images that one annotation file knows and that are there."""
-    from wsiseg_models.training.coco import image_mpps
-
-    document = json.loads(file.read_text())
-    names = {c["id"]: _class_of(c["name"].lower()) for c in document["categories"]}
-    images = [i for i in document["images"] if (file.parent / i["file_name"]).is_file()]
-    images.sort(key=lambda i: i["file_name"])
-    mine: dict[int, list[dict[str, Any]]] = {i["id"]: [] for i in images}
-    for one in document["annotations"]:
-        if one["image_id"] in mine and names[one["category_id"]] and not one.get("iscrowd"):
-            mine[one["image_id"]].append(one)
-    nuclei = {
-        k: [a["area"] for a in v if names[a["category_id"]] == "nucleus"] for k, v in mine.items()
-    }
+def _fields(document: CocoFile, given: float | None, mpp: float, split: str) -> Iterator[Field]:
+    """Return the images of one annotation file that `split` takes."""
+    wanted = [
+        [a for a in image.annotations if _class_of(a.category) and not a.crowd]
+        for image in document.images
+    ]
+    nuclei = [[a.area for a in found if _class_of(a.category) == "nucleus"] for found in wanted]
+    classes = sorted({_class_of(a.category) for found in wanted for a in found})
     mpps = image_mpps(document, nuclei, given)
-    classes = {names[a["category_id"]] for v in mine.values() for a in v}
-    for image in _held_out(images, split):
-        if not mpps[image["id"]]:
-            raise DataError(f"{file} states no pixel size and has no nuclei to tell; give DIR@MPP")
-        entries = [(names[a["category_id"]], a["segmentation"]) for a in mine[image["id"]]]
-        path = file.parent / image["file_name"]
-        yield _field(path, entries, sorted(classes), mpps[image["id"]] / mpp)
+    for k in _held_out(len(document.images), split):
+        yield _field(document.images[k].path, wanted[k], classes, mpps[k] / mpp)
 
 
 def _class_of(category: str) -> str:
-    """``cell``, ``nucleus`` or nothing."""
-    from wsiseg_models.training.coco import NUCLEUS
-
-    return "cell" if category in CELL else "nucleus" if category in NUCLEUS else ""
+    """Return ``cell``, ``nucleus`` or nothing."""
+    return "cell" if category in CELLS else "nucleus" if category in NUCLEUS else ""
 
 
-def _held_out(images: Sequence[dict[str, Any]], split: str) -> list[dict[str, Any]]:
-    from wsiseg_models.training.coco import Split
-
+def _held_out(count: int, split: str) -> list[int]:
+    """Return the positions of those of `count` images that the split takes."""
     if split == "all":
-        return list(images)
+        return list(range(count))
     try:
-        rule, count = Split(split), len(images)
-        return [image for k, image in enumerate(images) if rule.holds_out(k, count)]
-    except (ValueError, ZeroDivisionError):
+        rule = Split(split)
+    except ValueError:
         raise UsageError(f"unknown split {split!r}; use fold:0/5, time:0.5 or all") from None
+    return [k for k in range(count) if rule.holds_out(k, count)]
 
 
 def _field(
-    path: Path, entries: Sequence[tuple[str, Any]], classes: Sequence[str], scale: float
+    path: Path, annotations: Sequence[Annotation], classes: Sequence[str], scale: float
 ) -> Field:
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
-    if image is None:
-        raise DataError(f"{path}: not an image that OpenCV reads")
-    before = image.shape[:2]
-    if abs(scale - 1) > 0.02:
-        size = max(8, round(before[1] * scale)), max(8, round(before[0] * scale))
-        way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-        image = cv2.resize(image, size, interpolation=way)
+    whole = read_image(path)
+    image = resize_image(whole, scale)
     shape = image.shape[:2]
     rles: dict[str, list[Any]] = {name: [] for name in classes}
-    for name, segmentation in entries:
-        rle = _rle(segmentation, before, shape)
+    for annotation in annotations:
+        rle = annotation.rle(whole.shape[:2], shape)
         if coco.area(rle):  # an object under half a pixel is none any more
-            rles[name].append(rle)
+            rles[_class_of(annotation.category)].append(rle)
     truth = {k: Masks(v, np.ones(len(v)), shape) for k, v in rles.items()}
-    return Field(path.name, image.astype(np.uint8), truth)
-
-
-def _rle(segmentation: Any, before: tuple[int, int], shape: tuple[int, int]) -> Any:
-    """A COCO polygon or run lengths of an image of size `before`, as run lengths of `shape`."""
-    if isinstance(segmentation, list):
-        scale = np.array([shape[1] / before[1], shape[0] / before[0]])
-        rings = [(np.reshape(r, (-1, 2)) * scale).ravel().tolist() for r in segmentation]
-        return coco.merge(coco.frPyObjects(rings, *shape))
-    rle = segmentation
-    if isinstance(rle["counts"], list):
-        rle = coco.frPyObjects(rle, *before)
-    if shape == before:
-        return rle
-    way = cv2.INTER_NEAREST_EXACT
-    mask = cv2.resize(coco.decode(rle), shape[::-1], interpolation=way)
-    return coco.encode(np.asfortranarray(mask))
+    return Field(path.name, image, truth)

@@ -15,7 +15,7 @@ from wsi_pipeline.segmentation.score_rule import is_certain
 from wsi_pipeline.segmentation.split_touching import NECK, split_touching
 
 if TYPE_CHECKING:
-    from wsiseg_models.training.coco import Sample
+    from wsiseg_models.training.semantic_data import Sample
 
 __all__ = ["instances_of", "nucleus_f1", "nucleus_match"]
 
