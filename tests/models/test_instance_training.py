@@ -2,14 +2,13 @@
 
 import dataclasses
 import json
-import math
 
 import cv2
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from pycocotools import mask as coco
+from drawn_cells import GLASS, change, disc, sample_of, two_cells, write_set
 from wsiseg_models import registry
 from wsiseg_models.checkpoint import Card, load_checkpoint, read_card, save_checkpoint
 from wsiseg_models.metrics import average_precision
@@ -24,195 +23,19 @@ from wsiseg_models.training.cell_pasting import (
     overlap,
     shine_through,
 )
-from wsiseg_models.training.coco import Split
 from wsiseg_models.training.crops import InstanceCrops, targets_of
 from wsiseg_models.training.dense_pretraining import dense_maps
-from wsiseg_models.training.instance_data import InstanceSample, load_instance_set, warp
+from wsiseg_models.training.instance_data import warp
 from wsiseg_models.training.loop import milestones, warm_up
 from wsiseg_models.training.train_instance import InstanceTrainConfig, train_instances
 from wsiseg_models.training.validation import validate_instances
 
 from wsi_pipeline.cli.main import cli
 
-NAMES = [{"id": 1, "name": "nucleus"}, {"id": 2, "name": "cytoplasm"}]
-GLASS = 230
-
-
-def disc(side, x, y, radius):
-    """Bool (side, side): pixels whose centre is in a circle."""
-    rows, columns = np.mgrid[:side, :side] + 0.5
-    return (columns - x) ** 2 + (rows - y) ** 2 <= radius**2
-
-
-def sample_of(masks, labels, cell_id, image=None):
-    """A sample from masks of the whole image."""
-    windows = []
-    for m in masks:
-        rows, columns = np.flatnonzero(m.any(1)), np.flatnonzero(m.any(0))
-        windows.append((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
-    parts = tuple(m[y0:y1, x0:x1] for m, (x0, y0, x1, y1) in zip(masks, windows, strict=True))
-    side = masks[0].shape[0]
-    if image is None:
-        image = np.full((side, side, 3), GLASS, np.uint8)
-        for m, label in zip(masks, labels, strict=True):
-            image[m] = (image[m] * (0.4 if label == 2 else 0.8)).astype(np.uint8)
-    return InstanceSample(
-        image, np.array(windows, np.int32), parts, np.array(labels, np.uint8),
-        np.array(cell_id, np.int64), "drawn",
-    )  # fmt: skip
-
-
-def two_cells(side=160):
-    """Two cells that do not touch, each with its nucleus."""
-    masks = [disc(side, x, y, r) for x, y in ((50, 50), (110, 100)) for r in (26, 8)]
-    return sample_of(masks, (1, 2, 1, 2), (1, 1, 2, 2))
-
 
 @pytest.fixture
 def data(tmp_path):
-    """Five fields: overlapping cells with nuclei as polygons and RLE, the last one empty."""
-    rng = np.random.default_rng(7)
-    (tmp_path / "data" / "images").mkdir(parents=True)
-    images, annotations = [], []
-    for i in range(5):
-        field = np.full((96, 96, 3), GLASS, np.uint8)
-        for cell in range(3 if i < 4 else 0):
-            x, y = rng.integers(15, 81, 2)
-            for category, radius in ((2, 16), (1, 5)):
-                mask = disc(96, x, y, radius)
-                field[mask] = (field[mask] * (0.4 if category == 1 else 0.8)).astype(np.uint8)
-                rle = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
-                turn = np.linspace(0, 2 * np.pi, 40)
-                ring = np.stack([x + radius * np.cos(turn), y + radius * np.sin(turn)], 1)
-                shape = {"size": rle["size"], "counts": rle["counts"].decode()}
-                annotations.append(
-                    {"id": len(annotations), "image_id": i, "category_id": category,
-                     "cell_id": cell, "area": int(mask.sum()), "iscrowd": 0,
-                     "segmentation": shape if cell else [ring.ravel().tolist()]}
-                )  # fmt: skip
-        cv2.imwrite(str(tmp_path / "data" / "images" / f"{i}.png"), field)
-        images.append({"id": i, "file_name": f"images/{i}.png", "width": 96, "height": 96})
-    document = {"images": images, "annotations": annotations, "categories": NAMES}
-    (tmp_path / "data" / "annotations.json").write_text(json.dumps(document))
-    return tmp_path / "data"
-
-
-def change(folder, edit):
-    """Edit the annotations of a set."""
-    file = folder / "annotations.json"
-    document = json.loads(file.read_text())
-    edit(document)
-    file.write_text(json.dumps(document))
-
-
-def load(folder, mpp=0.5):
-    return load_instance_set(f"{folder}@0.5", mpp=mpp, split=Split("none"))
-
-
-def test_a_set_is_read_as_it_was_drawn(data):
-    found = load_instance_set(f"{data}@0.5", mpp=0.5, split=Split("fold:1/5"))
-    assert [s.name for s in found.held] == ["images/1.png"] and len(found.train) == 4
-    assert found.skipped == {} and "stated" in found.train[0].origin
-    rng = np.random.default_rng(7)
-    for sample in load(data).train[:4]:
-        drawn = [disc(96, *xy, r) for xy in rng.integers(15, 81, (3, 2)) for r in (16, 5)]
-        assert sample.labels.tolist() == [1, 2] * 3 and sample.cell_id.tolist() == [
-            0,
-            0,
-            1,
-            1,
-            2,
-            2,
-        ]
-        masks = targets_of(sample)["masks"].astype(bool)
-        assert (masks[2:] == drawn[2:]).all()  # RLE is exact, polygons nearly
-        for mine, true in zip(masks[:2], drawn[:2], strict=True):
-            assert (mine ^ true).sum() < 0.15 * true.sum()
-    assert len(load(data).train[4]) == 0
-
-
-def test_masks_shrink_with_their_image(data):
-    whole, half = load(data).train[0], load(data, mpp=1.0).train[0]
-    assert half.image.shape == (48, 48, 3)
-    mine = targets_of(half)["masks"].astype(bool)
-    share = targets_of(whole)["masks"].reshape(len(whole), 48, 2, 48, 2).mean((2, 4))
-    assert (mine[share == 1]).all() and not mine[share == 0].any()
-    assert mine.sum() == pytest.approx(share.sum(), rel=0.05)  # halves count
-
-
-def test_what_cannot_be_learnt_from_is_skipped_and_counted(data):
-    def edit(document):
-        document["images"].append({"id": 9, "file_name": "images/lost.png"})
-        document["categories"].append({"id": 3, "name": "Leukocyte_Nucleus"})
-        document["categories"].append({"id": 4, "name": "never used"})
-        shapes = [{"iscrowd": 1}, {"category_id": 3}, {"image_id": 9}]
-        shapes.append({"segmentation": [[10, 10, 11, 10, 11, 11, 10, 11]]})  # one pixel
-        shapes.append({"segmentation": [[-30, -30, 20, -30, 20, 20, -30, 20]]})
-        base = document["annotations"][0]
-        document["annotations"] = [base | {"image_id": 4} | s for s in shapes]
-
-    change(data, edit)
-    found = load(data)
-    assert found.skipped == {"image not there": 1, "crowd": 1, "leukocyte_nucleus": 1,
-                             "under 4 px": 1}  # fmt: skip
-    assert [len(s) for s in found.train] == [0, 0, 0, 0, 1]
-    assert found.train[4].windows.tolist() == [[0, 0, 20, 20]] and found.train[4].masks[0].all()
-
-
-@pytest.mark.parametrize(
-    ("change_to", "match"),
-    [
-        ({"category_id": 7}, "annotation 3 has the category_id 7; the file has 1 nucleus"),
-        (
-            {"category_id": 3},
-            "annotation 3 is of the category 'spindle'; known: cytoplasm, .*nucleus",
-        ),
-        ({"segmentation": {"size": [96, 96], "counts": "garbage"}}, "annotation 3 cannot be read"),
-        ({"segmentation": {"size": [96, 96], "counts": "SW_25"}}, "runs cover"),
-        ({"segmentation": {"size": [96, 96], "counts": "h"}}, "ends within a number"),
-        ({"segmentation": {"size": [96, 96], "counts": [10, 20]}}, "runs cover 30 of 9216"),
-        (
-            {"segmentation": {"size": [9, 9], "counts": [81]}},
-            r"has \(9, 9\) and its image \(96, 96\)",
-        ),
-        ({"segmentation": [[1, 2, 3, 4]]}, "three or more points"),
-        ({"segmentation": [[1, 2, 3, 4, 5, math.nan]]}, "all of them numbers"),
-        ({"segmentation": [[1, 2, 3, 4, 5]]}, "annotation 3 cannot be read"),
-        ({"segmentation": None}, "neither polygons nor RLE"),
-        ({"cell_id": "first"}, "annotation 3 cannot be read"),
-    ],
-)
-def test_broken_annotations_are_named(data, change_to, match):
-    def edit(document):
-        document["categories"].append({"id": 3, "name": "spindle"})
-        document["annotations"][3] |= change_to
-
-    change(data, edit)
-    with pytest.raises(ValueError, match=match) as error:
-        load(data)
-    assert "annotations.json: annotation 3" in str(error.value)
-
-
-def test_broken_files_are_named(data, tmp_path):
-    file = data / "annotations.json"
-    text = file.read_text()
-    for broken, match in (
-        (text[:500], "annotations.json is not JSON"),
-        ("[]", "no images, annotations, categories"),
-        (text.replace('"images"', '"pictures"', 1), "has no images; it must be a COCO file"),
-    ):
-        file.write_text(broken)
-        with pytest.raises(ValueError, match=match):
-            load(data)
-    with pytest.raises(ValueError, match="does not exist"):
-        load(tmp_path / "none")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="no annotations"):
-        load(tmp_path / "empty")
-    file.write_text(text)
-    (data / "images" / "0.png").write_text("no image")
-    with pytest.raises(ValueError, match=r"0.png: not an image"):
-        load(data)
+    return write_set(tmp_path / "data")
 
 
 def test_masks_warped_in_their_windows_are_masks_warped_whole():
