@@ -19,7 +19,7 @@ class Network(torch.nn.Module):
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        self.module = torch.jit.load(path).eval()
+        self.module = torch.jit.load(path).eval()  # noqa: TID251
         self.pixels = 0
 
     @torch.inference_mode()

@@ -102,7 +102,7 @@ def start_from(network: nn.Module, path: Path) -> dict[str, Any]:
         if lost:
             raise ValueError(f"{path}: batch norms are folded; start from the run's state.pt")
     else:
-        stored = torch.load(path, map_location="cpu", weights_only=True)["ema"]
+        stored = torch.load(path, map_location="cpu", weights_only=True)["ema"]  # noqa: TID251
     fits = {k for k, v in mine.items() if k in stored and stored[k].shape == v.shape}
     network.load_state_dict({k: stored[k] if k in fits else v for k, v in mine.items()})
     return {"copied": len(fits), "fresh": sorted(set(mine) - fits)}
@@ -157,7 +157,7 @@ class Run:
         path = self.out / "state.pt"
         if not path.is_file():
             return
-        state = torch.load(path, map_location=self.device, weights_only=True)
+        state = torch.load(path, map_location=self.device, weights_only=True)  # noqa: TID251
         before = json.loads(state["config"])
         changed = sorted(k for k in self.settings if before.get(k) != self.settings[k])
         if changed:

@@ -77,7 +77,7 @@ class Work:
     @staticmethod
     def unpack(packed: bytes) -> Work:
         """What `pack` packed."""
-        work: Work = pickle.loads(zlib.decompress(packed))
+        work: Work = pickle.loads(zlib.decompress(packed))  # noqa: TID251
         return work
 
 
@@ -91,7 +91,7 @@ def describe_model(wanted: str, config: bytes) -> dict[str, Any]:
     """
 
     def describe() -> dict[str, Any]:
-        model = _WORKER.network(pickle.loads(config))
+        model = _WORKER.network(pickle.loads(config))  # noqa: TID251
         return {k: getattr(model, k) for k in _TOLD} | {"kind": type(model).__name__}
 
     return _answer(wanted, describe)
@@ -225,7 +225,7 @@ class _WorkerState:
         with self._lock:
             if token not in self._sites:
                 work = Work.unpack(packed)
-                model = pickle.loads(own) if own else self.network(work.config, work.identity)
+                model = pickle.loads(own) if own else self.network(work.config, work.identity)  # noqa: TID251
                 cv2.setNumThreads(1)  # regions run side by side; OpenCV must not multiply them
                 sys.setswitchinterval(0.0005)  # decoding asks for Python's lock once a tile
                 self._sites[token] = _Site(work, model)

@@ -245,7 +245,7 @@ class RunFolder:
 
     def read_part(self, region: int) -> tuple[Objects, dict[str, int]]:
         """Objects and counts of a finished region."""
-        with np.load(self._part(region), allow_pickle=False) as stored:
+        with np.load(self._part(region), allow_pickle=False) as stored:  # noqa: TID251
             prefix = "feature "
             features = {k.removeprefix(prefix): stored[k] for k in stored if k.startswith(prefix)}
             objects = Objects(
