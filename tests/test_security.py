@@ -29,9 +29,9 @@ from wsiseg_models.training import pretrained
 from wsiseg_models.training.loop import start_from
 
 from wsi_pipeline.batch.run_many import run_slides
-from wsi_pipeline.batch.slide_sheet import SlideRequest
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import CheckpointError, DataError, SlideFormatError
+from wsi_pipeline.core.request import SlideRequest
 from wsi_pipeline.core.safe_names import NameRefused, check_name
 from wsi_pipeline.formats.geojson import read_geojson
 from wsi_pipeline.formats.geoparquet import read_parquet

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from wsi_pipeline.core.config import RunConfig
     from wsi_pipeline.core.errors import WsisegError
     from wsi_pipeline.core.objects import Objects
+    from wsi_pipeline.core.request import SlideRequest
     from wsi_pipeline.evaluation.matching import match_objects
     from wsi_pipeline.formats.geojson import read_geojson
     from wsi_pipeline.formats.geoparquet import read_parquet
@@ -29,6 +30,7 @@ __all__ = [
     "RunConfig",
     "RunResult",
     "Slide",
+    "SlideRequest",
     "WsisegError",
     "__version__",
     "match_objects",
@@ -47,6 +49,7 @@ _HOME = {
     "RunConfig": "core.config",
     "RunResult": "pipeline",
     "Slide": "slides.slide",
+    "SlideRequest": "core.request",
     "WsisegError": "core.errors",
     "match_objects": "evaluation.matching",
     "model_from_function": "segmentation.nuclei",

@@ -23,6 +23,7 @@ from wsi_pipeline.core.errors import ClusterError, DataError, SlideError
 from wsi_pipeline.core.geometry import Region, plan_regions
 from wsi_pipeline.core.machine import give_back_freed_memory, peak_bytes
 from wsi_pipeline.core.progress import progress
+from wsi_pipeline.core.request import SlideRequest, as_request
 from wsi_pipeline.formats.geojson import read_regions
 from wsi_pipeline.runs.dask_client import Answer, Cluster, model_there
 from wsi_pipeline.runs.final_files import Results
@@ -66,22 +67,21 @@ class RunResult:
 
 
 def run_slide(
-    path: Path | str,
+    slide: SlideRequest | Path | str,
     config: RunConfig | None = None,
     *,
     model: Model | None = None,
-    mpp_source: str = "--mpp",
     stop: threading.Event | None = None,
 ) -> RunResult:
     """Segment one slide and write its run folder; the same call again continues.
 
     Parameters
     ----------
+    slide
+        the slide file, or a request, whose own settings come before those of `config`
     model
         a model of one's own, from `model_from_module` or `model_from_function`; by default the
         one that `config` names
-    mpp_source
-        where `config.mpp` comes from: "--mpp" or "slide sheet"
     stop
         once it is set no region is begun, and what is in flight is finished
 
@@ -93,15 +93,15 @@ def run_slide(
     KeyboardInterrupt
         `stop` was set before all was done; the same call continues
     """
-    config = config or RunConfig()
+    request = as_request(slide)
+    config = request.settings(config or RunConfig())
     with (
         _memory_given_back(),
         open_slide(
-            path, mpp=config.mpp, mpp_source=mpp_source, crop=config.crop,
-            read_timeout_s=config.read_timeout_s,
-        ) as slide,
-        _Job(slide, model or _open(config), config, stop) as job,
-    ):  # fmt: skip
+            request, mpp=config.mpp, crop=config.crop, read_timeout_s=config.read_timeout_s
+        ) as opened,
+        _Job(opened, model or _open(config), config, stop) as job,
+    ):
         if job.folder.finished is not None:
             return _result(job.folder, job.folder.finished)
         job.look()

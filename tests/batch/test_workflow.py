@@ -21,10 +21,11 @@ from wsi_pipeline.batch import snakemake as workflow
 from wsi_pipeline.batch.job import DONE, FAILED, INCOMPLETE, read_record, run_stage
 from wsi_pipeline.batch.plan import STAGES, Plan, judge, read_plan
 from wsi_pipeline.batch.run_many import run_slides
-from wsi_pipeline.batch.slide_sheet import SlideRequest, find_slides
+from wsi_pipeline.batch.slide_sheet import find_slides
 from wsi_pipeline.cli.main import cli
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import ConfigError, OutputError, UsageError
+from wsi_pipeline.core.request import SlideRequest
 from wsi_pipeline.pipeline import run_slide
 from wsi_pipeline.segmentation import load_model as registry
 from wsi_pipeline.synthetic.svs_writer import plan_slide, write_slide

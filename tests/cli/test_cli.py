@@ -331,8 +331,8 @@ def test_a_disk_that_fills_up_keeps_what_was_finished(a, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(np, "savez", full)
         said = complaint(wsiseg(*run), 1)
-    assert "000000.npz (No space left on device)" in said
-    assert "the same command continues" in said
+    assert "000000.npz cannot be written (No space left on device)" in said
+    assert "run the same command again" in said
     assert wsiseg(*run).exit_code == 0
 
 

@@ -23,6 +23,7 @@ from wsi_pipeline.core.errors import (
     SlideReadError,
 )
 from wsi_pipeline.core.geometry import Box
+from wsi_pipeline.core.request import SlideRequest
 from wsi_pipeline.slides import slide as slide_module
 from wsi_pipeline.slides.slide import Mpp, Slide, open_slide
 
@@ -259,7 +260,7 @@ def test_dask_reads_the_same(noise):
 
 def test_a_slide_pickles_as_its_path_and_options(noise, declared):
     declared(bounds_x="1", bounds_y="2", bounds_width="30", bounds_height="40")
-    with open_slide(noise, mpp=0.3, mpp_source="slide sheet", crop=False) as slide:
+    with open_slide(SlideRequest(noise, 0.3, "slide sheet"), crop=False) as slide:
         copy = pickle.loads(pickle.dumps(slide))
         with copy:
             assert (copy.mpp, copy.bounds, copy.notes) == (slide.mpp, slide.bounds, slide.notes)
@@ -271,9 +272,11 @@ def test_a_slide_pickles_as_its_path_and_options(noise, declared):
 
 
 def test_a_given_pixel_size_wins_and_leaves_a_note(noise):
-    with open_slide(noise, mpp=0.5, mpp_source="slide sheet") as slide:
-        assert slide.require_mpp() == Mpp(0.5, 0.5, "slide sheet")
-        assert slide.notes == ("slide sheet 0.5 used instead of the file's 0.25",)
+    of_sheet = SlideRequest(noise, 0.5, "slide sheet")
+    for request, mpp, source in ((noise, 0.5, "--mpp"), (of_sheet, 0.7, "slide sheet")):
+        with open_slide(request, mpp=mpp) as slide:
+            assert slide.require_mpp() == Mpp(0.5, 0.5, source)
+            assert slide.notes == (f"{source} 0.5 used instead of the file's 0.25",)
     with pytest.raises(MppError, match="250 µm") as error:
         open_slide(noise, mpp=250)
     say(error)

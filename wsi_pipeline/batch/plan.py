@@ -15,9 +15,10 @@ from typing import Any
 
 from wsi_pipeline.batch.job import DONE, read_record
 from wsi_pipeline.batch.run_many import check_slides
-from wsi_pipeline.batch.slide_sheet import SlideRequest, find_slides
+from wsi_pipeline.batch.slide_sheet import find_slides
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import ConfigError, UsageError
+from wsi_pipeline.core.request import SlideRequest
 from wsi_pipeline.core.safe_names import NameRefused
 from wsi_pipeline.slides.slide import slide_id_of
 

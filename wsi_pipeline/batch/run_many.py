@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from wsi_pipeline.batch.slide_sheet import SlideRequest
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import (
     ClusterError,
@@ -22,6 +21,7 @@ from wsi_pipeline.core.errors import (
     WsisegError,
     one_line,
 )
+from wsi_pipeline.core.request import SlideRequest
 
 if TYPE_CHECKING:
     from wsi_pipeline.pipeline import RunResult
@@ -138,17 +138,11 @@ def _header(slide: SlideRequest, config: RunConfig) -> str:
     """The id of a slide that opens and has a pixel size; `SlideError` for one that does not."""
     from wsi_pipeline.slides.slide import open_slide
 
-    mpp, source = _mpp(slide, config)
     with open_slide(
-        slide.path, mpp=mpp, mpp_source=source, crop=config.crop,
-        read_timeout_s=config.read_timeout_s,
-    ) as opened:  # fmt: skip
+        slide, mpp=config.mpp, crop=config.crop, read_timeout_s=config.read_timeout_s
+    ) as opened:
         opened.require_mpp()
         return opened.slide_id
-
-
-def _mpp(slide: SlideRequest, config: RunConfig) -> tuple[float | None, str]:
-    return (config.mpp, "--mpp") if slide.mpp is None else (slide.mpp, "slide sheet")
 
 
 def _ready(slides: Sequence[SlideRequest], config: RunConfig) -> dict[str | None, Model]:
@@ -174,11 +168,9 @@ def _run(
     from wsi_pipeline.pipeline import run_slide
 
     began = time.perf_counter()
-    mpp, source = _mpp(slide, config)
     _log(f"{slide.path.name}: {model.name} on {model.device}", config)
-    own = replace(config, mpp=mpp, model=slide.model or config.model, roi=slide.roi or config.roi)
     try:
-        result = run_slide(slide.path, own, model=model, mpp_source=source, stop=stop)
+        result = run_slide(slide, config, model=model, stop=stop)
     except ClusterError:
         raise
     except WsisegError as error:

@@ -6,22 +6,12 @@ import csv
 import glob
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from wsi_pipeline.core.errors import (
-    UsageError,
-)
+from wsi_pipeline.core.errors import UsageError
+from wsi_pipeline.core.request import SlideRequest
 
-if TYPE_CHECKING:
-    pass
-
-__all__ = [
-    "SLIDE_SUFFIXES",
-    "SlideRequest",
-    "find_slides",
-]
+__all__ = ["SLIDE_SUFFIXES", "find_slides"]
 
 
 SLIDE_SUFFIXES = (
@@ -40,26 +30,6 @@ SLIDE_SUFFIXES = (
 """What is taken for a slide in a folder; anything else is read when it is named itself."""
 
 _COLUMNS = ("slide", "mpp", "model", "roi")
-
-
-@dataclass(frozen=True)
-class SlideRequest:
-    """A slide that was asked for, and what a slide sheet says of it.
-
-    Attributes
-    ----------
-    mpp
-        µm per level-0 pixel
-    model
-        registered name, instead of the run's
-    roi
-        GeoJSON of its regions of interest
-    """
-
-    path: Path
-    mpp: float | None = None
-    model: str | None = None
-    roi: Path | None = None
 
 
 def find_slides(names: Sequence[str], *, recursive: bool = False) -> list[SlideRequest]:
@@ -140,11 +110,13 @@ def _row(sheet: Path, line: int, row: dict[str, str]) -> SlideRequest:
     if not cells["slide"]:
         raise UsageError(f"{where}: no slide; correct the line")
     roi = cells.get("roi")
+    mpp = _pixel_size(where, cells.get("mpp", ""))
     return SlideRequest(
         sheet.parent / cells["slide"],
-        _pixel_size(where, cells.get("mpp", "")),
-        cells.get("model") or None,
-        sheet.parent / roi if roi else None,
+        mpp=mpp,
+        mpp_source=SlideRequest.mpp_source if mpp is None else "slide sheet",
+        model=cells.get("model") or None,
+        roi=sheet.parent / roi if roi else None,
     )
 
 

@@ -30,9 +30,10 @@ from typing import Any
 from wsi_pipeline.batch.job import DONE, FAILED, read_record, write_record
 from wsi_pipeline.batch.plan import STAGES, Verdict, judge, read_plan
 from wsi_pipeline.batch.run_many import check_slides
-from wsi_pipeline.batch.slide_sheet import SlideRequest, find_slides
+from wsi_pipeline.batch.slide_sheet import find_slides
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import ConfigError, OutputError, UsageError, one_line
+from wsi_pipeline.core.request import SlideRequest
 
 __all__ = ["PROFILES", "run_workflow"]
 

@@ -86,7 +86,7 @@ def run(slides: tuple[str, ...], recursive: bool, mpp_of_sheet: bool, **settings
     config = RunConfig(**settings)
     found = find_slides(slides, recursive=recursive)
     if mpp_of_sheet:
-        found = [replace(slide, mpp=config.mpp) for slide in found]
+        found = [replace(s, mpp=config.mpp, mpp_source="slide sheet") for s in found]
         config = replace(config, mpp=None)
     with stop_on_signals(quiet=config.quiet) as stop:
         outcomes = run_slides(found, config, stop)

@@ -26,6 +26,7 @@ from wsi_pipeline.core.errors import (
     one_line,
 )
 from wsi_pipeline.core.geometry import Box, paste
+from wsi_pipeline.core.request import SlideRequest, as_request
 from wsi_pipeline.core.safe_names import check_name
 from wsi_pipeline.slides.fast_tiff import FastTiffReader
 from wsi_pipeline.slides.image_reader import ImageReader
@@ -51,28 +52,25 @@ MAX_WINDOW_PX = 2**25  # source pixels held at once while resampling
 
 
 def open_slide(
-    path: str | Path,
+    slide: SlideRequest | Path | str,
     *,
-    mpp: float | None = None,
-    mpp_source: str = "--mpp",
     crop: bool = True,
     read_timeout_s: float = RunConfig.read_timeout_s,
+    mpp: float | None = None,
 ) -> Slide:
     """Open a slide with the first reader that understands it.
 
     Parameters
     ----------
-    path
-        the slide file; of a DICOM slide any of its files
-    mpp
-        pixel size in µm, taken instead of what the file says
-    mpp_source
-        where `mpp` comes from: "--mpp" or "slide sheet"
+    slide
+        the slide file, or a request with its path and pixel size; any file of a DICOM slide
     crop
         whether level 0 is only the scanned area that the file declares (openslide.bounds), as
         QuPath shows it, or the whole canvas
     read_timeout_s
         how long opening and each read may take, in seconds
+    mpp
+        µm per pixel of level 0, used instead of the file's; a request's own comes first
 
     Raises
     ------
@@ -85,9 +83,13 @@ def open_slide(
     SlideTimeoutError
         its drive does not answer
     """
-    deadline = ReadTimeout(Path(path).name, read_timeout_s)
-    given = None if mpp is None else Mpp(mpp, mpp, mpp_source)
-    return deadline.call(_open, Path(path), given, crop, deadline)
+    request = as_request(slide)
+    if request.mpp is None:
+        request = SlideRequest(request.path, mpp)
+    size = request.mpp
+    given = None if size is None else Mpp(size, size, request.mpp_source)
+    deadline = ReadTimeout(request.path.name, read_timeout_s)
+    return deadline.call(_open, request.path, given, crop, deadline)
 
 
 def _open(path: Path, given: Mpp | None, crop: bool, deadline: ReadTimeout) -> Slide:
