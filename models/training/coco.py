@@ -293,7 +293,8 @@ def _annotation(entry: Mapping[str, Any], names: Mapping[Any, str], where: str) 
         raise ValueError(f"{where} has the category_id {category!r}; the file has {known}")
     try:
         area = float(entry.get("area") or 0)
-        cell_id = int(entry.get("cell_id", -1))
+        cell = entry.get("cell_id")
+        cell_id = -1 if cell is None else int(cell)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{where} cannot be read: area or cell_id is no number: {error}") from None
     if not 0 <= area < math.inf:

@@ -126,8 +126,8 @@ def load_instance_set(spec: str, *, mpp: float, split: Split) -> InstanceSet:
     Raises
     ------
     ValueError
-        no annotation file with images, no pixel size, a category that is neither cell nor nucleus,
-        or an annotation that cannot be read; the message names file and annotation
+        no annotation file with images, no pixel size, nuclei but no cell, a category that is
+        neither, or an annotation that cannot be read; the message names file and annotation
     """
     files, stated = annotation_files(spec)
     skipped: Counter[str] = Counter()
@@ -139,6 +139,12 @@ def load_instance_set(spec: str, *, mpp: float, split: Split) -> InstanceSet:
             (found.held if held else found.train).append(sample)
     if not found.train and not found.held:
         raise ValueError(f"{spec}: no annotations*.json with images beside it; see docs/models.md")
+    labels = [label for sample in (*found.train, *found.held) for label in sample.labels]
+    if labels and CELL not in labels:
+        raise ValueError(
+            f"{spec}: {len(labels)} nuclei and no cell; a network would learn that there are no "
+            "cells. Leave the set out, or annotate its cells"
+        )
     return replace(found, skipped={k: n for k, n in skipped.items() if n})
 
 

@@ -160,12 +160,27 @@ def test_every_reader_needs_a_pixel_size(data, read):
         read(str(data))
 
 
+@every_reader
+def test_entries_may_be_null(data, read):
+    """As files in use have them: nuclei of no cell, areas that are not known."""
+    nothing = {"cell_id": None, "area": None, "iscrowd": None}
+    change(data, lambda document: document["annotations"][3].update(nothing))
+    read(f"{data}@0.5")
+    assert load(data).train[0].cell_id.tolist() == [0, 0, 1, -1, 2, 2]
+
+
 def test_categories_of_no_use_are_refused_with_those_there_are(data):
     change(data, lambda document: document["categories"][1].update(name="spindle"))
     with pytest.raises(ValueError, match="'spindle'; known: cytoplasm, cell, nucleus"):
         READERS["instances"](f"{data}@0.5")
     with pytest.raises(ValueError, match=r"categories nucleus, spindle, and none of wall"):
         load_set(f"{data}@0.5", mpp=0.5, split=Split("none"), categories=("wall",))
+
+
+def test_a_set_of_nuclei_alone_does_not_teach_that_there_are_no_cells(data):
+    change(data, lambda document: document["categories"][1].update(name="overlapped_nuclei"))
+    with pytest.raises(ValueError, match="24 nuclei and no cell"):
+        load(data)
 
 
 def test_an_area_that_is_not_stated_is_counted(data):
