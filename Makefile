@@ -14,7 +14,7 @@ PYTHON = $(shell for p in python3.13 python3.12 python3.11 python3; do \
 OUT := demo/out
 SLIDE ?=
 MPP ?=
-RUN_FOLDER = $(OUT)/$(patsubst %.ome,%,$(basename $(notdir $(or $(SLIDE),slide.svs))))
+RUN_FOLDER = $(OUT)/$(patsubst %.ome,%,$(basename $(notdir $(or $(SLIDE),slide.svs))))/dssnet
 
 # One process per core; each computes in one thread, so that they do not slow each other down.
 # TESTS="tests/slides -x" runs a part.

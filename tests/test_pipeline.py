@@ -18,10 +18,12 @@ from wsi_pipeline import pipeline
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import ConfigError, OutputError
 from wsi_pipeline.core.geometry import Box
+from wsi_pipeline.core.run_layout import RUN_FILES
 from wsi_pipeline.formats.geojson import read_geojson
 from wsi_pipeline.formats.geoparquet import read_parquet
 from wsi_pipeline.pipeline import run_slide
 from wsi_pipeline.runs import final_files as results
+from wsi_pipeline.runs import part_file
 from wsi_pipeline.runs import run_folder as store
 from wsi_pipeline.segmentation import inference
 from wsi_pipeline.segmentation.load_model import has_bfloat16, open_model
@@ -129,9 +131,9 @@ def test_a_writer_that_fails_loses_no_region(slide_path, darkness, tmp_path, mon
         patch.setattr(results.ParquetWriter, "write", full)
         with pytest.raises(OutputError, match="no space"):
             run(slide_path, tmp_path, darkness)
-    left = sorted(p.name for p in (tmp_path / "crowded").iterdir())
+    left = sorted(p.name for p in (tmp_path / "crowded/darkness").iterdir())
     assert left == ["parts", "plan.json"]
-    assert len(list((tmp_path / "crowded" / "parts").glob("*.npz"))) == 30
+    assert len(list((tmp_path / "crowded/darkness" / "parts").glob("*.npz"))) == 30
 
 
 def test_every_file_holds_the_same_valid_objects(slide_path, darkness, reference, tmp_path):
@@ -141,7 +143,7 @@ def test_every_file_holds_the_same_valid_objects(slide_path, darkness, reference
     polygons = geojson.polygons()
     assert shapely.is_valid(polygons).all()
     assert shapely.is_valid(shapely.set_precision(polygons, 0.01, mode="pointwise")).all()
-    assert {p.name for p in result.folder.iterdir()} == set(store.FILES)
+    assert {p.name for p in result.folder.iterdir()} == set(RUN_FILES)
     stored = json.loads((result.folder / "run.json").read_text())
     assert stored["objects"] == len(reference) and stored["slide"]["mpp"]["source"] == "metadata"
     for name in ("overlay.png", "thumbnail.png"):
@@ -197,9 +199,9 @@ def test_a_run_that_stopped_continues_where_it_was(
     monkeypatch.setattr(store.RunFolder, "write_part", write_some)
     with pytest.raises(Stop):
         run(slide_path, tmp_path, darkness)
-    left = tmp_path / "crowded" / "parts" / "000999.npz.part"
+    left = tmp_path / "crowded/darkness" / "parts" / "000999.npz.part"
     left.write_bytes(b"half a part")
-    half = tmp_path / "crowded" / "objects.geojson.gz.0a1b2c3d.part"
+    half = tmp_path / "crowded/darkness" / "objects.geojson.gz.0a1b2c3d.part"
     half.write_bytes(b"half a file")
     resumed = []
 
@@ -219,7 +221,7 @@ def test_a_full_disk_keeps_what_was_done(slide_path, darkness, reference, tmp_pa
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(store.np, "savez", full)
+        patch.setattr(part_file.np, "savez", full)
         with pytest.raises(OutputError, match=r"No space left.*run the same command again"):
             run(slide_path, tmp_path, darkness)
     assert same(objects_of(run(slide_path, tmp_path, darkness)), reference)
@@ -286,7 +288,7 @@ KILLED = """
 def test_killed_at_random_moments_and_rerun(slide_path, reference, tmp_path, request):
     rng = np.random.default_rng(2)
     script = textwrap.dedent(KILLED).format(
-        tests=str(request.path.parent), out=str(tmp_path), slide=str(slide_path)
+        tests=str(request.config.rootpath / "tests"), out=str(tmp_path), slide=str(slide_path)
     )
     killed = 0
     for delay in [*rng.uniform(0.1, 1.5, 3), None]:
@@ -298,7 +300,7 @@ def test_killed_at_random_moments_and_rerun(slide_path, reference, tmp_path, req
         process.communicate()
         killed += process.returncode == -signal.SIGKILL
     assert process.returncode == 0 and killed > 0
-    assert same(read_parquet(tmp_path / "crowded" / "objects.parquet"), reference)
+    assert same(read_parquet(tmp_path / "crowded/darkness" / "objects.parquet"), reference)
 
 
 def test_an_object_far_larger_than_the_halo_is_kept_whole(darkness, tmp_path, monkeypatch):

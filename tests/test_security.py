@@ -32,12 +32,12 @@ from wsi_pipeline.batch.run_many import run_slides
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import CheckpointError, DataError, SlideFormatError
 from wsi_pipeline.core.request import SlideRequest
+from wsi_pipeline.core.run_layout import run_folder_path
 from wsi_pipeline.core.safe_names import NameRefused, check_name
 from wsi_pipeline.formats.geojson import read_geojson
 from wsi_pipeline.formats.geoparquet import read_parquet
 from wsi_pipeline.pipeline import run_slide
 from wsi_pipeline.reports.slide_summary import write_features
-from wsi_pipeline.runs.run_folder import RunFolder
 from wsi_pipeline.segmentation.load_model import model_for
 from wsi_pipeline.slides.slide import open_slide, slide_id_of
 from wsi_pipeline.slides.tiff_reader import TiffReader
@@ -92,7 +92,7 @@ def test_a_name_that_is_no_folder_s_is_refused(name, tmp_path):
     with pytest.raises(NameRefused, match="cannot name a slide's results"):
         check_name(name)
     with pytest.raises(NameRefused):
-        RunFolder(tmp_path, name, {})
+        run_folder_path(tmp_path, name, "dssnet")
     assert list(tmp_path.iterdir()) == []
 
 

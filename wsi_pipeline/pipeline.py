@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import platform
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import cv2
 import dask
@@ -23,12 +19,18 @@ from wsi_pipeline.core.errors import ClusterError, DataError, SlideError
 from wsi_pipeline.core.geometry import Region, plan_regions
 from wsi_pipeline.core.machine import give_back_freed_memory, peak_bytes
 from wsi_pipeline.core.progress import progress
+from wsi_pipeline.core.records import (
+    RegionFailure,
+    RunRecord,
+)
 from wsi_pipeline.core.request import SlideRequest, as_request
+from wsi_pipeline.core.run_layout import OVERLAY, RUN_JSON, THUMBNAIL, run_folder_path
 from wsi_pipeline.formats.geojson import read_regions
 from wsi_pipeline.runs.dask_client import Answer, Cluster, model_there
 from wsi_pipeline.runs.final_files import Results
 from wsi_pipeline.runs.overlay import Density, draw_overlay, to_png
-from wsi_pipeline.runs.run_folder import RESULT_VERSION, RunFolder, check_output
+from wsi_pipeline.runs.provenance import plan_record, provenance_record
+from wsi_pipeline.runs.run_folder import RunFolder, check_output
 from wsi_pipeline.segmentation.damaged_regions import find_objects
 from wsi_pipeline.segmentation.inference import Engine
 from wsi_pipeline.segmentation.model import Model
@@ -62,8 +64,8 @@ class RunResult:
 
     folder: Path
     objects: int
-    failed: tuple[dict[str, Any], ...]
-    summary: dict[str, Any]
+    failed: tuple[RegionFailure, ...]
+    summary: RunRecord
 
 
 def run_slide(
@@ -144,8 +146,9 @@ class _Job:
         # 135 nuclei a megapixel on a third of the slide, 2 kB each in parts and results.
         check_output(config.out, 20_000_000 + slide.width * slide.height // 11)
         self.roi = _roi(config.roi) if config.roi else None
+        folder = run_folder_path(config.out, slide.slide_id, model.name)
         self.folder = RunFolder(
-            config.out, slide.slide_id, self._plan(), overwrite=config.overwrite
+            folder, plan_record(slide, model, config), overwrite=config.overwrite
         )
 
     def __enter__(self) -> _Job:
@@ -171,7 +174,10 @@ class _Job:
         self.visible = self.foreground.dilate(model.reach_px * self.scale)
         width, height = (-int(-n // self.scale) for n in (slide.width, slide.height))
         self.results = Results(
-            self.folder, self._provenance(), model.empty(), Density(slide.width, slide.height)
+            self.folder,
+            provenance_record(slide, model, self.config, kept),
+            model.empty(),
+            Density(slide.width, slide.height),
         )
         self.regions = [
             r for r in plan_regions(width, height, REGION_PX) if self.visible.covers(*self._box(r))
@@ -181,28 +187,6 @@ class _Job:
         """Core of a region in level-0 pixels."""
         core, scale = region.core, self.scale
         return core.x0 * scale, core.y0 * scale, core.x1 * scale, core.y1 * scale
-
-    def _plan(self) -> dict[str, Any]:
-        """What decides the result; how the work is cut up is not in it."""
-        config, stat = self.config, self.slide.path.stat()
-        return {
-            "result version": RESULT_VERSION,
-            "slide": {"name": self.slide.path.name, "bytes": stat.st_size},
-            "mpp": [self.mpp.x, self.mpp.y],
-            "model": {
-                "name": self.model.name,
-                "identity": self.model.identity,
-                "precision": self.model.precision,
-            },
-            "foreground": config.foreground,
-            "roi": hashlib.sha256(config.roi.read_bytes()).hexdigest() if config.roi else None,
-            "threshold": config.threshold,
-            "min_area_um2": config.min_area_um2,
-            "min_score": config.min_score,
-            "min_small_score": config.min_small_score,
-            "split": config.split,
-            "crop": config.crop,
-        }
 
     def segment(self) -> None:
         """Bring every region that is not finished from pixels to a part on disk."""
@@ -246,10 +230,10 @@ class _Job:
                 return
             try:
                 found = find_objects(engine, region, self.config, self.keep)
-                failure = found.failure and {"region": region.index, **found.failure}
-                self.folder.write_part(region.index, found.objects, found.extra, failure)
+                failure = found.failure(region.index)
+                self.folder.write_part(region.index, found.objects, found.oversized, failure)
             except SlideError as error:
-                self.folder.write_failure(region.index, self._failure(region, str(error)))
+                self.folder.write_failure(self._failure(region, str(error)))
             except Exception as error:
                 # Raised below: an engine that closes under running tasks would never answer them.
                 fatal.append(error)
@@ -289,22 +273,20 @@ class _Job:
             kept = sum(self.folder.has(r.index) for r in self.regions)
             raise ClusterError(
                 f"{self.slide.path.name}: {error}; {kept} of {len(self.regions)} regions are kept, "
-                "the same command continues, also without a scheduler"
+                "run the same command again to resume, also without --scheduler"
             ) from error
 
     def _write(self, region: Region, answer: Answer) -> None:
         """Keep what a worker made of a region."""
         if "part" in answer:
-            lacks = answer["lacks"] and {"region": region.index, **answer["lacks"]}
-            self.folder.keep_part(region.index, answer["part"], lacks)
+            self.folder.write_part_bytes(region.index, answer["part"], answer["incomplete"])
         else:
-            failure = self._failure(region, answer["failure"])
-            self.folder.write_failure(region.index, failure)
+            self.folder.write_failure(self._failure(region, answer["failure"]))
         self.batch = min(self.batch, answer.get("batch", self.batch))
         for stage, seconds in answer.get("seconds", {}).items():
             self.watch[stage] = self.watch.get(stage, 0.0) + seconds
 
-    def _failure(self, region: Region, cause: str) -> dict[str, Any]:
+    def _failure(self, region: Region, cause: str) -> RegionFailure:
         return {
             "region": region.index,
             "level0_box": [round(v) for v in self._box(region)],
@@ -321,15 +303,16 @@ class _Job:
             cores = {r.index: r.core for r in self.regions}
             drop = duplicates(parts, cores, scale=self.scale, reach_px=self.model.reach_px)
             results.write(self.folder.regions(), drop)
-        self.folder.write_bytes("thumbnail.png", to_png(self.thumbnail))
+        self.folder.write_bytes(THUMBNAIL, to_png(self.thumbnail))
         overlay = draw_overlay(
             self.slide, self.thumbnail, self.downsample, self.foreground, results.density,
             results.near, scale=self.scale,
         )  # fmt: skip
-        self.folder.write_bytes("overlay.png", to_png(overlay))
+        self.folder.write_bytes(OVERLAY, to_png(overlay))
         self.watch["write"] = during + time.perf_counter() - began
         failed = self.folder.failures()
-        summary = dict(results.provenance) | {
+        summary: RunRecord = {
+            **results.provenance,
             "objects": results.objects,
             "objects_larger_than_seen": results.oversized,
             "regions": len(self.regions),
@@ -337,58 +320,15 @@ class _Job:
             "seconds": round(time.perf_counter() - self.began, 2),
             "stage_seconds": {k: round(v, 2) for k, v in self.watch.items()},
             "peak_memory_mb": round(peak_bytes() / 2**20),
+            "batch_reduced_to": self.batch if self.batch < self.config.batch else None,
+            "cluster": None,
         }
-        if self.batch < self.config.batch:
-            summary["batch_reduced_to"] = self.batch
         if self.config.scheduler:
             summary["cluster"] = {"scheduler": self.config.scheduler, "workers": self.workers}
-        self.folder.write_json("run.json", summary)
+        self.folder.write_json(RUN_JSON, summary)
         if not failed:
             self.folder.discard_parts()
         return _result(self.folder, summary)
-
-    def _provenance(self) -> dict[str, Any]:
-        """Where the result comes from, for every file that leaves the run folder."""
-        slide, model = self.slide, self.model
-        return {
-            "wsiseg": version("wsiseg"),
-            "slide": {
-                "id": slide.slide_id,
-                "file": slide.path.name,
-                "reader": slide.reader,
-                "decoder": slide.decoder,
-                "vendor": slide.vendor,
-                "width": slide.width,
-                "height": slide.height,
-                "bounds": list(asdict(slide.bounds).values()),
-                "mpp": {"x": self.mpp.x, "y": self.mpp.y, "source": self.mpp.source},
-                "notes": list(slide.notes),
-            },
-            "model": {
-                "name": model.name,
-                "classes": list(model.classes),
-                "mpp": model.mpp,
-                "halo_px": model.halo_px,
-                "identity": model.identity,
-                "precision": model.precision,
-                **{k: v for k, v in model.card.items() if k in ("licence", "data")},
-            },
-            "foreground": {
-                "rule": self.foreground.rule,
-                "share": round(self.foreground.share, 4),
-            },
-            "settings": {
-                k: str(v) if isinstance(v, Path) else v
-                for k, v in asdict(self.config).items()
-                if k not in ("out", "quiet", "overwrite", "scheduler")
-            },
-            "versions": {
-                name: version(name)
-                for name in ("torch", "numpy", "openslide-python", "opencv-python-headless", "dask")
-            },
-            "device": model.device,
-            "python": platform.python_version(),
-        }
 
 
 def _roi(path: Path) -> shapely.Geometry:
@@ -398,7 +338,5 @@ def _roi(path: Path) -> shapely.Geometry:
     return shapely.union_all(read_regions(path))
 
 
-def _result(folder: RunFolder, summary: Mapping[str, Any]) -> RunResult:
-    return RunResult(
-        folder.path, summary["objects"], tuple(summary["failed_regions"]), dict(summary)
-    )
+def _result(folder: RunFolder, summary: RunRecord) -> RunResult:
+    return RunResult(folder.path, summary["objects"], tuple(summary["failed_regions"]), summary)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from wsi_pipeline.core.errors import DataError
 from wsi_pipeline.core.records import SCHEMA_VERSION
-from wsi_pipeline.core.run_layout import find_runs, one_run, read_run, run_folder_path
+from wsi_pipeline.core.run_layout import find_runs, one_run, read_run, remove_run, run_folder_path
 from wsi_pipeline.core.safe_names import NameRefused, folder_name
 
 
@@ -101,3 +101,22 @@ def test_names_that_differ_get_folders_that_differ():
 def test_a_slide_s_name_is_checked(tmp_path):
     with pytest.raises(NameRefused):
         run_folder_path(tmp_path, "..", "dssnet")
+
+
+def test_a_removal_that_is_interrupted_leaves_no_parts_without_their_plan(out, monkeypatch):
+    folder = out / "a/dssnet"
+    (folder / "parts").mkdir()
+    files = [folder / name for name in ("parts/000001.npz", "parts/000002.failed.json", "mine.txt")]
+    for path in files:
+        path.touch()
+    unlink, order = Path.unlink, []
+
+    def noticed(path, **how):
+        order.append(path.name)
+        unlink(path, **how)
+
+    monkeypatch.setattr(Path, "unlink", noticed)
+    remove_run(folder)
+    assert order[-1] == "plan.json" and order.index("000001.npz") < order.index("run.json")
+    assert [p.name for p in folder.iterdir()] == ["mine.txt"]
+    remove_run(folder)

@@ -19,7 +19,6 @@ from wsi_pipeline.formats.geojson import GeoJsonWriter, format_features, read_ge
 from wsi_pipeline.formats.geoparquet import ParquetWriter, read_parquet
 from wsi_pipeline.formats.ome_zarr import rasterize, write_label_image
 from wsi_pipeline.runs.overlay import CELL_OUTLINE, OUTLINE, draw_objects
-from wsi_pipeline.runs.run_folder import RunFolder
 from wsi_pipeline.segmentation.cell_features import cell_features
 from wsi_pipeline.segmentation.morphometry import MORPHOMETRY
 from wsi_pipeline.synthetic.make_slide import make_slide
@@ -181,17 +180,6 @@ def test_a_nucleus_in_a_nucleus_is_an_error(tmp_path, kind):
     with pytest.raises(DataError, match="only cells"):
         written(tmp_path / f"a.{kind}", chain)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_parts_of_a_run_keep_parents_and_old_parts_are_read(tmp_path):
-    folder = RunFolder(tmp_path, "a", {})
-    objects = families(3)
-    folder.write_part(0, objects, {})
-    folder.write_part(1, replace(objects, parent=None), {})
-    assert_same(folder.read_part(0)[0], objects)
-    assert folder.read_part(1)[0].parent is None
-    with np.load(folder.parts / "000001.npz") as stored:
-        assert "parent" not in stored, "a part of nuclei alone is what it was"
 
 
 # --- QuPath ---

@@ -219,8 +219,8 @@ def test_a_cohort_has_a_row_for_every_slide(run_folder, folder, tmp_path):
     change_run(folder, slide=run["slide"] | {"id": "other"})
     failed = tmp_path / "bad.failed.json"
     failed.write_text('{"slide": "bad.svs", "status": "failed", "cause": "=1+1 ends too early"}')
-    unfinished = tmp_path / "unfinished"
-    unfinished.mkdir()
+    unfinished = tmp_path / "unfinished" / "dssnet"
+    unfinished.mkdir(parents=True)
     (unfinished / "plan.json").write_text("{}")
     _, summary = write_features(folder, tmp_path / "features")
     sources = [run_folder, summary, failed, unfinished]

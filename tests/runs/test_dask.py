@@ -124,7 +124,7 @@ def test_a_cluster_writes_the_same_files(slide_path, model, reference, scheduler
 def test_a_worker_that_is_killed_costs_nothing(
     slide_path, model, reference, scheduler, tmp_path, monkeypatch
 ):
-    keep, kept = store.RunFolder.keep_part, []
+    keep, kept = store.RunFolder.write_part_bytes, []
     victims = iter(pids(scheduler)[:2])
 
     def keep_and_kill(self, region, *rest):
@@ -133,7 +133,7 @@ def test_a_worker_that_is_killed_costs_nothing(
         if len(kept) in (2, 8):
             os.kill(next(victims), signal.SIGKILL)
 
-    monkeypatch.setattr(store.RunFolder, "keep_part", keep_and_kill)
+    monkeypatch.setattr(store.RunFolder, "write_part_bytes", keep_and_kill)
     there = run(slide_path, tmp_path, model, scheduler=scheduler)
     assert next(victims, None) is None and sorted(kept) == list(range(30))
     assert same_files(there, reference)
@@ -202,7 +202,7 @@ def test_what_cannot_be_read_is_named_as_here(poisoned, scheduler, tmp_path):
 def test_a_scheduler_that_is_killed_leaves_what_was_done(
     slide_path, model, reference, tmp_path, monkeypatch
 ):
-    keep, kept = store.RunFolder.keep_part, []
+    keep, kept = store.RunFolder.write_part_bytes, []
     with dask_cluster(tmp_path, 1) as (file, (scheduler, _)), monkeypatch.context() as patch:
 
         def keep_and_kill(self, region, *rest):
@@ -211,7 +211,7 @@ def test_a_scheduler_that_is_killed_leaves_what_was_done(
             if len(kept) == 4:
                 scheduler.kill()
 
-        patch.setattr(store.RunFolder, "keep_part", keep_and_kill)
+        patch.setattr(store.RunFolder, "write_part_bytes", keep_and_kill)
         with pytest.raises(ClusterError, match=r"went away; \d+ of 30 regions are kept, the same"):
             run(slide_path, tmp_path / "out", model, scheduler=str(file))
     assert 4 <= len(kept) < 30
@@ -221,7 +221,7 @@ def test_a_scheduler_that_is_killed_leaves_what_was_done(
         keep(self, region, *rest)
         resumed.append(region)
 
-    monkeypatch.setattr(store.RunFolder, "keep_part", keep_rest)
+    monkeypatch.setattr(store.RunFolder, "write_part_bytes", keep_rest)
     assert same_files(run(slide_path, tmp_path / "out", model), reference)
     assert sorted(kept + resumed) == list(range(30))
 

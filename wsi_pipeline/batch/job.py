@@ -19,6 +19,9 @@ from typing import Any
 
 import click
 
+from wsi_pipeline.core.errors import DataError
+from wsi_pipeline.core.run_layout import RUN_JSON, find_runs, one_run, remove_run
+
 __all__ = ["DONE", "FAILED", "INCOMPLETE", "read_record", "run_stage", "write_record"]
 
 DONE, FAILED, INCOMPLETE = "done", "failed", "incomplete"
@@ -125,14 +128,14 @@ def _cause(code: int, log: Path) -> str:
 
 def _forget_other(folder: Path, key: str) -> None:
     """Keep what lies in a run folder if the same slide, settings and program made it."""
-    from wsi_pipeline.runs.run_folder import FILES, RESULT_VERSION
+    from wsi_pipeline.runs.run_folder import RESULT_VERSION
 
     note, key = folder.with_name(f"{folder.name}.key"), f"{key} {RESULT_VERSION}"
     if note.is_file() and note.read_text() == key:
         return
     note.unlink(missing_ok=True)  # before the first removal: a folder half cleared has no key
-    for path in (*(folder / name for name in FILES), *folder.glob("parts/*")):
-        path.unlink(missing_ok=True)
+    for run in find_runs(folder, unfinished=True):
+        remove_run(run)
     note.parent.mkdir(parents=True, exist_ok=True)
     aside = note.with_name(note.name + ".part")
     aside.write_text(key)
@@ -142,15 +145,15 @@ def _forget_other(folder: Path, key: str) -> None:
 def _missing_regions(folder: Path) -> int:
     """How many regions a run that came to its end could not read."""
     try:
-        return len(json.loads((folder / "run.json").read_text("utf-8"))["failed_regions"])
+        return len(json.loads((one_run(folder) / RUN_JSON).read_text("utf-8"))["failed_regions"])
     except (OSError, ValueError, KeyError):
         return 0
 
 
 def _ended(folder: Path | None) -> int | None:
     """When the run was closed, ns: what follows is made anew for a run that was done again."""
-    with contextlib.suppress(OSError):
-        return None if folder is None else (folder / "run.json").stat().st_mtime_ns
+    with contextlib.suppress(OSError, DataError):
+        return None if folder is None else (one_run(folder) / RUN_JSON).stat().st_mtime_ns
     return None
 
 

@@ -38,6 +38,7 @@ from wsi_pipeline.benchmark.stages import (
 from wsi_pipeline.benchmark.threshold_model import make_threshold_model
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import ConfigError
+from wsi_pipeline.core.run_layout import PARQUET, one_run, read_run
 from wsi_pipeline.formats.geoparquet import read_parquet
 from wsi_pipeline.runs.run_folder import check_output
 from wsi_pipeline.segmentation.load_model import device_named, open_model
@@ -201,7 +202,7 @@ class _Bench:
                 arguments += ["--checkpoint", str(config.checkpoint)]
         device = "cpu" if cheap else self.device
         measured = run_process(code, arguments, environment=caches(self.work), device=device)
-        summary = json.loads((out / path.stem / "run.json").read_text())
+        summary = read_run(one_run(out / path.stem))
         busy = dict(measured.busy)
         if device != "cpu" and not busy:
             share = summary["stage_seconds"]["network"] / summary["seconds"]
@@ -258,7 +259,7 @@ class _Bench:
         }  # fmt: skip
 
     def _time_write(self, work: Work) -> Stage:
-        objects = read_parquet(self.work / "out" / work.slide.slide_id / "objects.parquet")
+        objects = read_parquet(one_run(self.work / "out" / work.slide.slide_id) / PARQUET)
         return time_write(work, objects, self.work / "written")
 
     def size(self, gigapixels: float) -> dict[str, Any]:

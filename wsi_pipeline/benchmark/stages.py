@@ -23,6 +23,7 @@ from wsi_pipeline.core.geometry import Box, plan_regions, plan_tiles
 from wsi_pipeline.core.objects import Objects
 from wsi_pipeline.runs.final_files import Results
 from wsi_pipeline.runs.overlay import Density, draw_overlay, to_png
+from wsi_pipeline.runs.provenance import plan_record, provenance_record
 from wsi_pipeline.runs.run_folder import RunFolder
 from wsi_pipeline.segmentation.inference import Engine, Infer
 from wsi_pipeline.segmentation.model import Images, Model
@@ -270,12 +271,13 @@ def time_write(work: Work, objects: Objects, out: Path) -> Stage:
         empty folder, which gets the parts and the files
     """
     slide = work.slide
-    folder = RunFolder(out, slide.slide_id, {})
+    folder = RunFolder(out, plan_record(slide, work.model, work.config))
     for n, part in enumerate(np.array_split(np.arange(len(objects)), len(work.regions))):
-        folder.write_part(n, objects.take(part), {"oversized": 0})
+        folder.write_part(n, objects.take(part), 0)
 
     began = time.perf_counter()
-    results = Results(folder, {}, work.model.empty(), Density(slide.width, slide.height))
+    about = provenance_record(slide, work.model, work.config, work.foreground)
+    results = Results(folder, about, work.model.empty(), Density(slide.width, slide.height))
     results.write(folder.regions())
     folder.write_bytes("thumbnail.png", to_png(work.thumbnail))
     overlay = draw_overlay(

@@ -149,7 +149,11 @@ class ClusterRecord(TypedDict):
 
 
 class RunRecord(Provenance):
-    """Content of run.json: the provenance, and the counts and times of the run."""
+    """Content of run.json: the provenance, and the counts and times of the run.
+
+    `batch_reduced_to` is the batch size that fitted into memory where `settings` asked for a
+    larger one, else None. `cluster` is None for a run on one machine.
+    """
 
     objects: int
     objects_larger_than_seen: int
@@ -158,5 +162,5 @@ class RunRecord(Provenance):
     seconds: float
     stage_seconds: dict[str, float]
     peak_memory_mb: int
-    batch_reduced_to: NotRequired[int]
-    cluster: NotRequired[ClusterRecord]
+    batch_reduced_to: int | None
+    cluster: ClusterRecord | None

@@ -33,6 +33,8 @@ __all__ = [
     "find_runs",
     "one_run",
     "read_run",
+    "remove_parts",
+    "remove_run",
     "run_folder_path",
 ]
 
@@ -44,7 +46,7 @@ PLAN_JSON = "plan.json"
 RUN_JSON = "run.json"
 LOCK_JSON = "lock.json"
 PARTS = "parts"
-RUN_FILES = (GEOJSON, PARQUET, OVERLAY, THUMBNAIL, PLAN_JSON, RUN_JSON)
+RUN_FILES = (RUN_JSON, GEOJSON, PARQUET, OVERLAY, THUMBNAIL, PLAN_JSON)
 """The files of a finished run. A run changes no other file of its folder."""
 
 
@@ -143,3 +145,24 @@ def read_run(folder: Path) -> RunRecord:
             f"{SCHEMA_VERSION}; run the slide again with --overwrite"
         )
     return run
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove the parts of a run, and their folder if it holds nothing else."""
+    parts = folder / PARTS
+    for pattern in ("*.npz", "*.failed.json", "*.part"):
+        for path in parts.glob(pattern):
+            path.unlink()
+    if parts.is_dir() and not any(parts.iterdir()):
+        parts.rmdir()
+
+
+def remove_run(folder: Path) -> None:
+    """Remove the files of a run and nothing else.
+
+    plan.json goes last: a removal that is interrupted leaves no parts without their plan, which a
+    run with other settings would take for its own.
+    """
+    remove_parts(folder)
+    for name in RUN_FILES:
+        (folder / name).unlink(missing_ok=True)

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from wsi_pipeline.core.errors import DataError, OutputError, UsageError, one_line
 from wsi_pipeline.core.files import open_part
+from wsi_pipeline.core.run_layout import RUN_JSON, find_runs, read_run
 from wsi_pipeline.reports.object_table import plain_text
 from wsi_pipeline.reports.slide_summary import COLUMNS, blank_row, failed_row, summarise
 from wsi_pipeline.reports.templates import Link, render
@@ -114,22 +115,18 @@ def _found(source: Path) -> list[Path]:
     """Run folders and JSON files that a source stands for."""
     if not source.exists():
         raise UsageError(f"{source} does not exist; give run folders or summaries")
-    if source.is_file() or _is_run(source):
+    runs = find_runs(source, unfinished=True)
+    if source.is_file() or runs == [source]:
         return [source]
-    below = sorted(source.iterdir())
-    files = [p for p in below if p.name.endswith((".summary.json", ".failed.json"))]
-    return [p for p in below if p.is_dir() and _is_run(p)] + [p for p in files if p.is_file()]
-
-
-def _is_run(folder: Path) -> bool:
-    return (folder / "run.json").is_file() or (folder / "plan.json").is_file()
+    files = [p for p in source.iterdir() if p.name.endswith((".summary.json", ".failed.json"))]
+    return runs + sorted(p for p in files if p.is_file())
 
 
 def _run_row(folder: Path) -> dict[str, Any]:
-    run = folder / "run.json"
+    run = folder / RUN_JSON
     if not run.is_file():
-        return failed_row(folder.name, "not finished; the same command continues")
-    summary = folder / f"{folder.name}.summary.json"
+        return failed_row(folder.resolve().parent.name, "not finished; the same command continues")
+    summary = folder / f"{read_run(folder)['slide']['id']}.summary.json"
     if summary.is_file():
         row = read_row(summary)
         if row["run_sha256"] == hashlib.sha256(run.read_bytes()).hexdigest():

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from wsi_pipeline.core.errors import DataError, OutputError
 from wsi_pipeline.core.files import open_part
+from wsi_pipeline.core.run_layout import one_run, read_run
 from wsi_pipeline.reports.cohort import read_row
-from wsi_pipeline.reports.slide_summary import SPREAD, measured, read_run, summarise
+from wsi_pipeline.reports.slide_summary import SPREAD, measured, summarise
 from wsi_pipeline.reports.templates import Histogram, histogram, render, shown
 
 __all__ = ["write_report"]
@@ -94,6 +95,7 @@ def write_report(folder: Path, out: Path, *, summary: Path | None = None) -> Pat
     OutputError
         `out` cannot be written
     """
+    folder = one_run(folder)
     run = read_run(folder)
     row = summarise(folder) if summary is None else read_row(summary)
     slide_id = run["slide"]["id"]

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from wsi_pipeline.core.errors import DataError, UsageError, one_line
 from wsi_pipeline.core.files import open_part
 from wsi_pipeline.core.objects import CELL_CLASS
-from wsi_pipeline.core.safe_names import check_name
+from wsi_pipeline.core.records import RunRecord
+from wsi_pipeline.core.run_layout import RUN_JSON, one_run, read_run
 from wsi_pipeline.formats.geoparquet import check_claims
 from wsi_pipeline.reports.object_table import write_object_table
 from wsi_pipeline.segmentation.cell_features import NUCLEUS_RATIO
@@ -30,7 +31,6 @@ __all__ = [
     "blank_row",
     "failed_row",
     "measured",
-    "read_run",
     "summarise",
     "write_features",
 ]
@@ -113,27 +113,6 @@ def failed_row(slide: str, cause: str) -> dict[str, Any]:
     return blank_row() | {"slide": slide, "status": "failed", "cause": cause}
 
 
-def read_run(folder: Path) -> dict[str, Any]:
-    """The run.json of a finished run folder; its slide's id can name files.
-
-    Raises
-    ------
-    DataError
-        the folder holds no finished run, or one that cannot be read
-    """
-    path = folder / "run.json"
-    if not path.is_file():
-        raise DataError(f"{folder} is no finished run folder; run the slide to its end")
-    try:
-        run: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        check_name(run["slide"]["id"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{path} cannot be used ({one_line(error)}); run the slide again"
-        ) from error
-    return run
-
-
 def write_features(
     folder: Path,
     out: Path | None = None,
@@ -159,6 +138,7 @@ def write_features(
     UsageError, DataError, OutputError
         the preparation is unknown; a file cannot be read; `out` cannot be written
     """
+    folder = one_run(folder)
     run = read_run(folder)
     row = summarise(folder, qc=qc, preparation=preparation)
     out = folder if out is None else out
@@ -183,15 +163,16 @@ def summarise(
     if preparation not in LEAST_CELLS:
         known = ", ".join(LEAST_CELLS)
         raise UsageError(f"preparation {preparation!r} is unknown; use {known}")
+    folder = one_run(folder)
     run = read_run(folder)
     try:
         row = blank_row() | _about(run)
-        row["run_sha256"] = hashlib.sha256((folder / "run.json").read_bytes()).hexdigest()
+        row["run_sha256"] = hashlib.sha256((folder / RUN_JSON).read_bytes()).hexdigest()
         row |= _counts(measured(folder), row["foreground_area_mm2"], run["model"]["classes"])
         row |= _adequacy(row, run, preparation)
     except (KeyError, TypeError) as error:
         raise DataError(
-            f"{folder / 'run.json'} lacks {error}, it is of another version; run the slide again"
+            f"{folder / RUN_JSON} lacks {error}, it is of another version; run the slide again"
         ) from error
     if qc is not None:
         row |= _focus(qc, row["slide"])
@@ -199,7 +180,7 @@ def summarise(
     return {name: _rounded(value) for name, value in row.items()}
 
 
-def _about(run: Mapping[str, Any]) -> dict[str, Any]:
+def _about(run: RunRecord) -> dict[str, Any]:
     """What run.json says itself."""
     slide, model, failed = run["slide"], run["model"], run["failed_regions"]
     mpp, share = slide["mpp"], run["foreground"]["share"]
@@ -301,7 +282,7 @@ def _counts(
     return row
 
 
-def _adequacy(row: Mapping[str, Any], run: Mapping[str, Any], preparation: str) -> dict[str, Any]:
+def _adequacy(row: Mapping[str, Any], run: RunRecord, preparation: str) -> dict[str, Any]:
     """Whether there are enough cells; nuclei stand in for them where no cells were looked for."""
     cells = CELL_CLASS in run["model"]["classes"]
     count, least = row["cells" if cells else "nuclei"], LEAST_CELLS[preparation]

@@ -23,7 +23,7 @@ import cv2
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import CheckpointError, ClusterError, SlideError, WsisegError
 from wsi_pipeline.core.geometry import Box, Region
-from wsi_pipeline.runs.run_folder import part_bytes
+from wsi_pipeline.runs.part_file import part_bytes
 from wsi_pipeline.segmentation.damaged_regions import Found, find_objects
 from wsi_pipeline.segmentation.inference import Engine
 from wsi_pipeline.segmentation.model import Model
@@ -118,17 +118,17 @@ def do_region(
     Returns
     -------
     dict
-        ``part``, bytes, and ``lacks``, `Found.failure`; or ``failure``: why nothing can be read
-        there; or ``refusal``: the name of an error and its text. Besides ``worker``, ``seconds``
-        per stage and the ``batch`` that fits
+        ``part``, bytes, and ``incomplete``, `Found.failure`; or ``failure``: why nothing can be
+        read there; or ``refusal``: the name of an error and its text. Besides ``worker``,
+        ``seconds`` per stage and the ``batch`` that fits
     """
 
     def find() -> dict[str, Any]:
         with _WORKER.site(token, packed, own) as site:
             try:
                 found = site.find(Region(region[0], Box(*region[1:])))
-                part = part_bytes(found.objects, found.extra)
-                answer: dict[str, Any] = {"part": part, "lacks": found.failure}
+                part = part_bytes(found.objects, found.oversized)
+                answer: dict[str, Any] = {"part": part, "incomplete": found.failure(region[0])}
             except SlideError as error:
                 answer = {"failure": str(error)}
             return answer | {"seconds": site.news(), "batch": site.batch}

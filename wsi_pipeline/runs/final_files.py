@@ -6,12 +6,13 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.core.objects import Objects
+from wsi_pipeline.core.records import Provenance
+from wsi_pipeline.core.run_layout import GEOJSON, PARQUET
 from wsi_pipeline.formats.geojson import GeoJsonWriter
 from wsi_pipeline.formats.geoparquet import ParquetWriter
 from wsi_pipeline.runs.overlay import Density
@@ -41,7 +42,7 @@ class Results:
     """
 
     def __init__(
-        self, folder: RunFolder, provenance: Mapping[str, Any], none: Objects, density: Density
+        self, folder: RunFolder, provenance: Provenance, none: Objects, density: Density
     ) -> None:
         self.folder, self.provenance, self.none = folder, provenance, none
         self.density = density
@@ -105,15 +106,15 @@ class Results:
         self._drop = drop or {}
         path, provenance = self.folder.path, self.provenance
         with (
-            GeoJsonWriter(path / "objects.geojson.gz", provenance=provenance) as geojson,
-            ParquetWriter(path / "objects.parquet", provenance=provenance) as parquet,
+            GeoJsonWriter(path / GEOJSON, provenance=provenance) as geojson,
+            ParquetWriter(path / PARQUET, provenance=provenance) as parquet,
         ):
             geojson.write(self.none)
             parquet.write(self.none)
             for region in regions:
                 began = time.perf_counter()
-                objects, extra = self._part(region)
-                self.oversized += extra["oversized"]
+                objects, oversized = self._part(region)
+                self.oversized += oversized
                 self.objects += len(objects)
                 if len(objects):
                     geojson.write(objects)
@@ -132,8 +133,8 @@ class Results:
             if left < x1 and right > x0 and top < y1 and bottom > y0:
                 yield self._part(region)[0]
 
-    def _part(self, region: int) -> tuple[Objects, dict[str, int]]:
-        objects, extra = self.folder.read_part(region)
+    def _part(self, region: int) -> tuple[Objects, int]:
+        objects, oversized = self.folder.read_part(region)
         if region in self._drop:
             objects = objects.take(~self._drop[region])
-        return objects, extra
+        return objects, oversized

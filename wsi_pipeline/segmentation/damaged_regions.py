@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +13,7 @@ from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import SlideReadError, SlideTimeoutError
 from wsi_pipeline.core.geometry import Box, Region
 from wsi_pipeline.core.objects import Objects
+from wsi_pipeline.core.records import RegionFailure
 from wsi_pipeline.segmentation.inference import Engine
 from wsi_pipeline.segmentation.ownership import ObjectFilter
 
@@ -40,21 +40,20 @@ class Found:
     cause: str = ""
     missing: tuple[Box, ...] = ()
 
-    @property
-    def extra(self) -> dict[str, int]:
-        """Counts that a part has besides its objects."""
-        return {"oversized": self.oversized}
-
-    @property
-    def failure(self) -> dict[str, Any] | None:
-        """What is recorded besides the part; None if the region is whole."""
+    def failure(self, region: int) -> RegionFailure | None:
+        """Return the record of what could not be read; None if the region is complete."""
         if not self.missing:
             return None
         around = self.missing[0]
         for box in self.missing:
             around = around.around(box)
         corners = [[b.x0, b.y0, b.x1, b.y1] for b in (around, *self.missing)]
-        return {"level0_box": corners[0], "missing": corners[1:], "cause": self.cause}
+        return {
+            "region": region,
+            "level0_box": corners[0],
+            "missing": corners[1:],
+            "cause": self.cause,
+        }
 
 
 def find_objects(engine: Engine, region: Region, config: RunConfig, keep: ObjectFilter) -> Found:
