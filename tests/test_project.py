@@ -110,4 +110,4 @@ def test_the_python_that_documents_show_runs(text, slide_path, tmp_path, monkeyp
     }
     for block in blocks:
         exec(block, names)
-    assert len(list(tmp_path.glob("*/slide/objects.geojson.gz"))) == 1
+    assert len(list(tmp_path.glob("*/slide/dssnet/objects.geojson.gz"))) == 1

@@ -118,8 +118,8 @@ def test_every_slide_is_done_or_named(made, ran):
     assert "words.svs cannot be read" in table[-1]["cause"]
     for name in "abc":
         for product in (
-            f"qc/{name}.json", f"runs/{name}/objects.geojson.gz", f"exports/{name}.coco.json",
-            f"features/{name}.objects.csv.gz", f"reports/{name}.html",
+            f"qc/{name}.json", f"runs/{name}/dssnet/objects.geojson.gz",
+            f"exports/{name}.coco.json", f"features/{name}.objects.csv.gz", f"reports/{name}.html",
         ):  # fmt: skip
             assert (out / product).stat().st_size, product
     for stage in STAGES:
@@ -134,10 +134,14 @@ def test_the_run_folders_are_those_of_wsiseg_run(made, ran):
         alone = run_slide(
             made / f"{name}.svs", RunConfig(out=made / "alone", device="cpu", quiet=True, **own)
         )
-        files = [f / name / "objects.parquet" for f in (made / "alone", made / "out" / "runs")]
+        files = [
+            f / name / "dssnet/objects.parquet" for f in (made / "alone", made / "out" / "runs")
+        ]
         mine, other = (pq.read_table(f).drop_columns("bbox") for f in files)
         assert alone.objects > 10
-        told = json.loads((made / "out" / "runs" / name / "run.json").read_text())["slide"]["mpp"]
+        told = json.loads((made / "out" / "runs" / name / "dssnet" / "run.json").read_text())[
+            "slide"
+        ]["mpp"]
         assert told["source"] == ("slide sheet" if "mpp" in own else "metadata")
         assert mine.equals(other)
 

@@ -61,7 +61,7 @@ def ran(made):
     """The run folder of that slide."""
     result = wsiseg("run", made / "a.svs", "--out", made / "out", *FAST)
     assert result.exit_code == 0, result.output
-    return made / "out" / "a"
+    return made / "out" / "a" / "dssnet"
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_a_slide_sheet_gives_the_pixel_size(bare, tmp_path):
     sheet.write_text("slide,mpp\nbare.png,0.3\n")
     result = wsiseg("run", sheet, "--out", tmp_path / "out", *FAST)
     assert result.exit_code == 0, result.output
-    summary = json.loads((tmp_path / "out" / "bare" / "run.json").read_text())
+    summary = json.loads((tmp_path / "out" / "bare" / "dssnet" / "run.json").read_text())
     assert summary["slide"]["mpp"] == {"x": 0.3, "y": 0.3, "source": "slide sheet"}
 
 
@@ -112,7 +112,7 @@ def test_one_bad_slide_does_not_stop_the_others(a, tmp_path):
         "run", tmp_path / "b.svs", a, tmp_path / "c.svs", "--out", tmp_path / "o", *FAST
     )
     assert result.exit_code == 1
-    assert (tmp_path / "o" / "a" / "run.json").is_file()
+    assert (tmp_path / "o" / "a" / "dssnet" / "run.json").is_file()
     told = [line for line in result.stderr.splitlines() if line.startswith("wsiseg: ")]
     assert ["b.svs" in told[0], "c.svs" in told[1]] == [True, True]
     done, *failed = result.stdout.splitlines()
@@ -134,7 +134,7 @@ def test_a_bug_in_one_slide_does_not_stop_the_others(a, tmp_path, monkeypatch):
     assert result.exit_code == 1
     assert "wsiseg: a.svs: ZeroDivisionError: of our own; please report" in result.stderr
     assert "Traceback" in result.stderr  # a bug of ours is not the user's to guess
-    assert (tmp_path / "o" / "b" / "run.json").is_file()
+    assert (tmp_path / "o" / "b" / "dssnet" / "run.json").is_file()
 
 
 def test_failed_regions_set_the_exit_code_and_are_tried_again(a, tmp_path, monkeypatch):
@@ -148,7 +148,7 @@ def test_failed_regions_set_the_exit_code_and_are_tried_again(a, tmp_path, monke
     assert "a.svs: 1 region failed (a.svs: x 0–9 cannot be read" in said
     assert "the same command tries again" in said
     assert wsiseg(*run).exit_code == 0
-    assert json.loads((tmp_path / "o" / "a" / "run.json").read_text())["objects"] > 10
+    assert json.loads((tmp_path / "o" / "a" / "dssnet" / "run.json").read_text())["objects"] > 10
 
 
 def test_stopping_says_how_to_go_on(a, tmp_path, monkeypatch):
