@@ -23,7 +23,7 @@ from wsi_pipeline.formats.geojson import (
     read_geojson,
     read_header,
 )
-from wsi_pipeline.formats.geoparquet import ParquetWriter, _wkb, read_metadata, read_parquet
+from wsi_pipeline.formats.geoparquet import ParquetWriter, read_metadata, read_parquet
 from wsi_pipeline.formats.ome_zarr import write_label_image
 
 SLIDE = SlideInfo(width=300, height=200, mpp=0.5, file_name="a.svs", provenance={"model": "µ"})
@@ -184,13 +184,6 @@ def test_geopandas_opens_the_parquet_file(tmp_path):
     x0, y0, x1, y1 = objects.bounds()[0]
     found = geopandas.read_parquet(path, bbox=(x0, y0, x1, y1))
     assert 2 <= len(found) < len(frame)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_outlines_in_parquet_are_shapelys_bytes(seed):
-    objects = random_objects(seed, 40)
-    stored = _wkb(objects).to_pylist()
-    assert stored == [bytes(b) for b in shapely.to_wkb(objects.polygons(), byte_order=1)]
 
 
 def test_parquet_refuses_what_it_cannot_hold(tmp_path):

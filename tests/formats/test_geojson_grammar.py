@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from wsi_pipeline.core.errors import DataError, UsageError
 from wsi_pipeline.core.objects import Objects
-from wsi_pipeline.formats._geojson_render import render
+from wsi_pipeline.formats._geojson_render import ObjectArrays, render
 from wsi_pipeline.formats.geojson import (
     GeoJsonWriter,
     class_color,
@@ -291,16 +291,15 @@ def test_names_are_escaped_and_values_that_are_not_finite_left_out(tmp_path):
 def test_measurements_read_back_as_the_same_float32(values):
     column = np.array([values], np.float32)
     n = len(values)
-    text = render(
+    arrays = ObjectArrays(
         np.zeros((n, 2), np.uint64),
         np.zeros(n, np.uint8),
         np.zeros((0, 2)),
         np.zeros(1, np.int64),
         np.zeros(n + 1, np.int64),
         column,
-        [b"]},"],
-        [b'"x":'],
-    ).decode()
+    )
+    text = render(arrays, [b"]},"], [b'"x":']).decode()
     numbers = re.findall(r'"x":([^}]*)', text)
     assert np.array_equal(np.array([json.loads(x) for x in numbers], np.float32), column[0])
     assert all(sum(c.isdigit() for c in x.split("e")[0].strip("-0.")) <= 18 for x in numbers)

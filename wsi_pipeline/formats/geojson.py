@@ -31,7 +31,7 @@ from wsi_pipeline.formats._geojson_grammar import (
     nucleus_of,
 )
 from wsi_pipeline.formats._geojson_read import read_geojson, read_header, read_regions
-from wsi_pipeline.formats._geojson_render import Families, render
+from wsi_pipeline.formats._geojson_render import Families, ObjectArrays, render
 from wsi_pipeline.formats.object_writer import ObjectWriter
 
 __all__ = [
@@ -142,12 +142,14 @@ def format_features(
     ]
     names = [SCORE_NAME, *objects.features]
     return render(
-        objects.ids,
-        objects.class_index,
-        objects.coords,
-        objects.ring_offsets,
-        objects.object_offsets,
-        np.stack([objects.score, *objects.features.values()]),
+        ObjectArrays(
+            objects.ids,
+            objects.class_index,
+            objects.coords,
+            objects.ring_offsets,
+            objects.object_offsets,
+            np.stack([objects.score, *objects.features.values()]),
+        ),
         tails,
         [f"{_json(name)}:".encode() for name in names],
         _families(objects, names) if linked else None,

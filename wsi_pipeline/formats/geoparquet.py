@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -194,53 +193,6 @@ def _schema(measurements: tuple[str, ...], *, linked: bool) -> pa.Schema:
     )
 
 
-def _wkb(objects: Objects) -> pa.BinaryArray:
-    """The polygons in little-endian well-known binary, as shapely would write them."""
-    rings = np.diff(objects.object_offsets)
-    vertices = objects.ring_offsets[objects.object_offsets[1:]]
-    vertices = vertices - objects.ring_offsets[objects.object_offsets[:-1]]
-    ends = np.cumsum(9 + 4 * rings + 16 * vertices)
-    if len(ends) and ends[-1] >= 2**31:
-        raise DataError(f"outlines of {ends[-1] / 1e9:.1f} GB at once; write fewer at a time")
-    offsets = np.append(0, ends).astype(np.int32)
-    out = np.empty(offsets[-1], np.uint8)
-    coords = np.ascontiguousarray(objects.coords, "<f8").view(np.uint8)
-    _fill_wkb(out, offsets, coords, objects.ring_offsets, objects.object_offsets)
-    return pa.BinaryArray.from_buffers(
-        pa.binary(), len(objects), [None, pa.py_buffer(offsets), pa.py_buffer(out)]
-    )
-
-
-@numba.njit(nogil=True, cache=True)
-def _fill_wkb(
-    out: NDArray[np.uint8],
-    starts: NDArray[np.int32],
-    coords: NDArray[np.uint8],
-    ring_offsets: NDArray[np.int64],
-    object_offsets: NDArray[np.int64],
-) -> None:
-    for i in range(len(starts) - 1):
-        at = starts[i]
-        out[at] = 1  # little-endian
-        _put_uint32(out, at + 1, 3)  # a polygon
-        _put_uint32(out, at + 5, object_offsets[i + 1] - object_offsets[i])
-        at += 9
-        for ring in range(object_offsets[i], object_offsets[i + 1]):
-            first, last = ring_offsets[ring], ring_offsets[ring + 1]
-            _put_uint32(out, at, last - first)
-            at += 4
-            for k in range(first, last):
-                for b in range(16):
-                    out[at + b] = coords[k, b]
-                at += 16
-
-
-@numba.njit(nogil=True, cache=True)
-def _put_uint32(out: NDArray[np.uint8], at: int, value: int) -> None:
-    for b in range(4):
-        out[at + b] = (value >> (8 * b)) & 255
-
-
 def _table(objects: Objects, schema: pa.Schema) -> pa.Table:
     n = len(objects)
     ids = pa.StringArray.from_buffers(
@@ -261,7 +213,7 @@ def _table(objects: Objects, schema: pa.Schema) -> pa.Table:
         pa.array(objects.score),
         *links,
         *(pa.array(column) for column in objects.features.values()),
-        _wkb(objects),
+        pa.array(shapely.to_wkb(objects.polygons(), byte_order=1), pa.binary()),
         pa.StructArray.from_arrays(bounds, fields=list(schema.field("bbox").type)),
     ]
     return pa.Table.from_arrays(columns, schema=schema)
