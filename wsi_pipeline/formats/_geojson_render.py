@@ -27,7 +27,7 @@ from wsi_pipeline.formats._geojson_kernels import (
     put_uuids,
 )
 
-__all__ = ["Families", "ObjectArrays", "byte_budget", "joined", "render", "uuid_text"]
+__all__ = ["Families", "ObjectArrays", "byte_budget", "kernel_arguments", "render", "uuid_text"]
 
 _NUMBER_BYTES = 20
 """Longest measurement: a sign, "0." and 14 places; with room for three more."""
@@ -66,7 +66,7 @@ class Families:
         return cls(np.arange(n + 1), objects.class_index.astype(np.int64), (), column_texts)
 
 
-def joined(texts: Sequence[bytes]) -> Texts:
+def _joined(texts: Sequence[bytes]) -> Texts:
     """Return `texts` end to end."""
     starts = np.cumsum([0, *map(len, texts)], dtype=np.int64)
     return Texts(np.frombuffer(b"".join(texts), np.uint8).copy(), starts)
@@ -91,8 +91,15 @@ def render(
     """
     families = families or Families.single(objects, column_texts)
     out = np.empty(byte_budget(objects, class_texts, families), np.uint8)
-    end = put_features(
-        out,
+    end = put_features(out, *kernel_arguments(objects, class_texts, families))
+    return out[:end].tobytes()
+
+
+def kernel_arguments(
+    objects: ObjectArrays, class_texts: Sequence[bytes], families: Families
+) -> tuple[Any, ...]:
+    """Return the arguments of `put_features` after `out`, in the types it is compiled for."""
+    return (
         _plain(families.start, np.int64),
         _plain(families.kind, np.int64),
         ObjectArrays(
@@ -103,11 +110,10 @@ def render(
             _plain(objects.object_offsets, np.int64),
             _plain(objects.columns, np.float32),
         ),
-        joined(class_texts),
-        joined(families.nucleus_texts),
-        joined(families.name_blocks),
+        _joined(class_texts),
+        _joined(families.nucleus_texts),
+        _joined(families.name_blocks),
     )
-    return out[:end].tobytes()
 
 
 def byte_budget(objects: ObjectArrays, class_texts: Sequence[bytes], families: Families) -> int:
