@@ -157,7 +157,7 @@ def test_stopping_says_how_to_go_on(a, tmp_path, monkeypatch):
 
     monkeypatch.setattr(PixelModel, "segment_region", stopped)
     result = wsiseg("run", a, "--out", tmp_path / "o", "--quiet", *FAST)
-    assert complaint(result, 130) == "wsiseg: stopped; the same command continues\n"
+    assert complaint(result, 130) == "wsiseg: stopped; run the same command again to resume\n"
 
 
 def test_stopping_does_not_wait_for_threads():
@@ -174,7 +174,7 @@ def test_stopping_does_not_wait_for_threads():
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert ended.returncode == 130
-    assert ended.stderr == "wsiseg: stopped; the same command continues\n"
+    assert ended.stderr == "wsiseg: stopped; run the same command again to resume\n"
 
 
 # --- what does not work: (what is given, exit code, what the line must name)

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from wsi_pipeline.cli.first_use import announce_compilation
 from wsi_pipeline.cli.options import (
     FILE,
     checkpoint_option,
@@ -67,6 +68,7 @@ def benchmark(out: Path, **settings: Any) -> None:
     from wsi_pipeline.benchmark.run import benchmark as measure
 
     config = BenchmarkConfig(**settings)
-    text = measure(out, config)
+    with announce_compilation(quiet=config.quiet):
+        text = measure(out, config)
     if not config.quiet:
         click.echo(text, nl=False)

@@ -1,4 +1,4 @@
-"""What is known about a slide and about the models, as data and as tables."""
+"""Describe a slide, the work of a run and the models, as data and as rows of a table."""
 
 from __future__ import annotations
 
@@ -26,9 +26,16 @@ __all__ = [
 def describe_slide(
     path: Path, *, mpp: float | None, crop: bool, model: str | None
 ) -> dict[str, Any]:
-    """What `wsiseg info` shows of a slide and, if its pixel size is known, of a run.
+    """Describe a slide and, if its pixel size is known, the work of a run.
 
-    Without a model nothing is said of a run, and no network is opened.
+    Parameters
+    ----------
+    mpp
+        µm per level-0 pixel, instead of the slide's
+    crop
+        use only the scanned area that the file declares
+    model
+        model of the run; None: no work is planned, and no network is opened
 
     Raises
     ------
@@ -99,7 +106,7 @@ def _work(slide: Slide, kept: Foreground, name: str) -> dict[str, Any]:
 
 
 def model_rows() -> list[dict[str, Any]]:
-    """Every registered model: name, summary, card (None where no weights ship) and path."""
+    """Return name, summary, weights and card of every model; None where no weights are included."""
     from wsi_pipeline.segmentation.load_model import list_models
 
     return [
@@ -114,7 +121,7 @@ def model_rows() -> list[dict[str, Any]]:
 
 
 def describe_model(name: str) -> dict[str, Any]:
-    """The row of one model; `UnknownModelError` where there is none."""
+    """Return the row of one model, or raise `UnknownModelError`."""
     rows = {row["name"]: row for row in model_rows()}
     if name not in rows:
         raise UnknownModelError(f"unknown model {name!r}; known: {', '.join(sorted(rows))}")
@@ -122,7 +129,7 @@ def describe_model(name: str) -> dict[str, Any]:
 
 
 def slide_rows(about: Mapping[str, Any]) -> list[list[str]]:
-    """`describe_slide` for a table."""
+    """Return rows of a table for what `describe_slide` returned."""
     mpp, plan, share = about["mpp"], about.get("model"), about["foreground"]["share"]
     x0, y0, x1, y1 = about["bounds"]
     sizes = (f"{v['width']} x {v['height']} (1/{v['downsample']:g})" for v in about["levels"])
@@ -158,7 +165,7 @@ def _focus(focus: Mapping[str, Any]) -> str:
 
 
 def card_rows(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """`model_rows` for a table, the data by name only; the card has the rest."""
+    """Return rows of a table for `model_rows`; of the training data only the names."""
     lines = [["name", "task", "classes", "µm/px", "parameters", "data", "licence", "weights"]]
     for row in rows:
         card = row["card"]

@@ -1,4 +1,4 @@
-"""What this machine can do: one line per finding, with a remedy where something is wrong."""
+"""`wsiseg doctor`: check this machine; one line per finding, with a remedy for every problem."""
 
 from __future__ import annotations
 
@@ -16,23 +16,25 @@ from typing import Any, Literal
 import click
 
 from wsi_pipeline.cli.exit_codes import FAILED
+from wsi_pipeline.core.errors import one_line
 
 __all__ = ["Finding", "doctor", "examine"]
 
 GB = 1e9
 MIN_MEMORY_GB, MIN_DISK_GB = 4, 5
+REINSTALL = "pip install --force-reinstall wsiseg"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at.
+    """The result of one check.
 
     Attributes
     ----------
     status
-        ``broken`` means that wsiseg cannot work
+        ``broken``: wsiseg cannot work; ``warn``: something that it gains from is missing or scarce
     remedy
-        what to do; empty where nothing is wrong
+        what to do; empty if nothing is wrong
     """
 
     status: Literal["ok", "warn", "broken"]
@@ -54,7 +56,7 @@ def doctor() -> None:
 
 
 def examine() -> Iterator[Finding]:
-    """Look at everything that wsiseg needs or gains by, from the interpreter to the weights."""
+    """Check everything that wsiseg needs or gains from, from the interpreter to the weights."""
     for check in (
         _python, _openslide, _torch, _gpus, _processors, _memory, _disk, _bfloat16, _pipeline,
         _checkpoints, _optional,
@@ -63,18 +65,13 @@ def examine() -> Iterator[Finding]:
 
 
 def _guarded(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    """The findings of a check; one that breaks down is itself a finding."""
+    """Yield the findings of a check; a check that raises is a finding too."""
     try:
         yield from check()
     except Exception as error:
         name = check.__name__.strip("_")
-        said = " ".join(str(error).split())
-        yield Finding(
-            "broken",
-            name,
-            f"{type(error).__name__}: {said}",
-            "pip install --force-reinstall wsiseg",
-        )
+        text = f"{type(error).__name__}: {one_line(error)}"
+        yield Finding("broken", name, text, REINSTALL)
 
 
 def _python() -> Iterator[Finding]:
@@ -88,9 +85,7 @@ def _openslide() -> Iterator[Finding]:
     try:
         import openslide
     except (ImportError, OSError) as error:
-        yield Finding(
-            "broken", "OpenSlide", " ".join(str(error).split()), "pip install openslide-bin"
-        )
+        yield Finding("broken", "OpenSlide", one_line(error), "pip install openslide-bin")
         return
     yield Finding("ok", "OpenSlide", openslide.__library_version__)
 
@@ -105,18 +100,18 @@ def _torch() -> Iterator[Finding]:
 def _gpus() -> Iterator[Finding]:
     import torch
 
-    if not torch.cuda.is_available():
+    if torch.backends.mps.is_available():
+        yield Finding("ok", "GPU", "mps (Apple)")
+    elif not torch.cuda.is_available():
         yield Finding("ok", "GPU", "none that PyTorch can use; networks run on the CPU")
-        return
-    for i in range(torch.cuda.device_count()):
+    for i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         about = torch.cuda.get_device_properties(i)
         text = f"cuda:{i} {about.name}, {about.total_memory / GB:.0f} GB"
         try:
             torch.ones(8, device=f"cuda:{i}").sum().item()
         except RuntimeError as error:
-            reason = str(error).splitlines()[0]
             remedy = "install a PyTorch that fits the driver, or use --device cpu"
-            yield Finding("warn", "GPU", f"{text}: {reason}", remedy)
+            yield Finding("warn", "GPU", f"{text}: {one_line(error)}", remedy)
         else:
             yield Finding("ok", "GPU", text)
 
@@ -145,7 +140,7 @@ def _memory() -> Iterator[Finding]:
 
 
 def _cgroup(name: str) -> list[str]:
-    """The words of a control file of the container, if there is one."""
+    """Return the words of a file that limits the container; none outside Linux containers."""
     try:
         return Path("/sys/fs/cgroup", name).read_text().split()
     except OSError:
@@ -155,8 +150,9 @@ def _cgroup(name: str) -> list[str]:
 def _disk() -> Iterator[Finding]:
     free = shutil.disk_usage(".").free
     low = free < MIN_DISK_GB * GB
-    remedy = "free some space, or write elsewhere with --out" if low else ""
-    yield Finding("warn" if low else "ok", "disk", f"{free / GB:.1f} GB free here", remedy)
+    remedy = "free some space, or give another drive with --out" if low else ""
+    text = f"{free / GB:.1f} GB free in this folder"
+    yield Finding("warn" if low else "ok", "disk", text, remedy)
 
 
 def _bfloat16() -> Iterator[Finding]:
@@ -165,44 +161,44 @@ def _bfloat16() -> Iterator[Finding]:
     from wsi_pipeline.segmentation.load_model import has_bfloat16
 
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-    there = [device for device in devices if has_bfloat16(device)]
+    able = [device for device in devices if has_bfloat16(device)]
     capability = torch.backends.cpu.get_cpu_capability()
-    text = f"{' and '.join(there) or 'not in hardware'}; CPU computes with {capability}"
+    text = f"{' and '.join(able) or 'not in hardware'}; the CPU has {capability}"
     yield Finding("ok", "bfloat16", text)
 
 
 def _pipeline() -> Iterator[Finding]:
-    # Compiled functions are cached beside the code or in the user's cache; without either,
-    # importing them fails.
+    # numba keeps compiled functions beside the code or in the user's cache folder. If it can write
+    # to neither, the import fails.
     try:
         import wsi_pipeline.pipeline
     except RuntimeError as error:
         remedy = "set NUMBA_CACHE_DIR to a folder that can be written"
-        yield Finding("broken", "pipeline", " ".join(str(error).split()), remedy)
+        yield Finding("broken", "pipeline", one_line(error), remedy)
         return
-    yield Finding("ok", "pipeline", f"loads, from {Path(wsi_pipeline.pipeline.__file__).parent}")
+    yield Finding("ok", "pipeline", f"loaded from {Path(wsi_pipeline.pipeline.__file__).parent}")
 
 
 def _checkpoints() -> Iterator[Finding]:
-    from wsi_pipeline.core.errors import CheckpointError
     from wsi_pipeline.segmentation.load_model import list_models, open_model
 
     for row in list_models():
         name, path = row["name"], row["path"]
         if not path.is_file():
-            yield Finding("ok", "model", f"{name}: no weights ship; train it or give --checkpoint")
+            text = f"{name}: no weights included; train it or give --checkpoint"
+            yield Finding("ok", "model", text)
             continue
         try:
             model = open_model(name, device="cpu")
             answer = _tried(model)
-        except CheckpointError as error:
-            yield Finding("broken", "model", f"{name}: {error}", "install wsiseg again")
+        except Exception as error:  # the other models are checked all the same
+            yield Finding("broken", "model", f"{name}: {one_line(error)}", REINSTALL)
             continue
         yield Finding("ok", "model", f"{name}: {answer}, {path.stat().st_size / 1e6:.1f} MB")
 
 
 def _tried(model: Any) -> str:
-    """The digest of a model's weights, after it has seen an empty field without complaint."""
+    """Run a model on an empty field, and return the start of its weights' SHA-256."""
     import numpy as np
 
     side = 2 * model.halo_px + 8 * model.stride

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from wsi_pipeline.cli.first_use import announce_compilation
 from wsi_pipeline.cli.options import (
     FILE,
     checkpoint_option,
@@ -54,7 +55,8 @@ def evaluate(as_json: bool, quiet: bool, **settings: Any) -> None:
 
     if quiet and not as_json and settings["out"] is None:
         raise UsageError("--quiet without --out or --json gives no result; add --out DIR")
-    result = evaluate_run(**settings, quiet=quiet or as_json)
+    with announce_compilation(quiet=quiet):
+        result = evaluate_run(**settings, quiet=quiet or as_json)
     if as_json:
         click.echo(to_json(result))
     elif not quiet:

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from wsi_pipeline.cli.first_use import announce_compilation
 from wsi_pipeline.cli.options import FILE
 from wsi_pipeline.formats.convert import FORMATS
 
@@ -33,5 +34,6 @@ def export(source: Path, destination: Path, format: str | None, **options: Any) 
     from wsi_pipeline.formats.convert import SlideInfo
     from wsi_pipeline.formats.convert import export as write
 
-    taken = write(source, destination, format=format, slide=SlideInfo(**options))
+    with announce_compilation():
+        taken = write(source, destination, format=format, slide=SlideInfo(**options))
     click.echo(f"{destination} ({taken})")

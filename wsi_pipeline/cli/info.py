@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from wsi_pipeline.cli.first_use import announce_compilation
 from wsi_pipeline.cli.options import FILE, crop_option, json_option, model_option, mpp_option
 from wsi_pipeline.cli.output import as_json as to_json
 from wsi_pipeline.cli.output import table
@@ -26,5 +27,6 @@ def info(slide: Path, mpp: float | None, crop: bool, model: str, plan: bool, as_
     """Describe SLIDE: size, pixel size, foreground, focus, and the work of a run."""
     from wsi_pipeline.cli.describe import describe_slide, slide_rows
 
-    about = describe_slide(slide, mpp=mpp, crop=crop, model=model if plan else None)
+    with announce_compilation():
+        about = describe_slide(slide, mpp=mpp, crop=crop, model=model if plan else None)
     click.echo(to_json(about) if as_json else table(slide_rows(about)))

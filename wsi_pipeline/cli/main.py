@@ -62,7 +62,7 @@ class _Commands(click.Group):
             print_error(str(error))
             ctx.exit(exit_code(error))
         except KeyboardInterrupt:
-            print_error("stopped; the same command continues")
+            print_error("stopped; run the same command again to resume")
             ctx.exit(STOPPED)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wsi_pipeline.cli.exit_codes import FAILED
+from wsi_pipeline.cli.first_use import announce_compilation
 from wsi_pipeline.cli.options import (
     FILE,
     checkpoint_option,
@@ -88,7 +89,7 @@ def run(slides: tuple[str, ...], recursive: bool, mpp_of_sheet: bool, **settings
     if mpp_of_sheet:
         found = [replace(s, mpp=config.mpp, mpp_source="slide sheet") for s in found]
         config = replace(config, mpp=None)
-    with stop_on_signals(quiet=config.quiet) as stop:
+    with announce_compilation(quiet=config.quiet), stop_on_signals(quiet=config.quiet) as stop:
         outcomes = run_slides(found, config, stop)
     if not config.quiet:
         _print_summary(outcomes)

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from wsi_pipeline.cli.first_use import announce_compilation
 from wsi_pipeline.cli.options import FILE, json_option
 from wsi_pipeline.cli.output import as_json as to_json
 from wsi_pipeline.cli.output import table
@@ -29,6 +30,7 @@ def score(source: Path, truth: Path, as_json: bool, **options: Any) -> None:
     """Compare the objects of SOURCE, a run folder or a file of objects, with TRUTH."""
     from wsi_pipeline.evaluation.score_objects import score_run
 
-    result = score_run(source, truth, **options)
+    with announce_compilation():
+        result = score_run(source, truth, **options)
     rows = [[name, "–" if value is None else str(value)] for name, value in result.items()]
     click.echo(to_json(result) if as_json else table(rows))

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: the first finishes what is in flight, a second one stops at once."""
+"""SIGINT and SIGTERM: the first lets the work in flight finish, the second ends the process."""
 
 from __future__ import annotations
 
@@ -15,29 +15,30 @@ from wsi_pipeline.cli.exit_codes import STOPPED
 __all__ = ["stop_on_signals"]
 
 ONE_REQUEST_S = 1.0
-"""A terminal or `timeout` may send one request to stop twice, to the process and to its group."""
+"""Signals within this time count as one: a terminal or `timeout` may send a request twice, to the
+process and to its group."""
 
-_FIRST = b"wsiseg: stopping once what is in flight is done; the next signal stops at once\n"
-_AT_ONCE = b"wsiseg: stopped; the same command continues\n"
+_FIRST = b"wsiseg: finishing the regions in flight; send the signal again to stop at once\n"
+_AT_ONCE = b"wsiseg: stopped; run the same command again to resume\n"
 
 
 @contextmanager
 def stop_on_signals(*, quiet: bool = False) -> Iterator[threading.Event]:
-    """An event that the first SIGINT or SIGTERM sets; the next one ends the process.
+    """Yield an event that the first SIGINT or SIGTERM sets; the next signal ends the process.
 
-    Signals that are ignored stay so, as under `nohup`; outside of the main thread none is caught.
+    Ignored signals stay ignored, as under `nohup`. Outside the main thread no signal is handled.
 
     Parameters
     ----------
     quiet
-        say nothing at the first signal
+        print nothing at the first signal
     """
     stop = threading.Event()
     first: list[float] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
-        # `print` and locks are not for handlers: they may have interrupted themselves.
+        # A handler may interrupt `print` or the holder of a lock, so it uses neither.
         if not first:
             first.append(now)
             stop.set()
@@ -45,7 +46,8 @@ def stop_on_signals(*, quiet: bool = False) -> Iterator[threading.Event]:
                 os.write(2, _FIRST)
         elif now - first[0] >= ONE_REQUEST_S:
             os.write(2, _AT_ONCE)
-            os._exit(STOPPED)  # every file is whole at any time, and the lock is seen to be left
+            # Every file is complete at any time, and the next run takes over the lock.
+            os._exit(STOPPED)
 
     before = {}
     if threading.current_thread() is threading.main_thread():

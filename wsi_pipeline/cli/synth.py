@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from wsi_pipeline.cli.first_use import announce_compilation
 from wsi_pipeline.cli.options import FILE, quiet_option
 from wsi_pipeline.core.errors import UsageError
 
@@ -58,15 +59,17 @@ def synth(
             raise UsageError("fields are square; give --size instead of --width and --height")
         if max_overlap is not None:
             raise UsageError("--max-overlap is for slides only; leave it out with --fields")
-        write_fields(destination, count=fields, size_px=size or 512, mpp=mpp, seed=seed)
+        with announce_compilation(quiet=quiet):
+            write_fields(destination, count=fields, size_px=size or 512, mpp=mpp, seed=seed)
         files = [destination]
     elif isinstance(mpp, tuple):
         raise UsageError(f"a slide has one pixel size, got {mpp[0]:g} to {mpp[1]:g}; give one")
     else:
         side = size or 4096
-        files = make_slide(
-            destination, width=width or side, height=height or side, mpp=mpp, seed=seed,
-            tissue=tissue, max_overlap=max_overlap, quiet=quiet,
-        )  # fmt: skip
+        with announce_compilation(quiet=quiet):
+            files = make_slide(
+                destination, width=width or side, height=height or side, mpp=mpp, seed=seed,
+                tissue=tissue, max_overlap=max_overlap, quiet=quiet,
+            )  # fmt: skip
     if not quiet:
         click.echo("\n".join(str(file) for file in files))

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol, TextIO
 
-__all__ = ["Progress", "progress"]
+__all__ = ["Progress", "announce", "progress"]
+
+ANNOUNCE_AFTER_S = 1.0
+"""Work that takes no longer is not announced."""
 
 _STEP, _SOON_S, _LATE_S = 0.1, 2.0, 30.0
 """A log line comes after this share of the work, but not that soon; at the latest after so long."""
@@ -50,6 +56,33 @@ def progress(
     from tqdm import tqdm
 
     return tqdm(total=total, desc=desc, unit=unit, initial=initial, file=stream, dynamic_ncols=True)
+
+
+@contextmanager
+def announce(text: str, *, quiet: bool = False, stream: TextIO | None = None) -> Iterator[None]:
+    """Write one line if the work inside takes longer than `ANNOUNCE_AFTER_S`.
+
+    Parameters
+    ----------
+    text
+        what is being done, e.g. "loading the network dssnet (PyTorch)"
+    stream
+        instead of standard error
+    """
+    if quiet:
+        yield
+        return
+
+    def write() -> None:
+        print(f"{text} …", file=stream or sys.stderr, flush=True)
+
+    timer = threading.Timer(ANNOUNCE_AFTER_S, write)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 class _Silent:
