@@ -1,0 +1,67 @@
+"""Laws of `wsiseg export` and `wsiseg score`."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from command_line import complaint, wsiseg
+
+from wsi_pipeline.formats.geojson import read_geojson, read_header
+from wsi_pipeline.formats.geoparquet import read_parquet
+
+pytestmark = pytest.mark.usefixtures("cheap_models")
+
+
+@pytest.mark.parametrize(
+    "name", ["o.geojson", "o.geojson.gz", "o.parquet", "o.coco.json", "o.ome.zarr"]
+)
+def test_export_by_name(name, ran, tmp_path):
+    result = wsiseg("export", ran, tmp_path / name)
+    assert result.exit_code == 0, result.output
+    before = read_parquet(ran / "objects.parquet")
+    if name.endswith(".parquet"):
+        assert np.array_equal(read_parquet(tmp_path / name).coords, before.coords)
+    elif "geojson" in name:
+        assert np.array_equal(read_geojson(tmp_path / name).ids, before.ids)
+        assert read_header(tmp_path / name)["slide"]["id"] == "a"
+    elif name.endswith(".coco.json"):
+        document = json.loads((tmp_path / name).read_text())
+        assert len(document["annotations"]) == len(before)
+        assert document["images"][0]["width"] == 768
+    else:
+        assert (tmp_path / name / "zarr.json").is_file()
+        assert "exists" in complaint(wsiseg("export", ran, tmp_path / name), 1)
+
+
+def test_export_from_a_file_and_its_faults(ran, made, tmp_path):
+    source = ran / "objects.geojson.gz"
+    assert wsiseg("export", source, tmp_path / "x.parquet").exit_code == 0
+    assert len(read_parquet(tmp_path / "x.parquet")) == len(read_geojson(source))
+    marked = wsiseg("export", source, tmp_path / "x.json", "--format", "geojson",
+                    "--object-type", "annotation")  # fmt: skip
+    assert marked.exit_code == 0
+    assert '"annotation"' in (tmp_path / "x.json").read_text()
+    assert "give --format" in complaint(wsiseg("export", source, tmp_path / "x.json"), 2)
+    assert "'shp'" in complaint(wsiseg("export", source, "x", "--format", "shp"), 2)
+    assert "holds no run" in complaint(wsiseg("export", tmp_path, tmp_path / "y.parquet"), 2)
+    assert "does not exist" in complaint(wsiseg("export", "no", tmp_path / "y.parquet"), 2)
+    (tmp_path / "bad.parquet").write_text("x")
+    said = complaint(wsiseg("export", tmp_path / "bad.parquet", tmp_path / "y.geojson"), 2)
+    assert "bad.parquet is not a GeoParquet file" in said
+
+
+def test_score(made, ran, tmp_path):
+    truth = made / "a.truth.geojson.gz"
+    whole = json.loads(wsiseg("score", truth, truth, "--json").stdout)
+    assert (whole["F1"], whole["mean IoU"], whole["difference"]) == (1, 1, 0)
+    found = json.loads(wsiseg("score", ran, truth, "--json").stdout)
+    assert found["truth"] == whole["truth"]
+    assert 0 < found["F1"] <= 1 and found["mean IoU"] < 1
+    looser = json.loads(wsiseg("score", ran, truth, "--iou", "0.2", "--json").stdout)
+    assert looser["F1"] >= found["F1"]
+    assert "F1" in wsiseg("score", ran, truth).stdout
+    assert "--iou 2" in complaint(wsiseg("score", ran, truth, "--iou", "2"), 2)
+    assert "it has nucleus" in complaint(wsiseg("score", ran, truth, "--class", "cell"), 2)
+    assert "no.geojson does not exist" in complaint(wsiseg("score", ran, "no.geojson"), 2)

@@ -1,0 +1,22 @@
+"""Laws of `wsiseg synth`."""
+
+from __future__ import annotations
+
+from command_line import complaint, wsiseg
+
+
+def test_synth_is_the_same_for_the_same_seed(made, tmp_path):
+    args = ("--size", 768, "--seed", 3, "--tissue", 0.9, "--quiet")
+    assert wsiseg("synth", tmp_path / "a.svs", *args).output == ""
+    for name in ("a.svs", "a.truth.geojson.gz", "a.truth-cells.geojson.gz"):
+        assert (tmp_path / name).read_bytes() == (made / name).read_bytes()
+
+
+def test_synth_faults(tmp_path):
+    assert ".svs" in complaint(wsiseg("synth", tmp_path / "a.tif"), 2)
+    assert "0.2 to 0.5" in complaint(wsiseg("synth", tmp_path / "a.svs", "--mpp", "0.2-0.5"), 2)
+    assert "'big'" in complaint(wsiseg("synth", tmp_path / "a.svs", "--mpp", "big"), 2)
+    assert "square" in complaint(wsiseg("synth", tmp_path, "--fields", 2, "--width", 9), 2)
+    assert "-1 fields" in complaint(wsiseg("synth", tmp_path, "--fields", -1), 2)
+    (tmp_path / "taken").touch()
+    assert "taken" in complaint(wsiseg("synth", tmp_path / "taken", "--fields", 1), 1)
