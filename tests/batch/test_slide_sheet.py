@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from wsi_pipeline.batch.slide_sheet import SLIDE_SUFFIXES, SlideRequest, find_slides
+from wsi_pipeline.batch.slide_sheet import SLIDE_SUFFIXES, find_slides
 from wsi_pipeline.core.errors import UsageError
+from wsi_pipeline.core.request import SlideRequest
 
 
 def test_files_folders_globs_and_sheets_name_the_same(tmp_path):
