@@ -60,7 +60,14 @@ def test_public_names_are_loaded_when_asked_for():
 
 def test_one_version_everywhere():
     assert wsi_pipeline.__version__ == version("wsiseg") == PROJECT["version"]
-    assert "## [" in (ROOT / "CHANGELOG.md").read_text()
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == PROJECT["version"]
+    assert citation["license"] == PROJECT["license"]
+    changes = re.findall(
+        r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.M
+    )
+    assert changes[0] == "Unreleased"
+    assert len(changes) == 1 or changes[1] == PROJECT["version"]
 
 
 def test_the_console_script_is_the_command_line():

@@ -82,3 +82,23 @@ def test_the_linter_refuses_calls_that_can_run_code_from_a_file(text, file):
 def test_models_import_each_other_relatively():
     found = lines_with(r"^\s*(from|import) (wsiseg_models|models|wsi_pipeline)\b")
     assert [line for line in found if line[0].startswith("models/")] == []
+
+
+def test_no_text_names_a_package_index():
+    """The package is on no index: documents and errors say `pip install -e`, which works."""
+    texts = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "constraints.txt", *SOURCES]
+    found = [
+        (path.relative_to(ROOT).as_posix(), line.strip())
+        for path in texts
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if re.search(r"pip install[^`\n]* '?wsiseg\b", line) and path.name != "RELEASING.md"
+    ]
+    assert found == []
+
+
+def test_the_image_copies_files_that_exist_and_that_docker_may_see():
+    lines = (ROOT / "Dockerfile").read_text(encoding="utf-8").splitlines()
+    copied = {name for line in lines if line.startswith("COPY") for name in line.split()[1:-1]}
+    sent = set((ROOT / ".dockerignore").read_text(encoding="utf-8").replace("!", "").split())
+    assert copied <= sent
+    assert [name for name in copied if not (ROOT / name).exists()] == []

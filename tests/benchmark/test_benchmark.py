@@ -119,7 +119,7 @@ def test_sizes_say_that_no_network_ran(ran, told):
 def test_nothing_else_is_left_and_nobody_named(ran):
     out, result = ran
     assert {p.name for p in out.iterdir()} == {"benchmark.json", "benchmark.md"}
-    assert "pip install 'wsiseg[benchmark]'" in result.stderr
+    assert "pip install -e '.[benchmark]'" in result.stderr
     text = (out / "benchmark.json").read_text() + result.stdout
     assert str(out.parent) not in text and os.path.expanduser("~") not in text
     assert platform.node() in ("", "localhost") or platform.node() not in text

@@ -33,4 +33,4 @@ def test_train_faults(tmp_path, monkeypatch):
     assert "crop_px 100" in complaint(wsiseg("train", "dssnet", *args, "--crop-px", 100), 2)
     assert str(tmp_path / "no") in complaint(wsiseg("train", "dssnet", *args), 2)
     monkeypatch.setitem(sys.modules, "pycocotools", None)
-    assert "pip install wsiseg[train]" in complaint(wsiseg("train", "dssnet", *args), 2)
+    assert "pip install -e '.[train]'" in complaint(wsiseg("train", "dssnet", *args), 2)

@@ -283,5 +283,5 @@ def test_what_cannot_be_a_cluster_is_said_at_once(
     with pytest.raises(UsageError, match="mine cannot be sent to workers"):
         run(slide_path, tmp_path / "own", own, scheduler=scheduler)
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(UsageError, match=r"pip install 'wsiseg\[workflow\]'"):
+    with pytest.raises(UsageError, match=r"pip install -e '\.\[workflow\]'"):
         run(slide_path, tmp_path, model, scheduler="tcp://127.0.0.1:9")

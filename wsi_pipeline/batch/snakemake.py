@@ -109,7 +109,7 @@ def _read_settings(path: Path | None) -> dict[str, Any]:
         from snakemake.exceptions import WorkflowError
         from snakemake.utils import validate
     except ImportError:
-        raise UsageError("Snakemake is missing; pip install 'wsiseg[workflow]'") from None
+        raise UsageError("Snakemake is missing; pip install -e '.[workflow]'") from None
     if path is None:
         return {}
     try:

@@ -8,7 +8,7 @@ from typing import Any
 
 __all__ = ["HOW_TO_PLOT", "as_markdown", "plot"]
 
-HOW_TO_PLOT = "pip install 'wsiseg[benchmark]'"
+HOW_TO_PLOT = "pip install -e '.[benchmark]'"
 
 _NAMES = {
     "processor": "processor", "cores": "cores", "memory_gb": "memory, GB", "gpu": "GPU",

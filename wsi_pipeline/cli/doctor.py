@@ -22,7 +22,7 @@ __all__ = ["Finding", "doctor", "examine"]
 
 GB = 1e9
 MIN_MEMORY_GB, MIN_DISK_GB = 4, 5
-REINSTALL = "pip install --force-reinstall wsiseg"
+REINSTALL = "pip install --force-reinstall -e ."
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ def _optional() -> Iterator[Finding]:
         ("snakemake", "workflow", "the Snakemake workflow"),
     ):
         if find_spec(package) is None:
-            remedy = f"for {use}: pip install 'wsiseg[{extra}]'"
+            remedy = f"for {use}: pip install -e '.[{extra}]'"
             yield Finding("warn", package, "not installed", remedy)
         else:
             yield Finding("ok", package, "installed")

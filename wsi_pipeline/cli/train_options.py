@@ -41,7 +41,7 @@ def train_model(model: str, given: Mapping[str, Any], *, device: str, quiet: boo
     except ModuleNotFoundError:
         raise UsageError(
             "training reads its masks with pycocotools, which is not installed; "
-            "pip install wsiseg[train]"
+            "pip install -e '.[train]'"
         ) from None
     from wsiseg_models.registry import MODELS
 

@@ -63,7 +63,7 @@ def evaluate_run(
         import pycocotools  # noqa: F401
     except ModuleNotFoundError:
         raise UsageError(
-            "masks are compared with pycocotools, which is not installed; pip install wsiseg[train]"
+            "masks are compared with pycocotools, which is not installed; pip install -e '.[train]'"
         ) from None
     from wsi_pipeline.segmentation.load_model import open_model
 

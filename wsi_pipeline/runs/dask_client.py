@@ -97,7 +97,7 @@ class Cluster:
             import distributed
         except ImportError:
             raise UsageError(
-                "--scheduler needs Dask's distributed; pip install 'wsiseg[workflow]'"
+                "--scheduler needs Dask's distributed; pip install -e '.[workflow]'"
             ) from None
         assert config.scheduler is not None
         self.config, self.address = config, config.scheduler
