@@ -8,79 +8,21 @@ import numpy as np
 import pytest
 import shapely
 import zarr
-from hypothesis import given, settings
+from families import CLASSES, assert_same, families, linked
+from hypothesis import given
 from hypothesis import strategies as st
 
-from wsi_pipeline.core.errors import ConfigError, DataError, MppError
+from wsi_pipeline.core.errors import DataError
 from wsi_pipeline.core.geometry import Box
 from wsi_pipeline.core.objects import Objects, is_cell
 from wsi_pipeline.formats.coco import write_coco
 from wsi_pipeline.formats.geojson import GeoJsonWriter, format_features, read_geojson
 from wsi_pipeline.formats.geoparquet import ParquetWriter, read_parquet
 from wsi_pipeline.formats.ome_zarr import rasterize, write_label_image
-from wsi_pipeline.runs.overlay import CELL_OUTLINE, OUTLINE, draw_objects
-from wsi_pipeline.segmentation.cell_features import cell_features
-from wsi_pipeline.segmentation.morphometry import MORPHOMETRY
-from wsi_pipeline.synthetic.make_slide import make_slide
-from wsi_pipeline.synthetic.svs_writer import plan_slide, render, truth_cells, truth_objects
+from wsi_pipeline.synthetic.svs_writer import plan_slide, render, truth_cells
 
 WRITERS = {"geojson": GeoJsonWriter, "geojson.gz": GeoJsonWriter, "parquet": ParquetWriter}
 READERS = {"geojson": read_geojson, "geojson.gz": read_geojson, "parquet": read_parquet}
-CLASSES = ("cell", "nucleus", "HSIL")
-FIELDS = ("ids", "class_index", "score", "coords", "ring_offsets", "object_offsets", "parent")
-
-
-def linked(shapes, kinds, parent, *, score=None, features=None) -> Objects:
-    n = len(shapes)
-    return Objects.from_polygons(
-        shapes,
-        classes=CLASSES,
-        ids=np.arange(2 * n, dtype=np.uint64).reshape(n, 2) + np.uint64(2**63 + 11),
-        class_index=np.array([CLASSES.index(k) for k in kinds], np.uint8),
-        score=np.asarray(np.linspace(0.1, 1, n) if score is None else score, np.float32),
-        features=features,
-        parent=np.asarray(parent, np.int64),
-    )
-
-
-def families(seed: int, n: int = 12) -> Objects:
-    """Overlapping cells with 0 to 3 nuclei right after them, and nuclei without a cell."""
-    rng = np.random.default_rng(seed)
-    shapes, kinds, parent = [], [], []
-    for x, y in rng.uniform(0, 200, (n, 2)):
-        count = int(rng.integers(0, 4))
-        cell = -1
-        if rng.random() < 0.8:
-            cell = len(shapes)
-            shapes.append(shapely.Point(x, y).buffer(rng.uniform(30, 50), quad_segs=5))
-            kinds.append("cell")
-            parent.append(-1)
-        for k in range(count):
-            nucleus = shapely.Point(x - 20 + 20 * k, y).buffer(rng.uniform(4, 8), quad_segs=4)
-            hole = shapely.Point(x - 20 + 20 * k, y).buffer(2, quad_segs=2)
-            shapes.append(nucleus.difference(hole) if rng.random() < 0.2 else nucleus)
-            kinds.append(str(rng.choice(["nucleus", "HSIL"])))
-            parent.append(cell)
-    size = len(shapes)
-    inner = np.array([k != "cell" for k in kinds])
-    column = rng.lognormal(0, 2, size).astype(np.float32)
-    return linked(
-        shapes, kinds, parent, score=rng.random(size),
-        features={
-            "Nucleus: Area µm^2": np.where(inner, column, np.nan).astype(np.float32),
-            "Cell: Area µm^2": np.where(inner, np.nan, column).astype(np.float32),
-            "contrast": np.where(rng.random(size) < 0.7, column, np.nan).astype(np.float32),
-        },
-    )  # fmt: skip
-
-
-def assert_same(a: Objects, b: Objects) -> None:
-    assert a.classes == b.classes and list(a.features) == list(b.features)
-    for name in FIELDS:
-        assert getattr(a, name).dtype == getattr(b, name).dtype, name
-        assert np.array_equal(getattr(a, name), getattr(b, name)), name
-    for name, column in a.features.items():
-        assert np.array_equal(column, b.features[name], equal_nan=True), name
 
 
 def written(path, *parts: Objects) -> bytes:
@@ -113,7 +55,6 @@ def by_links(objects: Objects) -> dict[bytes, bytes]:
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-@settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_export_then_import_is_identity(tmp_path_factory, kind, seed):
     path = tmp_path_factory.getbasetemp() / f"families.{kind}"
@@ -124,7 +65,6 @@ def test_export_then_import_is_identity(tmp_path_factory, kind, seed):
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-@settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_any_order_keeps_every_object_and_link_and_comes_to_rest(tmp_path_factory, kind, seed):
     folder = tmp_path_factory.mktemp("rest", numbered=True)
@@ -185,7 +125,6 @@ def test_a_nucleus_in_a_nucleus_is_an_error(tmp_path, kind):
 # --- QuPath ---
 
 
-@settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_every_cell_is_qupaths_with_valid_nuclei_inside(tmp_path_factory, seed):
     path = tmp_path_factory.getbasetemp() / "cells.geojson"
@@ -230,7 +169,6 @@ def test_measurements_of_cell_and_nuclei_stand_side_by_side(tmp_path):
     assert np.array_equal(back.features["OD"], values["OD"], equal_nan=True)
 
 
-@settings(max_examples=30, deadline=None)
 @given(
     st.lists(
         st.tuples(st.integers(0, 20), st.integers(0, 20), st.floats(2, 9)), min_size=2, max_size=5
@@ -378,116 +316,3 @@ def test_label_images_part_cells_from_nuclei_and_say_what_they_hide(tmp_path, ch
         assert about["count"] == len(mine)
         assert group.attrs["ome"]["multiscales"][0]["datasets"]
     assert root["cells"].attrs["wsiseg"]["hidden_share"] > 0, "these cells do overlap"
-
-
-# --- measurements, pictures, synthetic truth ---
-
-
-def test_cell_features_by_hand():
-    shapes = [
-        shapely.box(0, 0, 20, 10),
-        shapely.box(8, 3, 10, 7),
-        shapely.box(15, 4, 17, 6),
-        shapely.box(15, 0, 35, 10),
-        shapely.box(18, 0, 38, 5),
-        shapely.box(50, 50, 52, 54),
-    ]
-    kinds = ["cell", "nucleus", "nucleus", "cell", "cell", "nucleus"]
-    other = {"OD": np.arange(6, dtype=np.float32)}
-    objects = linked(shapes, kinds, [-1, 0, 0, -1, -1, -1], features=other)
-    nan = np.nan
-    measured = cell_features(objects, 0.5).features
-    assert next(iter(measured)) == "OD" and len(measured) == 1 + 2 * len(MORPHOMETRY) + 4
-    offset = np.array([1, 6]) / np.sqrt(200 / np.pi)
-    expected = {
-        "Cell: Area µm^2": [50, nan, nan, 50, 25, nan],
-        "Nucleus: Area µm^2": [nan, 2, 1, nan, nan, 2],
-        "Cell: Length µm": [30, nan, nan, 30, 25, nan],
-        "Nucleus/Cell area ratio": [0.06, nan, nan, nan, nan, nan],
-        "Cell: Nuclei": [2, nan, nan, 0, 0, nan],
-        "Cell: Overlap share": [50 / 200, nan, nan, 125 / 200, 85 / 100, nan],
-        "Nucleus: Offset in cell": [nan, *offset, nan, nan, nan],
-    }
-    for name, column in expected.items():
-        assert measured[name] == pytest.approx(column, nan_ok=True, rel=1e-5), name
-        assert measured[name].dtype == np.float32
-    with pytest.raises(MppError):
-        cell_features(objects, 0)
-
-
-@settings(max_examples=10, deadline=None)
-@given(seed=st.integers(0, 2**32))
-def test_overlap_share_is_the_part_under_the_union_of_all_others(seed):
-    objects = families(seed, n=8)
-    share = cell_features(objects, 0.25).features["Cell: Overlap share"]
-    shapes = objects.polygons()
-    cells = np.flatnonzero(is_cell(objects))
-    for i in cells:
-        others = shapely.union_all(shapes[cells[cells != i]])
-        part = shapes[i].intersection(others).area / shapes[i].area
-        assert share[i] == pytest.approx(part, abs=1e-6)
-    mixed = np.random.default_rng(seed).permutation(len(objects))
-    again = cell_features(objects.take(mixed), 0.25).features["Cell: Overlap share"]
-    assert again == pytest.approx(share[mixed], nan_ok=True, abs=1e-6)
-
-
-def test_no_objects_have_all_measurements():
-    some, none = cell_features(families(1), 1), cell_features(Objects.empty(CLASSES), 1)
-    assert set(none.features) == set(some.features) - {"contrast"}, "which `families` has itself"
-    assert all(len(column) == 0 for column in none.features.values())
-
-
-def test_pictures_show_cells_in_their_own_colour_under_nuclei():
-    ring = shapely.box(10, 10, 50, 50)
-    objects = linked([ring, shapely.box(20, 10, 30, 20)], ["nucleus", "cell"], [-1, -1])
-    image = np.zeros((60, 60, 3), np.uint8)
-    draw_objects(image, objects, origin=(0, 0), scale=1)
-    assert image[20, 25].tolist() == pytest.approx(CELL_OUTLINE, rel=0.15)
-    for row in (10, 50):
-        assert image[row, 25].tolist() == pytest.approx(OUTLINE, rel=0.15, abs=25), (
-            "the nucleus is on top"
-        )
-
-
-def test_truth_of_a_slide_is_one_list_of_cells_and_their_nuclei(plan):
-    nuclei, cells = truth_objects(plan)
-    both = truth_cells(plan)
-    assert np.array_equal(both.ids, np.concatenate([cells.ids, nuclei.ids]))
-    assert is_cell(both).tolist() == [True] * len(cells) + [False] * len(nuclei)
-    owner = both.polygons()[both.parent[len(cells) :]]
-    outside = shapely.area(shapely.difference(nuclei.polygons(), shapely.make_valid(owner)))
-    assert (outside <= 0.05 * shapely.area(nuclei.polygons())).mean() > 0.99
-    empty = truth_cells(plan_slide(300, 300, tissue=0, style=plan.style, bank=plan.bank))
-    assert len(empty) == 0 and len(empty.parent) == 0
-
-
-@pytest.mark.parametrize("limit", [0.0, 0.25, 0.5])
-def test_no_cell_lies_further_over_another_than_was_asked_for(plan, limit):
-    crowded = plan_slide(
-        900, 800, mpp=0.5, seed=2, tissue=1, style=plan.style, bank=plan.bank, max_overlap=limit
-    )
-    objects = truth_cells(crowded)
-    shapes = shapely.make_valid(objects.polygons()[objects.class_index == 0])
-    one, two = shapely.STRtree(shapes).query(shapes, predicate="intersects")
-    one, two = one[one < two], two[one < two]
-    area = shapely.area(shapes)
-    share = shapely.area(shapely.intersection(shapes[one], shapes[two]))
-    share /= np.minimum(area[one], area[two])
-    assert share.max(initial=0) <= limit + 1e-3
-    assert len(shapes) > 50 and (limit == 0 or share.max() > 0.8 * limit)
-
-
-def test_synth_writes_cells_with_nuclei_and_nuclei_alone(tmp_path):
-    size = {"width": 300, "height": 280, "mpp": 0.5, "seed": 1, "tissue": 1.0}
-    files = make_slide(tmp_path / "a.svs", **size, max_overlap=0.3, quiet=True)
-    assert [f.name for f in files] == ["a.svs", "a.truth.geojson.gz", "a.truth-cells.geojson.gz"]
-    nuclei, both = read_geojson(files[1]), read_geojson(files[2])
-    assert nuclei.parent is None and nuclei.classes == ("nucleus",)
-    assert both.classes == ("cell", "nucleus") and (both.parent >= 0).sum() == len(nuclei)
-    own = both.take(both.class_index == 1)
-    assert {bytes(i) for i in own.ids} == {bytes(i) for i in nuclei.ids}
-    assert shapely.area(own.polygons()).sum() == pytest.approx(
-        shapely.area(nuclei.polygons()).sum(), rel=0.01
-    )
-    with pytest.raises(ConfigError, match="at most 2"):
-        make_slide(tmp_path / "b.svs", **size, max_overlap=2, quiet=True)

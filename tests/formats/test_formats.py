@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import shapely
 import zarr
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from wsi_pipeline.core.errors import DataError, OutputError, UsageError
@@ -71,7 +71,6 @@ def assert_same(a: Objects, b: Objects) -> None:
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-@settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**32), pieces=st.integers(1, 4))
 def test_export_then_import_is_identity(tmp_path_factory, kind, seed, pieces):
     objects = random_objects(seed)
@@ -236,7 +235,6 @@ def pixel_shapes(draw) -> tuple[shapely.Polygon, ...]:
     return tuple(shapes)
 
 
-@settings(max_examples=25, deadline=None)
 @given(pixel_shapes(), st.sampled_from([8, 32, 1024]))
 def test_label_pixels_are_the_area_of_outlines_of_pixels(tmp_path_factory, shapes, chunk):
     n = len(shapes)
