@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import shapely
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from wsi_pipeline.core.objects import Objects
@@ -98,7 +98,6 @@ def test_confusion_without_pixels():
 
 
 @given(st.integers(0, 2**32 - 1))
-@settings(max_examples=30)
 def test_confusion_laws(seed):
     """Parts add up, swapping keeps IoU and Dice, Dice follows from IoU, perfect is 1."""
     rng = np.random.default_rng(seed)
@@ -174,7 +173,6 @@ def test_nothing_predicted_or_nothing_there():
 
 
 @given(crowds(), crowds(), st.sampled_from([0.1, 0.3, 0.5, 0.75]))
-@settings(max_examples=60, deadline=None)
 def test_match_is_the_best_that_a_search_finds(a, b, threshold):
     match = match_objects(boxes(*a), boxes(*b), threshold)
     count, total = best_by_search(a, b, threshold)
@@ -185,7 +183,6 @@ def test_match_is_the_best_that_a_search_finds(a, b, threshold):
 
 
 @given(crowds(12), crowds(12), st.sampled_from([0.05, 0.5]))
-@settings(max_examples=60, deadline=None)
 def test_swapping_swaps_precision_and_recall(a, b, threshold):
     forth = match_objects(boxes(*a), boxes(*b), threshold)
     back = match_objects(boxes(*b), boxes(*a), threshold)
@@ -197,13 +194,11 @@ def test_swapping_swaps_precision_and_recall(a, b, threshold):
 
 
 @given(crowds(12).filter(bool))
-@settings(deadline=None)
 def test_a_copy_is_a_perfect_match(a):
     assert ratios(match_objects(boxes(*a), boxes(*a))) == pytest.approx([1] * 5)
 
 
 @given(label_pairs(), st.sampled_from([0.2, 0.5, 0.8]))
-@settings(deadline=None)
 def test_labels_match_as_their_polygons_do(pair, threshold):
     def polygons(labels):
         return [
@@ -259,7 +254,6 @@ def aji_by_hand(a, b):
 
 
 @given(label_pairs())
-@settings(deadline=None)
 def test_aji_is_the_published_algorithm(pair):
     assert aji(*pair) == pytest.approx(aji_by_hand(*pair), nan_ok=True)
 
