@@ -16,12 +16,35 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import Darkness, darkness_bytes
 from wsiseg_models import registry
 from wsiseg_models.checkpoint import Card, read_card, weights_path
 from wsiseg_models.predictions import Instances
 
+from wsi_pipeline.segmentation.load_model import model_from_module
+from wsi_pipeline.segmentation.model import Model
+
 MASK = 28
+
+
+class Darkness(torch.nn.Module):
+    """Dark pixels, blurred, are nuclei; whole numbers only, so no order of summing shows."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows = sum(x.sum(1, keepdim=True).roll(i, 2) for i in (-2, -1, 0, 1, 2))
+        return sum(rows.roll(i, 3) for i in (-2, -1, 0, 1, 2))
+
+
+def darkness_bytes(light: torch.Tensor) -> torch.Tensor:
+    """Light (n, 1, h, w) summed over 75 values → probability bytes, 128 at a mean of 150."""
+    return ((150 * 75 - light) / 16 + 128).floor().clamp(0, 255).to(torch.uint8)
+
+
+def make_darkness() -> Model:
+    """The model `Darkness`: needs 2 px of context; 8 keeps windows on its stride."""
+    card = Card(
+        name="darkness", task="nuclei", classes=("nucleus",), mpp=0.5, halo_px=8, mean=0, std=1
+    )
+    return model_from_module(Darkness(), card, decode=darkness_bytes, device="cpu")
 
 
 class Light(torch.nn.Module):
@@ -33,7 +56,7 @@ class Light(torch.nn.Module):
 
 def find_cells(images: torch.Tensor) -> list[Instances]:
     """A nucleus for each dark component, and a cell around it; classes as those of `donet`."""
-    return [_cells(np.ascontiguousarray(image.mean(0).numpy())) for image in images]
+    return [_cells(np.ascontiguousarray(image.float().mean(0).numpy())) for image in images]
 
 
 def _cells(light: np.ndarray) -> Instances:
@@ -66,7 +89,7 @@ def _load(path: Path, **options: Any) -> tuple[torch.nn.Module, Any, Card]:
     return Darkness(), darkness_bytes, replace(card, halo_px=8)
 
 
-_REAL_LOAD = registry.load
+_REAL_LOAD, _REAL_MODELS = registry.load, registry.MODELS
 
 
 def _cheap(entry: registry.Entry) -> registry.Entry:
@@ -82,4 +105,13 @@ def cheap_models() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry, "MODELS", {n: _cheap(e) for n, e in registry.MODELS.items()})
         patch.setattr(registry, "load", _load)
+        yield
+
+
+@contextmanager
+def real_models() -> Iterator[None]:
+    """Within `cheap_models`, let names open the networks that ship again."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "MODELS", _REAL_MODELS)
+        patch.setattr(registry, "load", _REAL_LOAD)
         yield

@@ -4,13 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
-import torch
+from cheap_models import make_darkness
 from filelock import FileLock
 from hypothesis import settings
 from numba.core.caching import IndexDataCacheFile
-from wsiseg_models.checkpoint import Card
 
-from wsi_pipeline.segmentation.load_model import model_from_module
 from wsi_pipeline.segmentation.model import Model
 from wsi_pipeline.synthetic.svs_writer import SlidePlan, plan_slide, write_slide
 
@@ -41,27 +39,6 @@ def lock_compiled_functions() -> None:
 
 
 lock_compiled_functions()
-
-
-class Darkness(torch.nn.Module):
-    """Dark pixels, blurred, are nuclei; whole numbers only, so no order of summing shows."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        rows = sum(x.sum(1, keepdim=True).roll(i, 2) for i in (-2, -1, 0, 1, 2))
-        return sum(rows.roll(i, 3) for i in (-2, -1, 0, 1, 2))
-
-
-def darkness_bytes(light: torch.Tensor) -> torch.Tensor:
-    """Light (n, 1, h, w) summed over 75 values → probability bytes, 128 at a mean of 150."""
-    return ((150 * 75 - light) / 16 + 128).floor().clamp(0, 255).to(torch.uint8)
-
-
-def make_darkness() -> Model:
-    """The model `Darkness`: needs 2 px of context; 8 keeps windows on its stride."""
-    card = Card(
-        name="darkness", task="nuclei", classes=("nucleus",), mpp=0.5, halo_px=8, mean=0, std=1
-    )
-    return model_from_module(Darkness(), card, decode=darkness_bytes, device="cpu")
 
 
 @pytest.fixture(scope="session")

@@ -275,7 +275,7 @@ KILLED = """
     import sys
     from pathlib import Path
     sys.path.insert(0, {tests!r})
-    from conftest import make_darkness
+    from cheap_models import make_darkness
     from wsi_pipeline import pipeline
     pipeline.REGION_PX = 256
     config = pipeline.RunConfig(out=Path({out!r}), foreground="all", quiet=True, tile_px=512)

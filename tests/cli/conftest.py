@@ -15,6 +15,13 @@ def cheap_models():
         yield
 
 
+@pytest.fixture
+def real_models():
+    """The networks that ship, in a test of a module that else has cheap ones."""
+    with stand_ins.real_models():
+        yield
+
+
 @pytest.fixture(scope="session")
 def made(tmp_path_factory):
     """A folder with a small slide and its truth, made by the command line."""

@@ -233,7 +233,7 @@ COMMAND = """
     import signal, sys, time
     sys.path.insert(0, {tests!r})
     from dataclasses import replace
-    from conftest import make_darkness
+    from cheap_models import make_darkness
     from wsi_pipeline.cli import main as cli
     from wsi_pipeline.slides import fast_tiff as direct
     from wsi_pipeline.segmentation import load_model as registry

@@ -60,9 +60,10 @@ def _gigapixels(ctx: Any, param: Any, text: str) -> tuple[float, ...]:
 )
 @quiet_option
 def benchmark(out: Path, **settings: Any) -> None:
-    """Measure this machine on a generated slide: each stage alone, and whole runs.
+    """Measure the speed of this machine on a synthetic slide.
 
-    OUT gets benchmark.md, benchmark.json and, if matplotlib is installed, benchmark.png.
+    Each stage is measured alone, then whole runs. OUT gets benchmark.md, benchmark.json and, if
+    matplotlib is installed, benchmark.png.
     """
     from wsi_pipeline.benchmark.run import BenchmarkConfig
     from wsi_pipeline.benchmark.run import benchmark as measure

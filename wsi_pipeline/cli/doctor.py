@@ -45,7 +45,7 @@ class Finding:
 
 @click.command()
 def doctor() -> None:
-    """Check this machine: software, processors, memory, disk, GPUs and weights."""
+    """Check this machine: software, hardware and weights."""
     broken = False
     for finding in examine():
         remedy = f"; {finding.remedy}" if finding.remedy else ""

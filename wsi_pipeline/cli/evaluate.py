@@ -47,7 +47,7 @@ __all__ = ["evaluate"]
 @json_option
 @quiet_option
 def evaluate(as_json: bool, quiet: bool, **settings: Any) -> None:
-    """Compare the predictions of a model with the truth: AP, AJI, F1, Dice, PQ and more.
+    """Measure a model on images with truth: AP, AJI, F1, Dice, PQ.
 
     Images and truth are resampled to the model's µm per pixel; areas are in its pixels.
     """

@@ -30,7 +30,10 @@ __all__ = ["export"]
 )
 @click.option("--scale", type=float, default=1.0, help="Level-0 pixels per pixel of a label image.")
 def export(source: Path, destination: Path, format: str | None, **options: Any) -> None:
-    """Write the objects of SOURCE, a run folder or a file of objects, to DESTINATION."""
+    """Write the objects of a run or a file in another format.
+
+    SOURCE is a run folder, a folder that holds one run, or a file of objects.
+    """
     from wsi_pipeline.formats.convert import SlideInfo
     from wsi_pipeline.formats.convert import export as write
 

@@ -24,7 +24,10 @@ __all__ = ["info"]
 )
 @json_option
 def info(slide: Path, mpp: float | None, crop: bool, model: str, plan: bool, as_json: bool) -> None:
-    """Describe SLIDE: size, pixel size, foreground, focus, and the work of a run."""
+    """Describe SLIDE and the work of a run.
+
+    Shows size, pixel size, foreground and focus, and the number of regions and tiles of a run.
+    """
     from wsi_pipeline.cli.describe import describe_slide, slide_rows
 
     with announce_compilation():

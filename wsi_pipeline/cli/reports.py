@@ -31,6 +31,7 @@ def features(
     """Write the tables of a run.
 
     SLIDE.objects.csv.gz has one row per object; SLIDE.summary.json is the row of the slide.
+    RUN_FOLDER may also be a folder that holds one run.
     """
     from wsi_pipeline.reports.slide_summary import write_features
 
@@ -47,7 +48,11 @@ def features(
 )
 @quiet_option
 def report(folder: Path, out: Path, summary: Path | None, quiet: bool) -> None:
-    """Write one HTML page about a run: picture, numbers, distributions, provenance."""
+    """Write one HTML page about a run.
+
+    The page shows the picture, the numbers, the distributions and the provenance of the run, and
+    needs no other file. RUN_FOLDER may also be a folder that holds one run.
+    """
     from wsi_pipeline.reports.slide_report import write_report
 
     write_report(folder, out, summary=summary)
@@ -60,7 +65,9 @@ def report(folder: Path, out: Path, summary: Path | None, quiet: bool) -> None:
 @click.argument("sources", metavar="[SUMMARIES|RUN_FOLDERS]...", nargs=-1, type=FILE)
 @quiet_option
 def cohort(out: Path, sources: tuple[Path, ...], quiet: bool) -> None:
-    """Write cohort.parquet, cohort.csv and cohort.html into OUT, one row per slide.
+    """Write one table and one page about many slides.
+
+    OUT gets cohort.parquet, cohort.csv and cohort.html, with one row per run.
 
     Sources are run folders, files of `wsiseg features`, JSON files {"slide", "status": "failed",
     "cause"}, or folders of these. Without sources, OUT itself is searched.

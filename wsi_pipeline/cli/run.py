@@ -66,7 +66,11 @@ __all__ = ["run"]
 @run_option("--threshold", type=float, help="Pixels at or above this probability are foreground.")
 @run_option("--min-area-um2", type=float, help="Discard objects smaller than this, µm².")
 @run_option("--min-score", type=float, help="Discard objects with a lower mean probability.")
-@run_option("--min-small-score", type=float, help="The same for objects smaller than 30 µm².")
+@run_option(
+    "--min-small-score",
+    type=float,
+    help="Discard objects smaller than 30 µm² with a lower mean probability.",
+)
 @run_option("--split/--no-split", help="Split touching nuclei.")
 @crop_option
 @click.option("--overwrite", is_flag=True, help="Start again where there are results already.")

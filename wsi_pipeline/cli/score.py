@@ -27,7 +27,11 @@ __all__ = ["score"]
 )
 @json_option
 def score(source: Path, truth: Path, as_json: bool, **options: Any) -> None:
-    """Compare the objects of SOURCE, a run folder or a file of objects, with TRUTH."""
+    """Compare the objects of a run or a file with the truth.
+
+    SOURCE is a run folder, a folder that holds one run, or a file of objects; TRUTH is a file of
+    objects.
+    """
     from wsi_pipeline.evaluation.score_objects import score_run
 
     with announce_compilation():

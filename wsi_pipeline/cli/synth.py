@@ -50,7 +50,11 @@ def synth(
     mpp: float | tuple[float, float], seed: int, tissue: float, max_overlap: float | None,
     fields: int | None, quiet: bool,
 ) -> None:  # fmt: skip
-    """Make a synthetic slide DESTINATION.svs with its exact truth, or fields to train on."""
+    """Make a synthetic slide or training fields, with exact truth.
+
+    DESTINATION is the slide, NAME.svs, or with --fields a folder. Beside the slide,
+    NAME.truth.geojson.gz has its nuclei and NAME.truth-cells.geojson.gz its cells.
+    """
     from wsi_pipeline.synthetic.fields import write_fields
     from wsi_pipeline.synthetic.make_slide import make_slide
 

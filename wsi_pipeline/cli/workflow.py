@@ -34,14 +34,16 @@ class _PassingOn(click.Command):
     "--profile",
     default="workstation",
     metavar="workstation|slurm|dask|DIR",
-    help="Where the jobs run.",
+    help="Profile that decides on which machines the jobs run.",
 )
 @click.option(
     "--retry-failed", is_flag=True, help="Run failed slides again, even if nothing changed."
 )
 @recursive_option
 def workflow(slides: tuple[str, ...], out: Path, **options: Any) -> None:
-    """Process SLIDES (files, folders, globs, slide sheets) from QC to tables and reports in OUT.
+    """Process many slides, from quality control to reports.
+
+    SLIDES are files, folders, globs or slide sheets; OUT gets the results.
 
     Snakemake runs one job per slide and stage. Run the same command again to resume; finished
     jobs are not repeated. Failed slides are listed at the end, and the exit code is then 1.
