@@ -46,7 +46,6 @@ def child(fault: str, network: bool, arguments: list[str]) -> None:
     from wsi_pipeline import pipeline
     from wsi_pipeline.benchmark.threshold_model import make_threshold_model
     from wsi_pipeline.cli import main as cli
-    from wsi_pipeline.core.machine import keep_freed_memory
     from wsi_pipeline.segmentation import load_model as registry
     from wsi_pipeline.segmentation.model import Model
     from wsi_pipeline.slides import fast_tiff as direct
@@ -58,11 +57,7 @@ def child(fault: str, network: bool, arguments: list[str]) -> None:
     opened = registry.model_for
 
     def model_for(config: pipeline.RunConfig) -> Model:
-        if network:
-            model = opened(config)
-        else:
-            keep_freed_memory()
-            model = make_threshold_model("dssnet")
+        model = opened(config) if network else make_threshold_model("dssnet")
         inner = model.network
 
         def predict(images: np.ndarray) -> np.ndarray:

@@ -89,8 +89,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/soak"))
     arguments = parser.parse_args()
     paths = slides(arguments.work / "slides", max(arguments.count, FIRST + 1))
-    if arguments.threshold_model:
-        keep_freed_memory()  # as opening a network does
+    keep_freed_memory()  # as `wsiseg run` does on a CPU
     model = (
         make_threshold_model("dssnet")
         if arguments.threshold_model

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +9,6 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import cv2
 import dask
 import shapely
 
@@ -217,8 +215,6 @@ class _Job:
 
     def _here(self, todo: list[Region], settle: Callable[[int], None]) -> None:
         """Do regions in threads of this process."""
-        cv2.setNumThreads(1)  # regions run side by side; OpenCV must not multiply them
-        sys.setswitchinterval(0.0005)  # decoding asks for Python's lock once a tile
         fatal: list[BaseException] = []
         engine = Engine(
             self.slide, self.model, self.visible, scale=self.scale,

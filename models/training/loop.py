@@ -81,9 +81,10 @@ def stream(
     # OpenCV's threads do not live on in a forked process, which would wait for them for ever.
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
-    batches = iter(loader)
-    cv2.setNumThreads(threads)
-    return batches
+    try:
+        return iter(loader)
+    finally:
+        cv2.setNumThreads(threads)
 
 
 def start_from(network: nn.Module, path: Path) -> dict[str, Any]:

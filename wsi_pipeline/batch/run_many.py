@@ -21,6 +21,7 @@ from wsi_pipeline.core.errors import (
     WsisegError,
     one_line,
 )
+from wsi_pipeline.core.machine import keep_freed_memory
 from wsi_pipeline.core.request import SlideRequest
 
 if TYPE_CHECKING:
@@ -159,6 +160,8 @@ def _ready(slides: Sequence[SlideRequest], config: RunConfig) -> dict[str | None
         from wsi_pipeline.segmentation.load_model import model_for
     names = {s.model: s.model or config.model for s in slides}
     opened = {n: model_for(replace(config, model=n)) for n in dict.fromkeys(names.values())}
+    if not config.scheduler and any(model.device == "cpu" for model in opened.values()):
+        keep_freed_memory()
     return {name: opened[model] for name, model in names.items()}
 
 

@@ -23,7 +23,7 @@ import psutil
 import torch
 
 from wsi_pipeline.core.errors import OutputError
-from wsi_pipeline.core.machine import peak_bytes
+from wsi_pipeline.core.machine import peak_bytes, usable_cores
 
 __all__ = [
     "Busy",
@@ -70,7 +70,7 @@ def _processor() -> str:
 
 def _cores() -> float:
     """Cores that may be used, by the scheduler and by the limit of a container."""
-    count = len(os.sched_getaffinity(0))
+    count = usable_cores()
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         return count if quota == "max" else min(count, round(int(quota) / int(period), 1))

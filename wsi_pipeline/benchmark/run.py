@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 import tempfile
 import time
@@ -38,6 +37,7 @@ from wsi_pipeline.benchmark.stages import (
 from wsi_pipeline.benchmark.threshold_model import make_threshold_model
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import ConfigError
+from wsi_pipeline.core.machine import keep_freed_memory, process_settings, usable_cores
 from wsi_pipeline.core.run_layout import PARQUET, one_run, read_run
 from wsi_pipeline.formats.geoparquet import read_parquet
 from wsi_pipeline.runs.run_folder import check_output
@@ -120,6 +120,8 @@ def benchmark(out: Path, config: BenchmarkConfig) -> str:
     """
     device = device_named(config.device)
     kind = device.partition(":")[0]
+    if kind == "cpu":
+        keep_freed_memory()
     side = config.size or SIZE_PX[kind]
     largest = max([side, *map(_side, config.sizes)])
     # Wrong names end here, before anything is measured.
@@ -140,7 +142,7 @@ def benchmark(out: Path, config: BenchmarkConfig) -> str:
         if config.paper:
             tiles = config.tiles or (TILES if kind == "cuda" else PAPER_TILES_ON_CPU)
             bench.say(f"the published comparison, {tiles} tiles through each network")
-            cores = len(os.sched_getaffinity(0))
+            cores = usable_cores()
             result["paper"] = compare_networks(path, device=device, threads=cores, tiles=tiles)
         path.unlink()
         if config.sizes:
@@ -221,7 +223,8 @@ class _Bench:
     def stages(self, path: Path, model: Any, whole: Mapping[str, Any]) -> dict[str, Any]:
         """Each stage alone, beside whole runs that have left their objects."""
         run = RunConfig(device=self.device)
-        with open_slide(path) as slide:
+        settings = process_settings(opencv_threads=1, torch_threads=model.torch_threads)
+        with settings, open_slide(path) as slide:  # regions run side by side, as in a run
             work = Work(slide, model, run)
             timed: dict[str, Stage] = {}
             cheap = bool(self.config.threshold_model) or self.device != "cpu"

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from wsi_pipeline.benchmark.machine import Busy, forget_gpu_memory, gpu_memory_mb, synchronise
@@ -115,7 +114,6 @@ class Work:
             if self._seen(tile.core.clip(self._window(region.core)))
         ]
         self.foreground_mpx = self.foreground.share * slide.width * slide.height / 1e6
-        cv2.setNumThreads(1)  # as in a run: regions run side by side
 
     def _window(self, core: Box) -> Box:
         return core.grow(self.model.margin_px)

@@ -55,5 +55,5 @@ def make_threshold_model(name: str) -> PixelModel:
 def run_threshold_model(path: str, out: str, name: str) -> None:
     """`wsiseg run --overwrite` with the threshold model, for a process of its own."""
     config = RunConfig(out=Path(out), overwrite=True, quiet=True)
-    keep_freed_memory()  # as opening a network for the processor does
+    keep_freed_memory()  # as `wsiseg run` does on a CPU
     run_slide(path, config, model=make_threshold_model(name))

@@ -17,6 +17,7 @@ import click
 
 from wsi_pipeline.cli.exit_codes import FAILED
 from wsi_pipeline.core.errors import one_line
+from wsi_pipeline.core.machine import usable_cores
 
 __all__ = ["Finding", "doctor", "examine"]
 
@@ -117,7 +118,7 @@ def _gpus() -> Iterator[Finding]:
 
 
 def _processors() -> Iterator[Finding]:
-    count, limit = len(os.sched_getaffinity(0)), _cgroup("cpu.max")
+    count, limit = usable_cores(), _cgroup("cpu.max")
     text = f"{count} usable of {os.cpu_count()}"
     if limit and limit[0] != "max":
         text += f", limited to {int(limit[0]) / int(limit[1]):.1f} by the container"

@@ -18,6 +18,7 @@ from wsi_pipeline.cli.options import (
 from wsi_pipeline.cli.output import as_json as to_json
 from wsi_pipeline.cli.output import table
 from wsi_pipeline.core.errors import UsageError
+from wsi_pipeline.core.machine import keep_freed_memory
 
 __all__ = ["evaluate"]
 
@@ -52,9 +53,12 @@ def evaluate(as_json: bool, quiet: bool, **settings: Any) -> None:
     Images and truth are resampled to the model's µm per pixel; areas are in its pixels.
     """
     from wsi_pipeline.evaluation.coco_evaluation import evaluate_run, score_rows
+    from wsi_pipeline.segmentation.load_model import device_named
 
     if quiet and not as_json and settings["out"] is None:
         raise UsageError("--quiet without --out or --json gives no result; add --out DIR")
+    if device_named(settings["device"]) == "cpu":
+        keep_freed_memory()
     with announce_compilation(quiet=quiet):
         result = evaluate_run(**settings, quiet=quiet or as_json)
     if as_json:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import pickle
 import socket
-import sys
 import threading
 import time
 import zlib
@@ -18,11 +17,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import cv2
-
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import CheckpointError, ClusterError, SlideError, WsisegError
 from wsi_pipeline.core.geometry import Box, Region
+from wsi_pipeline.core.machine import keep_freed_memory
 from wsi_pipeline.runs.part_file import part_bytes
 from wsi_pipeline.segmentation.damaged_regions import Found, find_objects
 from wsi_pipeline.segmentation.inference import Engine
@@ -226,8 +224,6 @@ class _WorkerState:
             if token not in self._sites:
                 work = Work.unpack(packed)
                 model = pickle.loads(own) if own else self.network(work.config, work.identity)  # noqa: TID251
-                cv2.setNumThreads(1)  # regions run side by side; OpenCV must not multiply them
-                sys.setswitchinterval(0.0005)  # decoding asks for Python's lock once a tile
                 self._sites[token] = _Site(work, model)
                 self._watch()
             site = self._sites[token]
@@ -295,12 +291,11 @@ def _load(config: RunConfig) -> Model:
     model = model_for(config)
     if model.device != "cpu":
         return model
-    import torch
-
-    # Workers share a machine; what one may use of it is what it was started with.
+    keep_freed_memory()  # a worker's process does nothing else
+    # Workers share a machine; each uses as many threads as it was started with.
     threads = _this_worker().state.nthreads
     at_once = min(threads, model.at_once)
-    return replace(model, at_once=at_once, share=lambda: torch.set_num_threads(threads // at_once))
+    return replace(model, at_once=at_once, torch_threads=threads // at_once)
 
 
 _WORKER = _WorkerState()

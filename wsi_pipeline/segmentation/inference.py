@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import ExitStack
 from copy import copy
 from itertools import islice
 from types import TracebackType
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 
 from wsi_pipeline.core.errors import OutOfMemoryError
 from wsi_pipeline.core.geometry import Box, paste, plan_tiles
+from wsi_pipeline.core.machine import process_settings
 from wsi_pipeline.segmentation.model import Instances, Model
 from wsi_pipeline.slides.foreground import Foreground
 from wsi_pipeline.slides.slide import Slide
@@ -88,6 +90,7 @@ class Engine:
         self._tolerant = False
         self.watch = Stopwatch()
         self._reducing = threading.Lock()
+        self._settings = ExitStack()
         # Two waiting batches are enough to keep a thread busy.
         self._line: queue.Queue[Job | None] = queue.Queue(2 * model.at_once)
         self._threads = [
@@ -115,6 +118,13 @@ class Engine:
         return image
 
     def __enter__(self) -> Engine:
+        # Regions run side by side, so OpenCV needs no threads of its own. Decoding needs Python's
+        # lock once a tile; the default interval of 5 ms would make it wait for the others.
+        self._settings.enter_context(
+            process_settings(
+                opencv_threads=1, switch_interval_s=0.0005, torch_threads=self.model.torch_threads
+            )
+        )
         for thread in self._threads:
             thread.start()
         return self
@@ -129,6 +139,7 @@ class Engine:
             self._line.put(None)
         for thread in self._threads:
             thread.join()
+        self._settings.close()
 
     def _serve(self) -> None:
         self.model.share()

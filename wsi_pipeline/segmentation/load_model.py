@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from wsiseg_models.semantic.dssnet_fast import FastDSSNet
 
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import CheckpointError, DeviceError, UnknownModelError
-from wsi_pipeline.core.machine import keep_freed_memory
+from wsi_pipeline.core.machine import usable_cores
 from wsi_pipeline.segmentation.cells import InstanceModel
 from wsi_pipeline.segmentation.model import Images, Instances, Model
 from wsi_pipeline.segmentation.nuclei import PixelModel
@@ -147,13 +146,13 @@ def _model(
 ) -> Model:
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
     network = network.to(device, dtype).to(memory_format=torch.channels_last)
-    cores = len(os.sched_getaffinity(0))
+    torch_threads = None
     if device == "cpu":
-        keep_freed_memory()
-        torch.set_num_threads(cores)
         # Threads of one call wait for the slowest of them after each layer, and so for whatever
         # else runs beside it; two calls do not wait for each other. Each takes half a gigabyte.
+        cores = usable_cores()
         at_once = min(cores, MOST_AT_ONCE)
+        torch_threads = cores // at_once
     else:
         at_once = 2  # one computes while the other's tiles come and its answers go
     mean, std = (
@@ -164,8 +163,6 @@ def _model(
     def share() -> None:
         if device != "cpu":
             torch.cuda.set_stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
-        elif at_once > 1:
-            torch.set_num_threads(cores // at_once)
 
     def run(images: Images, *more: int) -> Any:
         x = torch.from_numpy(images)
@@ -202,6 +199,7 @@ def _model(
         "precision": precision,
         "at_once": at_once,
         "share": share,
+        "torch_threads": torch_threads,
         "card": {k: getattr(card, k) for k in ("task", "licence", "data", "parameters", "sha256")},
     }
     if card.task == "cells":

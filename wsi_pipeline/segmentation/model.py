@@ -54,7 +54,9 @@ class Model(ABC):
     at_once
         number of threads that call the network at the same time
     share
-        called once in each of these threads, to limit it to its share of the processor
+        called once in each of these threads, for example to give it a CUDA stream of its own
+    torch_threads
+        threads of one call of a PyTorch network on a CPU; None: not limited, or no PyTorch
     card
         entries of the checkpoint's card that go into the results
     streams
@@ -74,6 +76,7 @@ class Model(ABC):
     precision: str = "float32"
     at_once: int = 1
     share: Callable[[], None] = lambda: None
+    torch_threads: int | None = None
     card: Mapping[str, Any] = field(default_factory=dict)
     streams: ClassVar[bool] = False
 

@@ -7,6 +7,7 @@ tile. A level is read directly only after tiles of it were equal to OpenSlide's 
 from __future__ import annotations
 
 import os
+import threading
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -83,12 +84,10 @@ class FastTiffReader:
 
     def __init__(self, path: Path, behind: OpenSlideReader) -> None:
         self.header = behind.header
-        if self.header.vendor not in VENDORS or not hasattr(os, "pread"):
+        if self.header.vendor not in VENDORS:
             raise Refusal(f"{self.header.vendor} is read by OpenSlide")
         self._behind = behind
-        # A plain descriptor: `os.pread` has no position that threads would have to share.
-        self._file = os.open(path, os.O_RDONLY)
-        self._close_file = weakref.finalize(self, os.close, self._file)
+        self._file = _File(path)
         self._levels = [
             tiles if tiles is not None and self._agrees(level, tiles) else None
             for level, tiles in enumerate(_index(path, self.header, self._file))
@@ -130,13 +129,13 @@ class FastTiffReader:
             for column in range(box.x0 // width, -(-box.x1 // width)):
                 index = row * tiles.across + column
                 size = int(tiles.counts[index])
-                data = os.pread(self._file, size, int(tiles.offsets[index]))
+                data = self._file.read(size, int(tiles.offsets[index]))
                 if not 0 < size == len(data):
                     raise ValueError("missing")
                 tiles.decode(data, pixels)
                 x, y = column * width, row * height
                 paste(out, box, pixels, Box(x, y, x + width, y + height))
-        if not self._close_file.alive:  # the descriptor may have become another file's
+        if not self._file.close.alive:  # the descriptor may have become another file's
             raise ValueError("closed")
         return out
 
@@ -147,11 +146,28 @@ class FastTiffReader:
 
     def close(self) -> None:
         """Let go of the file."""
-        self._close_file()
+        self._file.close()
         self._behind.close()
 
 
-def _index(path: Path, header: Header, file: int) -> list[Tiles | None]:
+class _File:
+    """A file that any number of threads read, each at a position of its own."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        self._lock = threading.Lock()
+        self.close = weakref.finalize(self, os.close, self._descriptor)
+
+    def read(self, size: int, start: int) -> bytes:
+        """`size` bytes from `start` on, fewer where the file ends."""
+        if hasattr(os, "pread"):
+            return os.pread(self._descriptor, size, start)
+        with self._lock:  # on Windows the position is shared by all threads
+            os.lseek(self._descriptor, start, os.SEEK_SET)
+            return os.read(self._descriptor, size)
+
+
+def _index(path: Path, header: Header, file: _File) -> list[Tiles | None]:
     """The tiles of each level, None of levels that are OpenSlide's. Raises `Refusal`."""
     try:
         with tifffile.TiffFile(path) as tiff:
@@ -176,7 +192,7 @@ def _index(path: Path, header: Header, file: int) -> list[Tiles | None]:
         raise Refusal(one_line(error)) from error
 
 
-def _tiles(page: Any, file: int) -> Tiles | None:
+def _tiles(page: Any, file: _File) -> Tiles | None:
     """The tiles of a page, None if they are not of a kind that is read directly."""
     offsets = np.array(page.dataoffsets, np.int64)
     counts = np.array(page.databytecounts, np.int64)
@@ -184,7 +200,7 @@ def _tiles(page: Any, file: int) -> Tiles | None:
     try:
         if not counts[sample]:
             raise ValueError("nothing but gaps")
-        decode = _decoder(page, os.pread(file, int(counts[sample]), int(offsets[sample])))
+        decode = _decoder(page, file.read(int(counts[sample]), int(offsets[sample])))
     except (ValueError, LookupError):
         return None
     tiles = Tiles(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from PIL import Image, UnidentifiedImageError
 
 from wsi_pipeline.core.errors import SlideFormatError, one_line
 from wsi_pipeline.core.geometry import Box
+from wsi_pipeline.core.machine import process_settings
 from wsi_pipeline.slides.readers import MAX_PX, WHITE, Header, Refusal, make_levels
 from wsi_pipeline.slides.resample import flatten
 
@@ -27,7 +27,6 @@ class ImageReader:
     """
 
     name = "image"
-    _opening = threading.Lock()
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -59,13 +58,9 @@ class ImageReader:
         )
 
     def _open(self) -> Image.Image:
-        # Pillow's own limit is far below a slide's size and is a global; ours is MAX_PX.
-        with self._opening:
-            limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-            try:
-                return Image.open(self._path, formats=("PNG", "JPEG", "BMP", "WEBP"))
-            finally:
-                Image.MAX_IMAGE_PIXELS = limit
+        # Pillow's own limit is far below the size of a slide; `MAX_PX` is used instead.
+        with process_settings(any_image_size=True):
+            return Image.open(self._path, formats=("PNG", "JPEG", "BMP", "WEBP"))
 
     def read(self, level: int, box: Box) -> NDArray[np.uint8]:
         """Pixels (h, w, 3) of a box."""
