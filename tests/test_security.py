@@ -257,7 +257,7 @@ def test_parquet_that_claims_too_much_is_refused(tmp_path):
     table = pa.table({"score": pa.array([0.5], pa.float32()).take(pa.array([0] * 3_000_000))})
     pq.write_table(table.replace_schema_metadata({"wsiseg": "{}"}), path, compression="zstd")
     assert path.stat().st_size < 100_000
-    with pytest.raises(DataError, match=r"claims 3000000 objects in \d+ bytes; it is damaged"):
+    with pytest.raises(DataError, match=r"states 3000000 objects in \d+ bytes; it is damaged"):
         read_parquet(path)
 
 

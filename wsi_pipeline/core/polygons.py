@@ -16,6 +16,7 @@ from wsi_pipeline.core.objects import Objects
 
 __all__ = [
     "GRID_PX",
+    "MAX_COORDINATE",
     "chunks",
     "clean_polygons",
     "make_valid",
@@ -27,7 +28,7 @@ __all__ = [
 GRID_PX = 0.01
 MIN_AREA_PX2 = 1.0
 """Polygons with less area are dropped, px² of level 0."""
-_MAX_COORDINATE = 1e9  # beyond this float64 and the grid say nothing sensible any more
+MAX_COORDINATE = 1e9  # beyond this float64 and the grid say nothing sensible any more
 _MAX_REPAIRS = 4
 
 
@@ -61,7 +62,7 @@ def clean_polygons(
     shapes = np.empty(len(geometries), object)
     shapes[:] = shapely.force_2d(np.asarray(geometries, object))
     coords, owner = shapely.get_coordinates(shapes, return_index=True)
-    shapes[owner[~(np.abs(coords) < _MAX_COORDINATE).all(axis=1)]] = None
+    shapes[owner[~(np.abs(coords) < MAX_COORDINATE).all(axis=1)]] = None
     shapes = shapely.transform(shapes, _round)
     kinds = [shapely.GeometryType.POLYGON] + [shapely.GeometryType.MULTIPOLYGON] * (not largest)
     broken = ~(shapely.is_valid(shapes) & np.isin(shapely.get_type_id(shapes), kinds))
@@ -94,7 +95,7 @@ def make_valid(objects: Objects, *, checked: NDArray[np.bool_] | None = None) ->
     polygons = rounded.polygons()
     good = shapely.is_valid(polygons) if checked is None else checked
     good = good & (shapely.area(polygons) >= MIN_AREA_PX2)
-    good &= (np.abs(_reach(rounded)) < _MAX_COORDINATE) & _closed(rounded)
+    good &= (np.abs(_reach(rounded)) < MAX_COORDINATE) & _closed(rounded)
     if good.all():
         return replace(rounded, valid=True)
     kept, index = clean_polygons(polygons)

@@ -1,6 +1,6 @@
-"""The parts of a GeoJSON feature, as QuPath accepts them.
+"""The parts of a GeoJSON feature: each function checks and converts one of them.
 
-What one of its versions from 0.4 on throws at raises `Refused` here.
+A value that QuPath 0.4 or a later version rejects raises `Refused`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import shapely
 from numpy.typing import NDArray
+
+from wsi_pipeline.core.polygons import MAX_COORDINATE
 
 __all__ = [
     "NAMESPACE",
@@ -32,25 +34,32 @@ __all__ = [
     "polygons",
 ]
 
-SCORE_NAME = "Detection probability"  # what QuPath's StarDist extension calls it
+SCORE_NAME = "Detection probability"  # the name in QuPath's StarDist extension
 UNCLASSIFIED = "Unclassified"
 SUFFIXES = (".geojson", ".json", ".geojson.gz", ".json.gz")
 NAMESPACE = uuid.UUID("6f3c1a52-0f5e-5d0b-9a57-5b1d3c0c7e11")  # for ids that a file lacks
 
 _NUCLEUS = re.compile(r"Nucleus( [2-9]| [1-9][0-9]+)?: ")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
-_MAX_COORDINATE = 1e9
 _TEXT_NUMBERS = MappingProxyType(
     {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
 )
 
 
 class Refused(Exception):
-    """The cause why one feature cannot be read; the file's name and the index are added later."""
+    """The reason why a feature cannot be read; the caller adds the file and the feature's index."""
 
 
 def identity(feature: Mapping[str, Any], index: int, part: int, shell: NDArray[np.float64]) -> str:
-    """The feature's UUID, or one derived from it where there is none or it is taken."""
+    """Return the feature's UUID, or a UUID of its content where it has none.
+
+    Parameters
+    ----------
+    index, part
+        number of the feature and of its polygon; parts after the first get a UUID of their own
+    shell
+        float64 (vertices, 2)
+    """
     given = feature.get("id", "")
     if given is None:
         raise Refused("id is null; leave it out instead")
@@ -60,7 +69,7 @@ def identity(feature: Mapping[str, Any], index: int, part: int, shell: NDArray[n
 
 
 def check_display(properties: Mapping[str, Any]) -> None:
-    """Name and colour of an object, which are not kept."""
+    """Check name and colour of an object, which are not read."""
     if not isinstance(properties.get("name", ""), str | int | float):
         raise Refused("name is neither text nor a number; leave it out instead")
     _check_color(properties.get("color"))
@@ -75,7 +84,7 @@ def _check_color(color: Any) -> None:
 
 
 def class_name(classification: Any) -> str:
-    """The class, a derived one joined by ": " as QuPath shows it."""
+    """Return the class; parts of a derived class are joined by ": ", as in QuPath."""
     if classification is None:
         return UNCLASSIFIED
     if isinstance(classification, dict):
@@ -95,7 +104,7 @@ def class_name(classification: Any) -> str:
 
 
 def measurements(given: Any) -> dict[str, float]:
-    """Name → number, from QuPath's map or from its older list; what is no number is left out."""
+    """Return name → number from QuPath's map or its older list, without null and booleans."""
     if isinstance(given, list):
         if not all(isinstance(m, dict) and isinstance(m.get("name"), str) for m in given):
             raise Refused('measurements are not all {"name": text, "value": number}')
@@ -110,15 +119,26 @@ def measurements(given: Any) -> dict[str, float]:
 
 
 def nucleus_of(name: str) -> int:
-    """Which of a cell's nuclei, from 1, a measurement of a cell belongs to; 0: the cell itself."""
+    """Return the number of the nucleus, from 1, that a cell's measurement belongs to; 0: the cell.
+
+    Examples
+    --------
+    >>> nucleus_of("Nucleus: Area µm^2"), nucleus_of("Nucleus 2: Area µm^2"), nucleus_of("Area")
+    (1, 2, 0)
+    """
     found = _NUCLEUS.match(name)
     return int(found[1] or 1) if found else 0
 
 
 def nucleus_name(name: str, k: int, names: Sequence[str]) -> str:
-    """What the measurement `name` of nucleus k is called among those of its cell.
+    """Return the name of a measurement of nucleus k among the measurements of its cell.
 
-    "" where a measurement has that name already, `names` being all that there are.
+    "" where one of `names`, all the measurements, has that name already.
+
+    Examples
+    --------
+    >>> nucleus_name("Nucleus: Area µm^2", 2, []), nucleus_name("contrast", 1, [])
+    ('Nucleus 2: Area µm^2', 'Nucleus: contrast')
     """
     plain = name.removeprefix("Nucleus: ")
     if plain == name and f"Nucleus: {name}" in names:
@@ -127,7 +147,10 @@ def nucleus_name(name: str, k: int, names: Sequence[str]) -> str:
 
 
 def nucleus_entries(feature: Mapping[str, Any], cell_id: str, count: int) -> list[tuple[str, str]]:
-    """Id and class of each nucleus of a cell; derived from the cell's id where they lack."""
+    """Return id and class of each nucleus of a cell.
+
+    A missing id is derived from the cell's id; a missing class is "nucleus".
+    """
     given = feature.get("nuclei")
     given = given if isinstance(given, list) and len(given) == count else [None] * count
     entries = []
@@ -147,9 +170,9 @@ def _number(name: str, value: int | str) -> float:
 
 
 def polygons(geometry: Any) -> list[list[NDArray[np.float64]]]:
-    """Rings, float64 (vertices, 2), of each polygon of a geometry."""
+    """Return the rings, float64 (vertices, 2) on the 0.01 px grid, of each polygon."""
     if not isinstance(geometry, dict) or "type" not in geometry:
-        raise Refused("it has no geometry")
+        raise Refused("it has no geometry; add a Polygon")
     kind, coordinates = geometry["type"], geometry.get("coordinates")
     if kind not in ("Polygon", "MultiPolygon"):
         raise Refused(f"a {kind} has no area; only Polygon and MultiPolygon are objects")
@@ -157,7 +180,7 @@ def polygons(geometry: Any) -> list[list[NDArray[np.float64]]]:
     if not isinstance(plane, dict) or not all(
         key in ("c", "z", "t") and isinstance(plane[key], int) for key in plane
     ):
-        raise Refused(f"plane {plane!r} is not made of whole numbers c, z and t")
+        raise Refused(f"plane {plane!r} must have whole numbers c, z and t")
     if not isinstance(coordinates, list) or not coordinates:
         raise Refused("the geometry has no coordinates")
     parts = [coordinates] if kind == "Polygon" else coordinates
@@ -179,15 +202,15 @@ def _ring(ring: Any) -> NDArray[np.float64]:
     points = points[:, :2].astype(np.float64)
     if len(points) < 4:
         raise Refused(f"a ring has {len(points)} points; it takes at least 4")
-    if not (np.abs(points) < _MAX_COORDINATE).all():
-        raise Refused("a coordinate is not finite or beyond any slide")
+    if not (np.abs(points) < MAX_COORDINATE).all():
+        raise Refused(f"a coordinate is not finite or not below {MAX_COORDINATE:g}")
     if (points[0] != points[-1]).any():
         raise Refused("a ring is not closed; repeat its first point at its end")
     return np.round(points, 2)
 
 
 def check_apart(parts: list[list[NDArray[np.float64]]]) -> None:
-    """Parts may adjoin, but where they overlap QuPath refuses the file."""
+    """Check that the parts of a MultiPolygon do not overlap; QuPath rejects the file if they do."""
     shapes = shapely.make_valid([shapely.Polygon(rings[0], rings[1:]) for rings in parts])
     total = float(shapely.area(shapes).sum())
     if float(shapely.union_all(shapes).area) < total - 1e-6 * max(1.0, total):

@@ -52,7 +52,8 @@ def _text(text: bytes) -> Bytes:
 
 
 _HEX = _text(b"0123456789abcdef")
-_POW10 = 10.0 ** np.arange(23)  # every one of them is exact in float64
+_POW10 = 10.0 ** np.arange(23)
+"""Powers of ten that float64 holds exactly."""
 HEAD = _text(b'{"type":"Feature","id":"')
 GEOMETRY = _text(b'","geometry":{"type":"Polygon","coordinates":[')
 NUCLEI = _text(b']},"nuclei":[')
@@ -130,7 +131,7 @@ def _put_hundredths(out: Bytes, at: int, value: float) -> int:
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
 def _put_float(out: Bytes, at: int, value32: np.float32) -> int:
-    """A finite number, in six to nine digits that read back as the same float32."""
+    """Put a finite number in six to nine digits that read back as the same float32."""
     value = np.float64(value32)
     if value < 0:
         out[at] = _MINUS
@@ -141,7 +142,7 @@ def _put_float(out: Bytes, at: int, value32: np.float32) -> int:
         return at + 1
     exponent = math.floor(math.log10(value))
     if exponent < -13 or exponent > 30:
-        # Powers of ten are not exact out there; nine digits are enough without a check.
+        # Powers of ten are not exact in this range; nine digits need no check.
         places = 8 - exponent
         digits = np.int64(np.rint(value * 10.0**places))
     else:
@@ -168,10 +169,11 @@ def _put_float(out: Bytes, at: int, value32: np.float32) -> int:
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
 def _shortest(value: float, exponent: int) -> tuple[np.int64, int]:
-    """The digits and decimal places of the shortest number that reads back as float32 `value`.
+    """Return digits and decimal places of the shortest number that reads back as `value`.
 
-    Digits and the power of ten are both exact, so their quotient is rounded once: it is the very
-    float64 that a JSON reader makes of the text.
+    Six to nine digits are tried; nine always identify a float32 (IEEE 754-2019, section 5.12.2).
+    Digits and power of ten are both exact in float64, so their quotient is rounded once. It is
+    therefore the float64 that a JSON reader gets from the text.
     """
     digits, places = np.int64(0), 0
     for count in range(6, 10):
@@ -271,7 +273,7 @@ def _put_nuclei(
 def _put_measurements(
     out: Bytes, at: int, objects: ObjectArrays, first: int, last: int, names: Texts
 ) -> int:
-    """Put the finite measurements of a feature, the rows from `first` to `last`."""
+    """Put the finite measurements of a feature, whose rows are ``first:last``."""
     count = len(objects.columns)
     comma = False
     for row in range(first, last):

@@ -1,18 +1,13 @@
-"""GeoJSON in: whatever QuPath itself accepts, and an error with the feature's index for the rest.
+"""Read GeoJSON that QuPath accepts; anything else is an error that names the feature.
 
-QuPath reads all or nothing, and so do these functions. Features are numbered from 0 in the order
-of the file; children are counted with their parent.
+QuPath reads a whole file or nothing, and so do these functions. Features are numbered from 0 in
+the order of the file; children have the number of their parent.
 """
 
 from __future__ import annotations
 
 import gc
-import gzip
-import io
-import json
 import uuid
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,13 +19,13 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from wsi_pipeline.core.errors import DataError
+from wsi_pipeline.core.errors import DataError, one_line
 from wsi_pipeline.core.objects import Objects
 from wsi_pipeline.core.polygons import clean_polygons, polygon_parts, solid
+from wsi_pipeline.formats._geojson_documents import documents, features, header, texts
 from wsi_pipeline.formats._geojson_grammar import (
     NAMESPACE,
     SCORE_NAME,
-    SUFFIXES,
     Refused,
     check_apart,
     check_display,
@@ -44,18 +39,14 @@ from wsi_pipeline.formats._geojson_grammar import (
 
 __all__ = ["ids_from_text", "read_geojson", "read_header", "read_regions"]
 
-_GEOMETRIES = ("Point", "MultiPoint", "LineString", "MultiLineString", "Polygon", "MultiPolygon")
 _MAX_CLASSES = 256
-# GeoJSON shrinks to a tenth or a thirtieth; a hundredth is made to fill memory.
-_MAX_GROWTH = 100
-_PLAIN_BYTES = 2**26
-# QuPath repairs rings that touch themselves and refuses every other invalid polygon.
+# QuPath repairs rings that touch themselves and rejects every other invalid polygon.
 _REPAIRABLE = ("Ring Self-intersection", "Interior is disconnected")
 
 
 @dataclass
 class _Rows:
-    """Objects while they are collected."""
+    """The objects read so far, in columns."""
 
     classes: dict[str, int] = field(default_factory=dict)
     columns: dict[str, tuple[list[int], list[float]]] = field(default_factory=dict)
@@ -91,27 +82,40 @@ class _Rows:
 
 
 def read_geojson(path: Path | str) -> Objects:
-    """Objects of a GeoJSON file, plain, gzipped or zipped, as QuPath reads them.
+    """Return the objects of a GeoJSON file, plain, gzipped or zipped, as QuPath reads them.
 
     Every polygon of a Polygon or MultiPolygon becomes an object; children follow their parent.
-    A missing classification is "Unclassified", a missing score 1 (somebody drew the object), a
-    missing or infinite measurement NaN, a missing id derived from place and content. A cell is
-    followed by its nuclei, which point to it and have the measurements whose names begin with
-    "Nucleus: ". The plane, the object type and other properties are not kept.
+    Missing values become: class "Unclassified", score 1 (a person drew the object), measurement
+    NaN (also for infinity), id a UUID of position and content. A cell is followed by its nuclei.
+    They have the cell as `parent`, and the cell's measurements whose names begin with "Nucleus: ".
+    The plane, the object type and other properties are not read.
 
     Raises
     ------
     DataError
-        when the file is no GeoJSON or a feature is one that QuPath refuses or that has no area;
-        the message names the feature's index and the cause
+        the file is not GeoJSON, or QuPath would reject a feature, or a feature has no area; the
+        message names the feature's index and the reason
+
+    Examples
+    --------
+    >>> import json
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> square = [[0, 0], [4, 0], [4, 4], [0, 4], [0, 0]]
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "drawn.geojson"
+    ...     _ = path.write_text(json.dumps({"type": "Polygon", "coordinates": [square]}))
+    ...     objects = read_geojson(path)
+    >>> objects.classes, objects.bounds().tolist()
+    (('Unclassified',), [[0.0, 0.0, 4.0, 4.0]])
     """
     path = Path(path)
     rows = _Rows()
     index = -1
     with _no_collection():
-        for document in _documents(path):
+        for document in documents(path):
             _seed(rows, document)
-            for feature in _features(path, document):
+            for feature in features(path, document):
                 index += 1
                 try:
                     _add_feature(rows, feature, index)
@@ -121,29 +125,29 @@ def read_geojson(path: Path | str) -> Objects:
 
 
 def read_header(path: Path | str) -> dict[str, Any]:
-    """What the exporter noted about the file (its foreign key ``wsiseg``), {} if nothing."""
-    return next(filter(None, map(_header, _documents(Path(path)))), {})
+    """Return the member ``wsiseg`` of a file: its provenance, or {} for other software's files."""
+    return next(filter(None, map(header, documents(Path(path)))), {})
 
 
 def read_regions(path: Path | str) -> list[shapely.Geometry]:
-    """Regions of interest, Polygon or MultiPolygon in level-0 pixels, from QuPath's annotations.
+    """Return QuPath's annotations as regions of interest: polygons in level-0 pixels.
 
-    Detections, cells and tiles are passed over; outlines that cross themselves are repaired.
+    Detections, cells and tiles are ignored; outlines that cross themselves are repaired.
 
     Raises
     ------
     DataError
-        when the file is no GeoJSON, holds no annotation, or one of them is no polygon
+        the file is not GeoJSON, has no annotation, or an annotation is not a polygon
     """
     path = Path(path)
     regions = []
     index = -1
-    for text in _texts(path):
+    for text in texts(path):
         try:
             document = geojson.loads(text)
         except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
-            raise DataError(f"{path} is not GeoJSON: {_one_line(error)}") from error
-        for feature in _features(path, document):
+            raise DataError(f"{path} is not GeoJSON: {one_line(error)}") from error
+        for feature in features(path, document):
             index += 1
             properties = feature.get("properties")
             kind = properties.get("objectType") if isinstance(properties, dict) else None
@@ -154,12 +158,12 @@ def read_regions(path: Path | str) -> list[shapely.Geometry]:
             except Refused as cause:
                 raise DataError(f"{path}: feature {index}: {cause}") from None
     if not regions:
-        raise DataError(f"{path} holds no annotation; draw a region in QuPath and export it")
+        raise DataError(f"{path} has no annotation; draw a region in QuPath and export it")
     return regions
 
 
 def ids_from_text(texts: NDArray[np.bytes_]) -> NDArray[np.uint64]:
-    """High and low halves, uint64 (n, 2), of UUIDs in text, S36 (n,)."""
+    """Return the high and low halves, uint64 (n, 2), of UUIDs as text, S36 (n,)."""
     text = np.ascontiguousarray(texts, "S36").view(np.uint8).reshape(len(texts), 36)
     digits = text[:, [i for i in range(36) if i not in (8, 13, 18, 23)]]
     # '0'-'9' are 0x30-0x39; 'a'-'f' and 'A'-'F' end in 1 to 6 and have bit 0x40.
@@ -170,7 +174,11 @@ def ids_from_text(texts: NDArray[np.bytes_]) -> NDArray[np.uint64]:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Millions of small lists, none of them garbage: looking for cycles in them takes longest."""
+    """Switch Python's cyclic garbage collector off, and on again if it was on.
+
+    Reading makes millions of small lists without cycles; searching them would take most of the
+    time.
+    """
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -180,81 +188,16 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _texts(path: Path) -> Iterator[str]:
-    """The GeoJSON texts of a file: one, or those that a zip archive holds."""
-    try:
-        raw = path.read_bytes()
-        entries = [raw]
-        if raw[:4] == b"PK\x03\x04":
-            with zipfile.ZipFile(path) as archive:
-                infos = [i for i in archive.infolist() if i.filename.lower().endswith(SUFFIXES)]
-                _check_growth(path, sum(info.file_size for info in infos), len(raw))
-                entries = [archive.read(info) for info in infos]
-        for entry in entries:
-            plain = _gunzip(path, entry, len(raw)) if entry[:2] == b"\x1f\x8b" else entry
-            yield plain.decode("utf-8-sig")
-    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {_one_line(error)}") from error
-
-
-def _gunzip(path: Path, packed: bytes, file_bytes: int) -> bytes:
-    """All that a gzip file holds, unless it grows beyond measure."""
-    limit = max(_PLAIN_BYTES, _MAX_GROWTH * file_bytes)
-    with gzip.GzipFile(fileobj=io.BytesIO(packed)) as file:
-        plain = file.read(limit + 1)
-    _check_growth(path, len(plain), file_bytes)
-    return plain
-
-
-def _check_growth(path: Path, plain: int, packed: int) -> None:
-    if plain > max(_PLAIN_BYTES, _MAX_GROWTH * packed):
-        raise DataError(
-            f"{path} of {packed} bytes unpacks to {plain} or more, over {_MAX_GROWTH} times as "
-            "much; if you trust it, unpack it yourself"
-        )
-
-
-def _documents(path: Path) -> Iterator[Any]:
-    for text in _texts(path):
-        try:
-            yield json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{path} is not JSON: {_one_line(error)}") from error
-
-
-def _features(path: Path, document: Any) -> Iterator[dict[str, Any]]:
-    """The features of any of QuPath's top levels, flat."""
-    if isinstance(document, list):
-        for part in document:
-            yield from _features(path, part)
-        return
-    kind = document.get("type") if isinstance(document, dict) else None
-    if kind == "FeatureCollection" and isinstance(document.get("features"), list):
-        for feature in document["features"]:
-            yield feature if isinstance(feature, dict) else {}
-    elif kind == "Feature":
-        yield document
-    elif kind in _GEOMETRIES:
-        yield {"type": "Feature", "geometry": document}
-    else:
-        raise DataError(f"{path} is not GeoJSON: {kind!r} is no FeatureCollection, Feature or list")
-
-
-def _header(document: Any) -> dict[str, Any]:
-    header = document.get("wsiseg") if isinstance(document, dict) else None
-    return header if isinstance(header, dict) else {}
-
-
 def _seed(rows: _Rows, document: Any) -> None:
-    """Take over the order of classes and measurements from wsiseg's own files."""
-    header = _header(document)
-    classes, names = header.get("classes", []), header.get("measurements", [])
+    """Keep the order of classes and measurements that a file of wsiseg states."""
+    stated = header(document)
+    classes, names = stated.get("classes", []), stated.get("measurements", [])
     if isinstance(classes, list) and isinstance(names, list):
         for name in filter(str.strip, map(str, classes)):
             rows.classes.setdefault(name, len(rows.classes))
         for name in map(str, names):
             rows.columns.setdefault(name, ([], []))
-    rows.linked |= header.get("parents") is True
+    rows.linked |= stated.get("parents") is True
 
 
 def _add_feature(rows: _Rows, feature: Mapping[str, Any], index: int) -> None:
@@ -272,7 +215,7 @@ def _add_feature(rows: _Rows, feature: Mapping[str, Any], index: int) -> None:
     name = class_name(properties.get("classification"))
     measured = measurements(properties.get("measurements", {}))
     if properties.get("objectType") != "cell":
-        nuclei = []  # QuPath reads them of cells only
+        nuclei = []  # QuPath reads nuclei of cells only
     own = {m: v for m, v in measured.items() if not nucleus_of(m)} if nuclei else measured
     cell = len(rows.ids)
     for part, rings in enumerate(parts):
@@ -292,12 +235,12 @@ def _add_feature(rows: _Rows, feature: Mapping[str, Any], index: int) -> None:
 
 
 def _nucleus_measurements(rows: _Rows, measured: Mapping[str, float], k: int) -> dict[str, float]:
-    """What was measured on nucleus k of a cell, under the names that nuclei have in `Objects`."""
+    """Return the measurements of nucleus k of a cell, under their names in `Objects`."""
     found = {}
     for name, value in measured.items():
         if nucleus_of(name) == k:
             plain = name.split(": ", 1)[1]
-            # wsiseg puts "Nucleus: " before a column of its own that lacks it.
+            # The writer puts "Nucleus: " in front of a column of wsiseg that has no such prefix.
             full = f"Nucleus: {plain}"
             bare = plain in rows.columns and full not in rows.columns
             found[plain if bare or plain == SCORE_NAME else full] = value
@@ -305,9 +248,11 @@ def _nucleus_measurements(rows: _Rows, measured: Mapping[str, float], k: int) ->
 
 
 def _objects(path: Path, rows: _Rows) -> Objects:
-    """Columns of what was collected."""
+    """Return the collected rows as `Objects`."""
     if len(rows.classes) > _MAX_CLASSES:
-        raise DataError(f"{path} has {len(rows.classes)} classes; {_MAX_CLASSES} is the most")
+        raise DataError(
+            f"{path} has {len(rows.classes)} classes, at most {_MAX_CLASSES} are possible"
+        )
     n = len(rows.ids)
     columns = {}
     for name in [SCORE_NAME, *(c for c in rows.columns if c != SCORE_NAME)]:
@@ -331,7 +276,7 @@ def _objects(path: Path, rows: _Rows) -> Objects:
 
 
 def _checked_geometry(path: Path, objects: Objects, feature: NDArray[np.int64]) -> Objects:
-    """The objects with repaired rings, once no polygon is left that QuPath refuses."""
+    """Repair rings that touch themselves; raise `DataError` for other invalid polygons."""
     shapes = objects.polygons()
     flat = shapely.area(shapes) < 1e-6
     bad = np.flatnonzero(flat | ~shapely.is_valid(shapes))
@@ -349,7 +294,7 @@ def _checked_geometry(path: Path, objects: Objects, feature: NDArray[np.int64]) 
     ids = wide.ids.copy()
     first = np.cumsum(counts) - counts
     parent = None
-    if objects.parent is not None:  # a nucleus stays with the first part of its cell
+    if objects.parent is not None:  # the first part of a repaired cell keeps its nuclei
         held = np.where(objects.parent >= 0, first[objects.parent], -1)
         parent = np.repeat(held, counts)
     for i in np.setdiff1d(np.arange(len(ids)), first):
@@ -371,7 +316,7 @@ def _region(geometry: Any) -> shapely.Geometry:
         kind = getattr(geometry, "type", None)
         raise Refused(f"a region is a Polygon or a MultiPolygon, not {kind}")
     if geometry.errors():
-        raise Refused(_one_line(geometry.errors()))
+        raise Refused(" ".join(str(geometry.errors()).split()))
     # The library checks the structure of rings only.
     parts = polygons({"type": geometry.type, "coordinates": geometry["coordinates"]})
     shapes = [shapely.Polygon(rings[0], rings[1:]) for rings in parts]
@@ -380,7 +325,3 @@ def _region(geometry: Any) -> shapely.Geometry:
     if len(cleaned) == 0:
         raise Refused("the region has no area")
     return cleaned[0]
-
-
-def _one_line(error: object) -> str:
-    return " ".join(str(error).split())

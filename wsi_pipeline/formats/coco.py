@@ -1,8 +1,7 @@
-"""COCO instances, for detection frameworks: one image, one annotation per object."""
+"""COCO instances for detection frameworks: one image, one annotation per object."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,15 @@ from wsi_pipeline.core.errors import UsageError
 from wsi_pipeline.core.files import open_part
 from wsi_pipeline.core.objects import CELL_CLASS, Objects
 from wsi_pipeline.core.polygons import chunks, make_valid
+from wsi_pipeline.formats._compact_json import compact_json
 from wsi_pipeline.formats.ome_zarr import rasterize
 
 __all__ = ["write_coco"]
 
 _CHUNK = 10_000
-_RLE_LIMIT = 2**32  # pycocotools counts pixels in uint32
+"""Objects that are formatted at once."""
+_RLE_LIMIT = 2**32
+"""pycocotools counts pixels in uint32."""
 
 
 def write_coco(
@@ -34,25 +36,36 @@ def write_coco(
 ) -> None:
     """Write `objects` as COCO JSON, streamed; gzipped where `path` ends in .gz.
 
-    Segmentations are polygons in level-0 pixels. COCO's polygons have no holes: an object with
-    holes becomes uncompressed RLE, and its shell alone on slides of 2**32 pixels or more, which
-    RLE cannot count; ``info.holes`` says which. Areas are without holes in any case. Annotation
-    ids are 1 to n in the order of `objects`; ``id`` of the categories is `class_index` + 1.
+    Segmentations are polygons in level-0 pixels. COCO's polygons have no holes, so an object with
+    holes is written as uncompressed RLE. RLE cannot count the pixels of slides of 2**32 pixels or
+    more; there only the shell is written. ``info.holes`` states which. Areas always exclude holes.
+    Annotation ids are 1 to n in the order of `objects`; category ids are `class_index` + 1.
 
-    Where objects have parents, all is as in the sets that networks learn cells from: category 1
-    is "nucleus", 2 "cytoplasm" (the whole cell, its nucleus in it), others follow. A nucleus comes
-    right after its cell; the `cell_id` of both is the id of the cell's annotation, and of an
-    object by itself its own.
+    Where objects have parents, the file is like the sets that networks are trained on: category 1
+    is "nucleus", 2 "cytoplasm" (the whole cell with its nucleus), others follow. A nucleus is
+    written right after its cell. The `cell_id` of both is the id of the cell's annotation; an
+    object without parent and nuclei has its own id as `cell_id`.
+
+    Parameters
+    ----------
+    path
+        the file to write
+    width, height
+        size of the slide in level-0 pixels
+    file_name
+        ``file_name`` of the image
+    mpp
+        µm per level-0 pixel, stored as ``mpp`` of the image
 
     Raises
     ------
     UsageError
-        when the slide has no size
+        the size is not positive
     OutputError
-        when the file cannot be written
+        the file cannot be written
     """
     if width < 1 or height < 1:
-        raise UsageError(f"a slide of {width} × {height} px cannot be; give its width and height")
+        raise UsageError(f"width and height must be positive, got {width} × {height} px")
     rle = width * height < _RLE_LIMIT
     linked = objects.parent is not None
     names = _linked_names(objects.classes) if linked else objects.classes
@@ -67,7 +80,7 @@ def write_coco(
             "images": [image if mpp is None else {**image, "mpp": mpp}],
             "categories": [{"id": k, "name": name} for k, name in enumerate(names, 1)],
         }
-        file.write(_json(head)[:-1].encode() + b',"annotations":[\n')
+        file.write(compact_json(head)[:-1].encode() + b',"annotations":[\n')
         count = before = 0
         for chunk in chunks(objects, _CHUNK):
             valid = make_valid(chunk)
@@ -77,7 +90,7 @@ def write_coco(
                     annotation["cell_id"] = before + 1 + (i if cell < 0 else cell)
                 file.write(b",\n" if count else b"")
                 count += 1
-                file.write(_json({"id": count, "image_id": 1, **annotation}).encode())
+                file.write(compact_json({"id": count, "image_id": 1, **annotation}).encode())
             before = count
         file.write(b"]}\n")
 
@@ -87,7 +100,7 @@ def _linked_name(name: str) -> str:
 
 
 def _linked_names(classes: Sequence[str]) -> list[str]:
-    """Categories of cells with nuclei, in the order of their ids."""
+    """Return the categories for cells with nuclei, in the order of their ids."""
     return list(dict.fromkeys(["nucleus", "cytoplasm", *map(_linked_name, classes)]))
 
 
@@ -116,7 +129,7 @@ def _annotations(
 
 
 def _rle(objects: Objects, i: int, shape: tuple[int, int]) -> dict[str, Any]:
-    """Runs of 0 and 1 in turn, down the columns of the slide, of the pixels inside object i."""
+    """Return COCO's run lengths of object i: of 0 and 1 in turn, down the columns of the slide."""
     height, width = shape
     box = objects.bounds()[i]
     x0, y0 = np.clip(np.floor(box[:2]), 0, (width, height)).astype(int)
@@ -129,7 +142,3 @@ def _rle(objects: Objects, i: int, shape: tuple[int, int]) -> dict[str, Any]:
     ends = at[np.diff(at, append=height * width + 1) != 1] + 1
     edges = np.concatenate([[0], np.stack([starts, ends], axis=1).ravel(), [height * width]])
     return {"size": [height, width], "counts": np.diff(edges).tolist()}
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)

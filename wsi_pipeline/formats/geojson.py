@@ -1,13 +1,12 @@
-"""GeoJSON that QuPath 0.4 and later open without a warning.
+"""Write GeoJSON that QuPath 0.4 and later open without a warning.
 
-One FeatureCollection, streamed. What QuPath ignores and wsiseg wants back, the order of classes
-and measurements and where the file comes from, lies in its foreign key ``wsiseg``.
+A file is one FeatureCollection, written part by part. Its member ``wsiseg``, which QuPath ignores,
+stores the order of classes and measurements, and the provenance.
 """
 
 from __future__ import annotations
 
 import colorsys
-import json
 import uuid
 import zlib
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ from wsi_pipeline.core.errors import DataError, UsageError
 from wsi_pipeline.core.files import open_part
 from wsi_pipeline.core.objects import Objects, is_cell
 from wsi_pipeline.core.polygons import clean_polygons, nuclei_apart
+from wsi_pipeline.formats._compact_json import compact_json
 from wsi_pipeline.formats._geojson_grammar import (
     NAMESPACE,
     SCORE_NAME,
@@ -37,9 +37,7 @@ from wsi_pipeline.formats.object_writer import ObjectWriter
 __all__ = [
     "GeoJsonWriter",
     "class_color",
-    "clean_polygons",
     "format_features",
-    "nuclei_apart",
     "read_geojson",
     "read_header",
     "read_regions",
@@ -50,7 +48,7 @@ Color = tuple[int, int, int]
 
 _COLORS: Mapping[str, Color] = MappingProxyType(
     {
-        # They have to stand out against the pink, the blue and the green of a Pap stain.
+        # Colours that differ from the pink, blue and green of a Pap stain.
         "nucleus": (255, 220, 0),
         "cytoplasm": (0, 200, 255),
         "cell": (255, 90, 0),
@@ -60,27 +58,51 @@ _OBJECT_TYPES = ("annotation", "detection", "cell", "tile")
 
 
 class GeoJsonWriter(ObjectWriter):
-    """Objects of one slide as a FeatureCollection, a context manager written piece by piece.
+    """Write the objects of one slide as a FeatureCollection; a context manager.
 
-    Where objects have parents, cells become QuPath's cells with their nuclei inside, whatever
-    `object_type` makes of the others; of nuclei that overlap within a cell the later are cut. The
-    file gets its name when the `with` block ends well; with an exception nothing is left.
+    The file appears at the end of the `with` block; after an exception there is none. Where
+    objects have parents, cells with their nuclei become QuPath cells, and `object_type` holds for
+    the other objects only. Where nuclei of one cell overlap, the later one is cut.
 
     Parameters
     ----------
     path
-        ends in .geojson or .json, or in these and .gz; QuPath silently ignores all else
+        ends in .geojson, .json, .geojson.gz or .json.gz; QuPath ignores other names
     object_type
-        what QuPath makes of the objects: detection, cell, annotation or tile
+        QuPath's object type: detection, cell, annotation or tile
     colors
-        class name → red, green, blue; others get a stable colour of their own
+        class name → red, green, blue; other classes get a colour from `class_color`
     provenance
-        JSON values for the foreign key ``wsiseg``
+        JSON values for the member ``wsiseg``
 
     Raises
     ------
     UsageError
-        for a name or an object type that QuPath does not know
+        QuPath does not open files of that name, or has no such object type
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> import numpy as np
+    >>> import shapely
+    >>> from wsi_pipeline.core.objects import Objects
+    >>> square = shapely.box(10, 10, 30, 30)
+    >>> objects = Objects.from_polygons(
+    ...     [square],
+    ...     classes=["nucleus"],
+    ...     ids=np.array([[1, 2**63]], np.uint64),
+    ...     class_index=np.zeros(1, np.uint8),
+    ...     score=np.array([0.9], np.float32),
+    ...     features={"Nucleus: Area µm^2": np.array([100], np.float32)},
+    ... )
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "objects.geojson.gz"
+    ...     with GeoJsonWriter(path, provenance={"model": "dssnet"}) as writer:
+    ...         writer.write(objects)
+    ...     again, stored = read_geojson(path), read_header(path)
+    >>> bool(again.polygons()[0].equals(square)), stored["model"], again.features
+    (True, 'dssnet', {'Nucleus: Area µm^2': array([100.], dtype=float32)})
     """
 
     def __init__(
@@ -115,24 +137,28 @@ class GeoJsonWriter(ObjectWriter):
 def format_features(
     objects: Objects, *, object_type: str = "detection", colors: Mapping[str, Color] | None = None
 ) -> bytes:
-    """Features of `objects`, UTF-8, joined by commas; may run in worker threads.
+    """Return the features of `objects`, UTF-8, joined by commas; can run in worker threads.
 
-    Polygons are written as they are, on the 0.01 px grid: see `make_valid`. The score becomes
-    the measurement "Detection probability"; values that are not finite are left out.
+    Polygons are written unchanged; see `make_valid` for what QuPath needs. The score becomes the
+    measurement "Detection probability". Values that are not finite are left out.
 
-    Objects with parents stand in families, each nucleus right after its cell. QuPath's cell has
-    one list of measurements: those of its nucleus are the ones that begin with "Nucleus: ", a
-    second nucleus's with "Nucleus 2: " and so on; any other of a nucleus gets that in front. What
-    the cell itself has under such a name is left out. Ids and classes of nuclei, which QuPath has
-    no place for, lie in the feature's foreign key ``nuclei``.
+    Each nucleus must follow its cell. A QuPath cell has one list of measurements. There the
+    measurements of its nucleus have names that begin with "Nucleus: ", those of a second nucleus
+    with "Nucleus 2: ", and so on; the prefix is added where it is missing. The cell's own
+    measurements with such a name are left out. Ids and classes of the nuclei are stored in the
+    feature's member ``nuclei``, because QuPath has no property for them.
 
     Raises
     ------
     DataError
-        for a class or measurement name that QuPath rejects or that stands for something else
+        QuPath rejects the name of a class or measurement, or it has another meaning
+    ValueError
+        a nucleus does not follow its cell, or a coordinate is not finite
     """
     if SCORE_NAME in objects.features:
-        raise DataError(f"measurement {SCORE_NAME!r} is the score's name; rename the measurement")
+        raise DataError(
+            f"measurement {SCORE_NAME!r} has the name of the score; rename the measurement"
+        )
     _checked_type(object_type)
     linked = objects.parent is not None
     tails = [
@@ -151,13 +177,13 @@ def format_features(
             np.stack([objects.score, *objects.features.values()]),
         ),
         tails,
-        [f"{_json(name)}:".encode() for name in names],
+        [_key(name) for name in names],
         _families(objects, names) if linked else None,
     )
 
 
 def _families(objects: Objects, names: Sequence[str]) -> Families:
-    """Which rows make a feature, and what their measurements are called in it."""
+    """Return the rows of each feature, and the names of their measurements in it."""
     assert objects.parent is not None
     alone = objects.parent < 0
     head = np.flatnonzero(alone)
@@ -171,9 +197,15 @@ def _families(objects: Objects, names: Sequence[str]) -> Families:
     return Families(
         start=start,
         kind=kind[head],
-        nucleus_texts=[f'","class":{_json(name)}}}'.encode() for name in objects.classes],
-        name_blocks=[f"{_json(m)}:".encode() if m else b"" for block in blocks for m in block],
+        nucleus_texts=[f'","class":{compact_json(name)}}}'.encode() for name in objects.classes],
+        name_blocks=[
+            f"{compact_json(m)}:".encode() if m else b"" for block in blocks for m in block
+        ],
     )
+
+
+def _key(name: str) -> bytes:
+    return f"{compact_json(name)}:".encode()
 
 
 def write_annotations(
@@ -185,7 +217,7 @@ def write_annotations(
     color: Color = (150, 150, 150),
     provenance: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a few outlines, such as the foreground or a region of interest, as locked annotations.
+    """Write outlines, such as the foreground or a region of interest, as locked annotations.
 
     Parameters
     ----------
@@ -193,7 +225,11 @@ def write_annotations(
         polygons (n,), holes and several parts allowed, in level-0 pixels; QuPath draws outlines
         of tens of thousands of vertices slowly, so simplify them first
     names
-        what QuPath shows, (n,)
+        names that QuPath shows, (n,)
+    class_name, color
+        class of all annotations, and its red, green, blue
+    provenance
+        JSON values for the member ``wsiseg``
 
     Raises
     ------
@@ -201,7 +237,7 @@ def write_annotations(
         see `GeoJsonWriter`
     """
     if len(geometries) != len(names):
-        raise ValueError(f"{len(geometries)} geometries, but {len(names)} names")
+        raise ValueError(f"got {len(geometries)} geometries and {len(names)} names")
     path = _checked_name(Path(path))
     cleaned, index = clean_polygons(geometries, largest=False)
     head = _classification(class_name, {class_name: color})
@@ -210,8 +246,8 @@ def write_annotations(
         identity = uuid.uuid5(NAMESPACE, f"{i}/{names[i]}/{polygon.wkt}")
         features.append(
             f'{{"type":"Feature","id":"{identity}",'
-            f'"geometry":{_json(shapely.geometry.mapping(polygon))},'
-            f'"properties":{{"objectType":"annotation","name":{_json(names[i])},'
+            f'"geometry":{compact_json(shapely.geometry.mapping(polygon))},'
+            f'"properties":{{"objectType":"annotation","name":{compact_json(names[i])},'
             f'{head}"isLocked":true}}}}'
         )
     with open_part(path) as file:
@@ -219,7 +255,13 @@ def write_annotations(
 
 
 def class_color(name: str) -> Color:
-    """Red, green and blue of a class, 0 to 255: the same in every run."""
+    """Return red, green and blue of a class, 0 to 255: the same in every run.
+
+    Examples
+    --------
+    >>> class_color("nucleus")
+    (255, 220, 0)
+    """
     known = _COLORS.get(name.lower())
     if known:
         return known
@@ -229,21 +271,19 @@ def class_color(name: str) -> Color:
 
 
 def _classification(name: str, colors: Mapping[str, Color]) -> str:
-    """The member "classification" and a comma; nothing for objects without a class."""
+    """Return the member "classification" and a comma; nothing for objects without a class."""
     if name == UNCLASSIFIED:
         return ""
     if not name or name != name.strip() or "\n" in name or "\r" in name:
-        raise DataError(f"QuPath rejects or changes the class name {name!r}; choose a plain one")
+        raise DataError(
+            f"QuPath rejects or changes the class name {name!r}; use one line without outer spaces"
+        )
     color = [int(c) for c in colors.get(name) or class_color(name)]
-    return f'"classification":{_json({"name": name, "color": color})},'
+    return f'"classification":{compact_json({"name": name, "color": color})},'
 
 
 def _opening(header: Mapping[str, Any]) -> bytes:
-    return f'{{"type":"FeatureCollection","wsiseg":{_json(header)},"features":[\n'.encode()
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return f'{{"type":"FeatureCollection","wsiseg":{compact_json(header)},"features":[\n'.encode()
 
 
 def _checked_name(path: Path) -> Path:

@@ -1,9 +1,9 @@
-"""GeoParquet 1.1: the same objects for geopandas, DuckDB and R, and the exact way back.
+"""GeoParquet 1.1: objects for geopandas, DuckDB and R. Reading gives the same objects back.
 
-Columns: id (UUID), class, score, where objects have parents parent_id (UUID of the cell that holds
-a nucleus, null elsewhere), one per measurement, geometry (WKB, level-0 pixels, hence no
-coordinate reference system) and its bbox. The metadata key ``wsiseg`` holds the order of classes
-and measurements and the provenance.
+Columns: id (UUID), class, score, one per measurement, geometry (WKB in level-0 pixels, hence no
+coordinate reference system) and its bbox. Where objects have parents also parent_id: the UUID of
+the cell that holds a nucleus, null elsewhere. The metadata key ``wsiseg`` stores the order of
+classes and measurements, and the provenance.
 """
 
 from __future__ import annotations
@@ -25,13 +25,12 @@ from wsi_pipeline.core.files import part_path
 from wsi_pipeline.core.objects import Objects
 from wsi_pipeline.formats._geojson_read import ids_from_text
 from wsi_pipeline.formats._geojson_render import uuid_text
+from wsi_pipeline.formats._unpack_limit import most_plain_bytes
 from wsi_pipeline.formats.object_writer import ObjectWriter
 
 __all__ = ["ParquetWriter", "check_claims", "read_metadata", "read_parquet"]
 
 ROW_GROUP = 20_000
-_MAX_GROWTH = 100
-_PLAIN_BYTES = 2**26
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _OWN = ("id", "class", "score", "parent_id", "geometry", "bbox")
 _GEO = {
@@ -49,16 +48,40 @@ _GEO = {
 
 
 class ParquetWriter(ObjectWriter):
-    """Objects of one slide as GeoParquet, a context manager; row groups of 20 000 or more.
+    """Write the objects of one slide as GeoParquet; a context manager.
 
-    The file gets its name when the `with` block ends well; with an exception nothing is left.
+    The file appears at the end of the `with` block; after an exception there is none. Row groups
+    have 20 000 objects or more.
 
     Parameters
     ----------
     path
-        the file to make
+        the file to write
     provenance
         JSON values for the metadata key ``wsiseg``
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> import numpy as np
+    >>> import shapely
+    >>> from wsi_pipeline.core.objects import Objects
+    >>> square = shapely.box(10, 10, 30, 30)
+    >>> objects = Objects.from_polygons(
+    ...     [square],
+    ...     classes=["nucleus"],
+    ...     ids=np.array([[1, 2]], np.uint64),
+    ...     class_index=np.zeros(1, np.uint8),
+    ...     score=np.array([0.9], np.float32),
+    ... )
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "objects.parquet"
+    ...     with ParquetWriter(path, provenance={"model": "dssnet"}) as writer:
+    ...         writer.write(objects)
+    ...     again, stored = read_parquet(path), read_metadata(path)
+    >>> bool(again.polygons()[0] == square), stored["model"], writer.count
+    (True, 'dssnet', 1)
     """
 
     def __init__(self, path: Path | str, *, provenance: Mapping[str, Any] | None = None) -> None:
@@ -71,7 +94,7 @@ class ParquetWriter(ObjectWriter):
             {"geo": json.dumps(_GEO), "wsiseg": json.dumps(header, ensure_ascii=False)}
         )
         part = self._stack.enter_context(part_path(self.path))
-        # Only classes repeat themselves.
+        # A dictionary pays for classes only; other columns have few equal values.
         self._writer = self._stack.enter_context(
             pq.ParquetWriter(part, schema, compression="zstd", use_dictionary=["class"])
         )
@@ -92,7 +115,7 @@ class ParquetWriter(ObjectWriter):
 
 
 def read_parquet(path: Path | str) -> Objects:
-    """Objects as `ParquetWriter` wrote them, to the last bit.
+    """Return the objects that `ParquetWriter` wrote, equal to the last bit.
 
     Raises
     ------
@@ -130,23 +153,23 @@ def read_parquet(path: Path | str) -> Objects:
 
 
 def check_claims(path: Path | str) -> None:
-    """Refuse a file that says it holds more than fits into its bytes, before any of it is read.
+    """Check from its footer that a file does not state more content than its bytes can hold.
 
     Raises
     ------
     DataError
         more objects than bytes, or columns that unpack to over a hundred times the file
     OSError, pyarrow.ArrowException
-        it is no Parquet file
+        it is not a Parquet file
     """
     size = Path(path).stat().st_size
     about = pq.read_metadata(path)
     plain = sum(about.row_group(i).total_byte_size for i in range(about.num_row_groups))
-    # Each object has an id of its own, and sixteen random bytes shrink no further.
-    if about.num_rows > size or plain > max(_PLAIN_BYTES, _MAX_GROWTH * size):
+    # Each object has an id of 16 random bytes, which cannot be compressed.
+    if about.num_rows > size or plain > most_plain_bytes(size):
         raise DataError(
-            f"{path} of {size} bytes claims {about.num_rows} objects in {plain} bytes; "
-            "it is damaged or made to fill memory, write it again"
+            f"{path} of {size} bytes states {about.num_rows} objects in {plain} bytes; "
+            "it is damaged or was made to fill memory, export it again"
         )
 
 
@@ -167,7 +190,7 @@ def read_metadata(path: Path | str) -> dict[str, Any]:
 
 
 def _parent(table: pa.Table) -> NDArray[np.int64] | None:
-    """Positions of the parents; None where the file has no such column."""
+    """Return the positions of the parents; None where the file has no such column."""
     if "parent_id" not in table.column_names:
         return None
     own = table["id"].combine_chunks()
@@ -179,7 +202,9 @@ def _parent(table: pa.Table) -> NDArray[np.int64] | None:
 def _schema(measurements: tuple[str, ...], *, linked: bool) -> pa.Schema:
     taken = [name for name in measurements if name in _OWN]
     if taken:
-        raise DataError(f"measurement {taken[0]!r} is a column of its own; rename the measurement")
+        raise DataError(
+            f"measurement {taken[0]!r} has the name of another column; rename the measurement"
+        )
     return pa.schema(
         [
             pa.field("id", pa.string(), nullable=False),

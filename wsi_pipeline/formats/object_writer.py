@@ -1,4 +1,4 @@
-"""What the streamed formats share: one layout, checked polygons, all or nothing."""
+"""Base class of the writers that stream objects into a file, part by part."""
 
 from __future__ import annotations
 
@@ -18,13 +18,27 @@ from wsi_pipeline.core.polygons import chunks, make_valid
 
 __all__ = ["ObjectWriter"]
 
-_CHUNK = 50_000  # objects that are formatted at once: some 50 MB
+_CHUNK = 50_000
+"""Objects that are formatted at once: about 50 MB."""
 
 _log = logging.getLogger(__name__)
 
 
 class ObjectWriter(ABC):
-    """A file of one slide's objects that gets its name when the `with` block ends well."""
+    """Write the objects of one slide to a file that appears at the end of the `with` block.
+
+    Parameters
+    ----------
+    path
+        the file to write
+    provenance
+        JSON values that are stored in the file
+
+    Attributes
+    ----------
+    count
+        number of objects written so far
+    """
 
     def __init__(self, path: Path | str, provenance: Mapping[str, Any] | None) -> None:
         self.path = Path(path)
@@ -38,7 +52,7 @@ class ObjectWriter(ABC):
         return self
 
     def write(self, objects: Objects) -> None:
-        """Append `objects`; their classes and measurements are the same in every call.
+        """Append objects. All calls must have the same classes and measurements.
 
         Objects that are not `valid` are made so, see `wsi_pipeline.core.polygons.make_valid`; what
         that drops is counted in a logged warning. Each nucleus is written right after its cell.
@@ -47,18 +61,21 @@ class ObjectWriter(ABC):
         Raises
         ------
         ValueError
-            when classes or measurements are not those of the first call, or objects have parents
-            and the first ones had not
+            classes or measurements differ from those of the first call, or these objects have
+            parents and the first ones had not
         DataError
-            when a class or a measurement has a name that the format cannot hold
+            the format does not allow the name of a class or measurement
         OutputError
-            when the file cannot be written
+            the file cannot be written
         """
         if self._layout is None:
             self._layout = objects.classes, tuple(objects.features)
         classes, names = self._layout
         if objects.classes != classes or set(objects.features) != set(names):
-            raise ValueError(f"objects differ from {classes} in classes or from {names}")
+            raise ValueError(
+                f"classes {objects.classes} and measurements {tuple(objects.features)} differ from "
+                f"{classes} and {names} of the first objects"
+            )
         if self._linked is None and (len(objects) or objects.parent is not None):
             self._start(linked=objects.parent is not None)
         if objects.parent is not None and not self._linked:
@@ -99,7 +116,7 @@ class ObjectWriter(ABC):
         self._begin(header)
 
     def _arrange(self, objects: Objects) -> Objects:
-        """Clean objects as the format can hold them."""
+        """Return valid objects in the order and shape that the format needs."""
         return objects
 
     @abstractmethod
@@ -108,8 +125,8 @@ class ObjectWriter(ABC):
 
     @abstractmethod
     def _append(self, objects: Objects) -> None:
-        """Write clean objects, at least one."""
+        """Write valid objects, at least one."""
 
     @abstractmethod
     def _end(self) -> None:
-        """Write what comes last."""
+        """Write the end of the file."""

@@ -1,11 +1,11 @@
-"""Label image: OME-Zarr 0.5 (Zarr v3), one uint32 per pixel, 0 where there is no object.
+"""Write label images: OME-Zarr 0.5 (Zarr v3), one uint32 per pixel, 0 where there is no object.
 
-The value k is object k - 1 of the list that was exported. Where objects overlap, the later one
-wins. Objects with parents make two images in one group, ``cells`` and ``nuclei``; there the one
-with the higher score wins, and the attributes say what that hides.
+Value k is object k − 1 of the exported list. Where objects overlap, a pixel has the later one.
+Objects with parents make two images in one group, ``cells`` and ``nuclei``; there a pixel has the
+object of the higher score, and the attributes state how much that hides.
 
-A pixel belongs to an object when its centre lies inside; the borders between pixels are what
-polygons are made of, so the outline of whole pixels gives those pixels back.
+A pixel belongs to an object when its centre lies inside. The vertices of outlines lie on pixel
+corners, so the outline of whole pixels gives the same pixels back.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["rasterize", "write_label_image"]
 
 @dataclass(frozen=True)
 class _Level:
-    """One level of the pyramid: `factor` level-0 px of the slide make one label pixel."""
+    """One level of the pyramid: a label pixel covers `factor` × `factor` level-0 pixels."""
 
     path: str
     factor: float
@@ -48,19 +48,19 @@ def write_label_image(
     scale: float = 1.0,
     chunk: int = 1024,
 ) -> None:
-    """Write `objects` as a label image with a pyramid; memory is that of one chunk.
+    """Write `objects` as a label image with a pyramid; it needs the memory of one chunk.
 
     Objects with parents make two images, ``cells`` and ``nuclei``, in a labels group of OME-NGFF.
-    Attribute ``wsiseg`` of each states `hidden_pixels`, which an object with a lower score has
-    lost at the finest level, their share of all pixels of objects, `hidden_share`, and of how
-    many objects nothing is seen, `hidden_objects`.
+    Attribute ``wsiseg`` of each states what overlaps hide at the finest level: `hidden_pixels`,
+    the pixels of objects that show another object; `hidden_share`, their share of all object
+    pixels; `hidden_objects`, the objects without a visible pixel.
 
     Parameters
     ----------
     path
-        the folder to make, by custom with a name in .ome.zarr; it must not exist
+        the folder to write, usually named .ome.zarr; it must not exist
     width, height
-        of the slide, in level-0 pixels
+        size of the slide in level-0 pixels
     mpp
         µm per level-0 pixel
     scale
@@ -71,14 +71,14 @@ def write_label_image(
     Raises
     ------
     UsageError
-        when a size makes no sense
+        a size is not positive
     OutputError
-        when `path` exists or cannot be written
+        `path` exists or cannot be written
     """
     path = Path(path)
     for name, value in {"width": width, "height": height, "mpp": mpp, "scale": scale}.items():
         if not 0 < value < math.inf:
-            raise UsageError(f"a label image with {name} {value} cannot be; give one above 0")
+            raise UsageError(f"{name} of a label image must be positive, got {value}")
     if path.exists():
         raise OutputError(f"{path} exists; remove it or choose another name")
     levels = list(_plan(width, height, scale, chunk))
@@ -102,7 +102,7 @@ def write_label_image(
 def _write_level(
     group: zarr.Group, objects: Objects, order: NDArray[np.int64], level: _Level, chunk: int
 ) -> dict[str, float]:
-    """Paint the objects `order`, the last on top; what is hidden of them."""
+    """Paint the objects `order`, the last on top; return the numbers of what they hide."""
     array = group.create_array(
         level.path,
         shape=(level.height, level.width),
@@ -137,17 +137,20 @@ def rasterize(
 ) -> int:
     """Paint position + 1 of the objects `which`, in that order, into `out` (rows, cols).
 
-    Returns how many pixels were painted, those twice that lie in two objects.
-
     Pixel (row, col) covers `factor` × `factor` level-0 pixels from ``(origin + (col, row)) *
     factor``; it is painted when its centre lies inside an object.
+
+    Returns
+    -------
+    int
+        number of painted pixels; a pixel in two objects counts twice
     """
     rings, vertices = objects.object_offsets, objects.ring_offsets
     return int(_paint(out, objects.coords, vertices, rings, which, origin[0], origin[1], factor))
 
 
 def _plan(width: int, height: int, scale: float, chunk: int) -> Iterator[_Level]:
-    """Levels down to one chunk."""
+    """Yield the levels, from the finest to the first that fits into one chunk."""
     for k in range(64):
         factor = scale * 2**k
         level = _Level(str(k), factor, math.ceil(width / factor), math.ceil(height / factor))
@@ -159,7 +162,7 @@ def _plan(width: int, height: int, scale: float, chunk: int) -> Iterator[_Level]
 def _chunks(
     objects: Objects, order: NDArray[np.int64], level: _Level, chunk: int
 ) -> Iterator[tuple[int, int, NDArray[np.int64]]]:
-    """Row, column and objects, as they stand in `order`, of every chunk that these reach into."""
+    """Yield row, column and objects of each chunk with objects; these keep their order."""
     rows, columns = -(-level.height // chunk), -(-level.width // chunk)
     box = np.floor(objects.bounds()[order] / (level.factor * chunk)).astype(np.int64)
     x0, x1 = np.clip(box[:, 0], 0, None), np.clip(box[:, 2], None, columns - 1)
@@ -178,7 +181,8 @@ def _attributes(objects: Objects, levels: list[_Level], mpp: float) -> dict[str,
     datasets = []
     for level in levels:
         size = level.factor * mpp
-        # Coordinates are those of pixel centres: a coarse pixel's is not its first fine pixel's.
+        # Coordinates refer to pixel centres: the centre of a coarse pixel is not that of its first
+        # fine pixel.
         centre = (level.factor - 1) / 2 * mpp
         datasets.append(
             {
@@ -211,7 +215,14 @@ def _paint(
     y0: float,
     factor: float,
 ) -> int:
-    """Even-odd scan lines through the centres of pixels, over all rings of an object at once."""
+    """Fill objects by scan lines through pixel centres, with the even-odd rule.
+
+    Foley et al., Computer Graphics: Principles and Practice, 2nd ed. (1990), section 3.6. A point
+    is inside where a ray from it crosses the rings an odd number of times; shell and holes of an
+    object are treated alike. An edge belongs to a line at y where ``min(ya, yb) <= y <
+    max(ya, yb)``, so a vertex on the line counts once. Hand-written because the value of a pixel
+    is decided by its centre; cv2.fillPoly also paints pixels that an edge only touches.
+    """
     rows, columns = out.shape
     crossings = np.empty(64)
     painted = 0

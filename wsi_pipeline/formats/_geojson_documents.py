@@ -1,0 +1,89 @@
+"""From a GeoJSON file to its features: unpack, decode, parse, flatten."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from wsi_pipeline.core.errors import DataError, one_line
+from wsi_pipeline.formats._geojson_grammar import SUFFIXES
+from wsi_pipeline.formats._unpack_limit import MAX_GROWTH, most_plain_bytes
+
+__all__ = ["documents", "features", "header", "texts"]
+
+_GEOMETRIES = ("Point", "MultiPoint", "LineString", "MultiLineString", "Polygon", "MultiPolygon")
+
+
+def texts(path: Path) -> Iterator[str]:
+    """Yield the GeoJSON text of a file, or those in a zip archive."""
+    try:
+        raw = path.read_bytes()
+        entries = [raw]
+        if raw[:4] == b"PK\x03\x04":
+            with zipfile.ZipFile(path) as archive:
+                infos = [i for i in archive.infolist() if i.filename.lower().endswith(SUFFIXES)]
+                _check_growth(path, sum(info.file_size for info in infos), len(raw))
+                entries = [archive.read(info) for info in infos]
+        for entry in entries:
+            plain = _gunzip(path, entry, len(raw)) if entry[:2] == b"\x1f\x8b" else entry
+            yield plain.decode("utf-8-sig")
+    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read: {one_line(error)}") from error
+
+
+def _gunzip(path: Path, packed: bytes, file_bytes: int) -> bytes:
+    """Return the content of gzip data, unless it is too large for its file."""
+    limit = most_plain_bytes(file_bytes)
+    with gzip.GzipFile(fileobj=io.BytesIO(packed)) as file:
+        plain = file.read(limit + 1)
+    _check_growth(path, len(plain), file_bytes)
+    return plain
+
+
+def _check_growth(path: Path, plain: int, packed: int) -> None:
+    if plain > most_plain_bytes(packed):
+        raise DataError(
+            f"{path} of {packed} bytes unpacks to {plain} or more, over {MAX_GROWTH} times as "
+            "much; if you trust it, unpack it yourself"
+        )
+
+
+def documents(path: Path) -> Iterator[Any]:
+    """Yield the parsed JSON documents of a file."""
+    for text in texts(path):
+        try:
+            yield json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path} is not JSON: {one_line(error)}") from error
+
+
+def features(path: Path, document: Any) -> Iterator[dict[str, Any]]:
+    """Yield the features of a collection, a feature, a geometry, or a list of these."""
+    if isinstance(document, list):
+        for part in document:
+            yield from features(path, part)
+        return
+    kind = document.get("type") if isinstance(document, dict) else None
+    if kind == "FeatureCollection" and isinstance(document.get("features"), list):
+        for feature in document["features"]:
+            yield feature if isinstance(feature, dict) else {}
+    elif kind == "Feature":
+        yield document
+    elif kind in _GEOMETRIES:
+        yield {"type": "Feature", "geometry": document}
+    else:
+        raise DataError(
+            f"{path} is not GeoJSON: type {kind!r} is not FeatureCollection, Feature or a geometry"
+        )
+
+
+def header(document: Any) -> dict[str, Any]:
+    """Return the member ``wsiseg`` of a document, {} where it has none."""
+    header = document.get("wsiseg") if isinstance(document, dict) else None
+    return header if isinstance(header, dict) else {}
