@@ -48,9 +48,11 @@ def make_darkness() -> Model:
 
 
 class Light(torch.nn.Module):
-    """The image itself; `find_cells` does the rest."""
+    """The image itself; `find_cells` does the rest. Sides are limited as those of the real ones."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.shape[-1] % 32 or x.shape[-2] % 32:
+            raise ValueError(f"images of shape {tuple(x.shape)}; sides must be multiples of 32")
         return x
 
 
