@@ -1,24 +1,24 @@
-"""Whole, overlapping cells on a generated slide with known truth.
+"""Measure how well whole, overlapping cells are found on a generated slide with known truth.
 
     python experiments/cells.py accuracy|seams|tiles --model donet [--checkpoint FILE] [--size 8000]
 
-Each prints Markdown and appends it to experiments/results/cells.md. Cells overlap by up to half of
-the smaller one. Minutes on two cores.
+Each part prints Markdown and appends it to experiments/results/cells.md. Two cells overlap by at
+most half of the smaller one. It takes minutes on two cores.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.core.objects import Objects
+from wsi_pipeline.core.records import RunRecord
+from wsi_pipeline.core.run_layout import PARQUET, one_run, read_run
 from wsi_pipeline.evaluation.cell_metrics import polygon_ap, score_cells
 from wsi_pipeline.evaluation.matching import match_objects
 from wsi_pipeline.formats.geoparquet import read_parquet
@@ -29,15 +29,15 @@ WSISEG = str(Path(sys.executable).with_name("wsiseg"))
 TILES = (512, 384)
 
 
-def say(text: str) -> None:
-    """Print and keep."""
+def record(text: str) -> None:
+    """Print `text` and append it to the results."""
     print(text, flush=True)
-    with RESULTS.open("a") as file:
+    with RESULTS.open("a", encoding="utf-8") as file:
         file.write(text + "\n")
 
 
 class Bench:
-    """One generated slide, one model."""
+    """A generated slide and the model that runs on it."""
 
     def __init__(self, work: Path, size: int, seed: int, model: list[str]) -> None:
         self.plan = plan_slide(size, size, seed=seed, max_overlap=0.5)
@@ -45,38 +45,37 @@ class Bench:
         if not self.path.is_file():
             write_slide(self.path, self.plan)
 
-    def run(self, name: str, *arguments: str) -> tuple[Objects, dict[str, Any]]:
-        """`wsiseg run` in a process of its own: its objects and run.json."""
+    def run(self, name: str, *arguments: str) -> tuple[Objects, RunRecord]:
+        """Start `wsiseg run` in a process of its own; return its objects and its run.json."""
         out = self.work / name
         command = [WSISEG, "run", str(self.path), "--out", str(out), "--quiet", "--overwrite"]
         subprocess.run([*command, *self.model, *arguments], check=True)
-        folder = out / self.path.stem
-        summary = json.loads((folder / "run.json").read_text())
-        return read_parquet(folder / "objects.parquet"), summary
+        folder = one_run(out / self.path.stem)
+        return read_parquet(folder / PARQUET), read_run(folder)
 
 
-def of(objects: Objects, name: str) -> Objects:
-    """The objects of one class."""
+def of_class(objects: Objects, name: str) -> Objects:
+    """Return the objects of one class."""
     return objects.take(objects.class_index == objects.classes.index(name))
 
 
 def accuracy(bench: Bench) -> None:
-    """AP of cells with all that was found, and nuclei and links at the default least scores."""
+    """Compare cells, nuclei and the links between them with the truth."""
     everything, _ = bench.run("all", "--min-score", "0.05", "--min-small-score", "0.05")
     found, summary = bench.run("default")
     nuclei, cells = truth_objects(bench.plan)
     scores = score_cells(found, nuclei, cells, bench.plan.nucleus_cell)
-    ap = {t: polygon_ap(of(everything, "cell"), cells, t) for t in (0.5, 0.75)}
-    say(
+    ap = {t: polygon_ap(of_class(everything, "cell"), cells, t) for t in (0.5, 0.75)}
+    record(
         f"\n## Accuracy: {len(cells)} cells, {len(nuclei)} nuclei on {bench.plan.width}²\n\n"
-        f"Cell AP50 {ap[0.5]:.4f}, AP75 {ap[0.75]:.4f} (least score 0.05). At the default least "
-        f"scores: {', '.join(f'{k} {v:.4g}' for k, v in scores.items())}. "
+        f"Cell AP50 {ap[0.5]:.4f}, AP75 {ap[0.75]:.4f} (score 0.05 or more). At the default score "
+        f"cut: {', '.join(f'{k} {v:.4g}' for k, v in scores.items())}. "
         f"{summary['seconds']} s, {summary['peak_memory_mb']} MB."
     )
 
 
 def straight(objects: Objects, lines: NDArray[np.float64], reach: float) -> float:
-    """Length of outline that runs along one of the `lines`, in level-0 px, of both axes."""
+    """Return the length of outline, in level-0 px, that runs along lines of both axes."""
     inner = np.delete(np.arange(len(objects.coords) - 1), objects.ring_offsets[1:-1] - 1)
     a, b = objects.coords[inner], objects.coords[inner + 1]
     total = 0.0
@@ -88,13 +87,13 @@ def straight(objects: Objects, lines: NDArray[np.float64], reach: float) -> floa
 
 
 def seams(bench: Bench) -> None:
-    """Whether outlines are straight along the borders of tiles more often than elsewhere."""
+    """Check whether outlines are straight along tile borders more often than elsewhere."""
     found, summary = bench.run("default")
     scale = summary["model"]["mpp"] / summary["slide"]["mpp"]["x"]
     step = TILES[0] * scale
     lines = np.arange(step, bench.plan.width, step)
     shifted = [straight(found, lines + step * k / 9, scale) for k in range(1, 9)]
-    say(
+    record(
         f"\n## Seams\n\nOutline along tile borders {straight(found, lines, scale):.0f} px, along "
         f"the same lines moved by 1/9 … 8/9 of a tile {min(shifted):.0f} to {max(shifted):.0f}, "
         f"mean {np.mean(shifted):.0f}; {len(found)} objects."
@@ -102,21 +101,21 @@ def seams(bench: Bench) -> None:
 
 
 def tiles(bench: Bench) -> None:
-    """The same cells for two tile sizes."""
+    """Compare the cells of two tile sizes."""
     (a, _), (b, _) = (bench.run(f"tile{t}", "--tile-px", str(t)) for t in TILES)
-    say(f"\n## Tiles of {TILES[0]} and {TILES[1]}\n")
+    record(f"\n## Tiles of {TILES[0]} and {TILES[1]}\n")
     for name in ("cell", "nucleus"):
-        mine, other = of(a, name), of(b, name)
+        mine, other = of_class(a, name), of_class(b, name)
         match = match_objects(mine, other, 0.5)
         iou = np.array(match.iou)
-        say(
+        record(
             f"- {name}: {len(mine)} and {len(other)}, {match.tp} the same (F1 {match.f1:.4f}), "
             f"their IoU {iou.mean():.4f} on average, at least 0.9 for {(iou >= 0.9).mean():.2%}"
         )
 
 
 def main() -> None:
-    """Run one benchmark."""
+    """Run the parts that are named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=["accuracy", "seams", "tiles"], nargs="+")
     parser.add_argument("--model", default="donet")
@@ -130,7 +129,7 @@ def main() -> None:
     if given.checkpoint:
         model = ["--checkpoint", str(given.checkpoint)]
     bench = Bench(given.work, given.size, given.seed, model)
-    say(f"\n# {' '.join(model)}")
+    record(f"\n# {' '.join(model)}")
     for what in given.what:
         {"accuracy": accuracy, "seams": seams, "tiles": tiles}[what](bench)
 

@@ -1,10 +1,10 @@
-"""One slide on this machine and on a local Dask cluster, undisturbed and with workers killed.
+"""Run one slide in one process, on a local Dask cluster, and on one whose workers are killed.
 
     python experiments/cluster.py [--size 20000] [--workers 3] [--every 20] [--threshold-model]
 
-A scheduler and workers run as processes of their own. In the third run a worker is killed with
-SIGKILL every so many seconds; its nanny starts another. Prints Markdown and appends it to
-experiments/results/cluster.md.
+The scheduler and the workers are processes of their own. In the third run a worker is killed with
+SIGKILL every --every seconds, and Dask starts another one. The script prints Markdown and appends
+it to experiments/results/cluster.md. It needs Linux or macOS.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import filecmp
-import json
 import os
 import random
 import shutil
@@ -28,13 +27,15 @@ from typing import Any
 
 import psutil
 
+from wsi_pipeline.core.machine import usable_cores
+from wsi_pipeline.core.run_layout import GEOJSON, OVERLAY, PARQUET, THUMBNAIL, one_run, read_run
 from wsi_pipeline.formats.geoparquet import read_parquet
 from wsi_pipeline.synthetic.svs_writer import plan_slide, write_slide
 
 RESULTS = Path(__file__).parent / "results" / "cluster.md"
 SEED = 2026
-FILES = ("objects.parquet", "objects.geojson.gz", "overlay.png", "thumbnail.png")
-STAND_IN = """
+FILES = (PARQUET, GEOJSON, OVERLAY, THUMBNAIL)
+WITHOUT_NETWORK = """
 import sys
 from pathlib import Path
 from wsi_pipeline.core.config import RunConfig
@@ -48,34 +49,34 @@ sys.exit(bool(run_slide(path, config, model=make_threshold_model("dssnet")).fail
 
 @dataclass
 class Bench:
-    """A generated slide and how it is run."""
+    """A generated slide, and whether a threshold takes the place of the network."""
 
     path: Path
     work: Path
     threshold_model: bool
 
     def run(self, name: str, scheduler: str = "") -> dict[str, Any]:
-        """One run in a process of its own: its run.json, with the seconds of the whole process."""
+        """Run in a process of its own; return run.json and the seconds of the whole process."""
         out = self.work / name
         shutil.rmtree(out, ignore_errors=True)
         began = time.perf_counter()
         if self.threshold_model:
-            command = [sys.executable, "-c", STAND_IN, str(self.path), str(out), scheduler]
+            command = [sys.executable, "-c", WITHOUT_NETWORK, str(self.path), str(out), scheduler]
         else:
             wsiseg = str(Path(sys.executable).with_name("wsiseg"))
             command = [wsiseg, "run", str(self.path), "--out", str(out), "--quiet"]
             command += ["--scheduler", scheduler] if scheduler else []
         subprocess.run(command, check=True)
-        summary = json.loads((out / self.path.stem / "run.json").read_text())
-        return summary | {"process_seconds": time.perf_counter() - began}
+        seconds = time.perf_counter() - began
+        return {**read_run(one_run(out)), "process_seconds": seconds}
 
     def same(self, name: str) -> str:
-        """How equal a run's files are to those of the first."""
-        a, b = (self.work / n / self.path.stem for n in ("serial", name))
+        """Describe how equal a run's files are to those of the first run."""
+        a, b = (one_run(self.work / n) for n in ("serial", name))
         equal, _, _ = filecmp.cmpfiles(a, b, FILES, shallow=False)
         if len(equal) == len(FILES):
             return "all files identical, byte for byte"
-        ids = [{tuple(i) for i in read_parquet(f / "objects.parquet").ids.tolist()} for f in (a, b)]
+        ids = [{tuple(i) for i in read_parquet(f / PARQUET).ids.tolist()} for f in (a, b)]
         return (
             f"{len(equal)} of {len(FILES)} files identical; {len(ids[0] & ids[1])} ids shared, "
             f"{len(ids[0] - ids[1])} only in the serial run, {len(ids[1] - ids[0])} only here"
@@ -84,7 +85,7 @@ class Bench:
 
 @contextlib.contextmanager
 def cluster(folder: Path, workers: int) -> Iterator[tuple[str, int]]:
-    """A scheduler and workers; gives the scheduler file and the pid of the workers' parent."""
+    """Start a cluster; yield the scheduler file and the process id of the workers' parent."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     file = str((folder / "scheduler.json").absolute())
@@ -111,13 +112,13 @@ def cluster(folder: Path, workers: int) -> Iterator[tuple[str, int]]:
 
 @contextlib.contextmanager
 def killing(parent: int, every: float) -> Iterator[list[float]]:
-    """SIGKILL for one worker every so many seconds; gives the moments."""
+    """Kill one worker every `every` seconds; yield the list of moments."""
     done, moments, began = threading.Event(), list[float](), time.perf_counter()
     rng = random.Random(SEED)
 
     def kill() -> None:
         while not done.wait(every):
-            # Beside workers, a nanny's process has one that only tracks its resources.
+            # A nanny has one more child beside the worker, which tracks its resources.
             children = psutil.Process(parent).children(recursive=True)
             alive = [c for c in children if "spawn_main" in " ".join(c.cmdline())]
             if alive:
@@ -134,7 +135,7 @@ def killing(parent: int, every: float) -> Iterator[list[float]]:
 
 
 def main() -> None:
-    """Run all three, and write the table."""
+    """Do the three runs and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, default=20000)
     parser.add_argument("--workers", type=int, default=3)
@@ -156,9 +157,9 @@ def main() -> None:
             summary = bench.run("killed", file)
         named = f"the same, a worker killed every {given.every:g} s"
         rows.append((named, summary, bench.same("killed"), len(moments)))
-    network = "a threshold for the network" if given.threshold_model else "dssnet"
+    network = "a threshold in place of the network" if given.threshold_model else "dssnet"
     lines = [
-        f"\n# {given.size} × {given.size}, {network}, {len(os.sched_getaffinity(0))} cores\n",
+        f"\n# {given.size} × {given.size}, {network}, {usable_cores()} cores\n",
         "| | objects | regions, failed | killed | s | result |",
         "|---|---|---|---|---|---|",
     ]
@@ -168,7 +169,7 @@ def main() -> None:
         for name, s, same, kills in rows
     ]
     print("\n".join(lines), flush=True)
-    with RESULTS.open("a") as out:
+    with RESULTS.open("a", encoding="utf-8") as out:
         out.write("\n".join(lines) + "\n")
 
 

@@ -1,8 +1,9 @@
-"""What the choices around DSSNet's checkpoint rest on, measured on held-out images; its speed.
+"""Measure DSSNet's halo, pixel size, thresholds and speed, the first three on held-out images.
 
-    python experiments/dssnet.py halo|mpp|parting|speed CHECKPOINT --data DIR … [--split fold:0/5]
+    python experiments/dssnet.py halo|mpp|splitting|speed CHECKPOINT --data DIR … [--split fold:0/5]
 
-Prints Markdown and appends it to experiments/results/dssnet.md.
+The defaults of the checkpoint's card and of `RunConfig` rest on these figures. The script prints
+Markdown and appends it to experiments/results/dssnet.md.
 """
 
 from __future__ import annotations
@@ -32,20 +33,20 @@ RESULTS = Path(__file__).parent / "results" / "dssnet.md"
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 
 
-def say(text: str) -> None:
-    """Print and keep."""
+def record(text: str) -> None:
+    """Print `text` and append it to the results."""
     print(text, flush=True)
-    with RESULTS.open("a") as file:
+    with RESULTS.open("a", encoding="utf-8") as file:
         file.write(text + "\n")
 
 
 def held_out(data: list[str], mpp: float, split: str) -> list[Sample]:
-    """Held-out samples of all sets at `mpp`."""
+    """Return the held-out samples of all sets, resized to `mpp`."""
     return [s for spec in data for s in load_set(spec, mpp=mpp, split=Split(split))[1]]
 
 
 def halo(predict: Predict, mpp: float) -> None:
-    """How far a pixel's probability reaches: cores predicted alone against the whole field."""
+    """Measure how much context decides a pixel: cores with each halo against the whole field."""
     side = CORE_PX + 2 * EXACT_PX
     halos = (16, *HALOS, EXACT_PX)
     fields = [
@@ -53,31 +54,33 @@ def halo(predict: Predict, mpp: float) -> None:
         for seed in (1, 2, 3, 4)
     ]
     errors = [crop_error(predict, field, halos) for field in fields]
-    say("\n## Halo\n\n| halo px | largest difference, of 255 | bytes that differ | sides of 0.5 |")
-    say("|---|---|---|---|")
+    record(
+        "\n## Halo\n\n| halo px | largest difference, of 255 | bytes that differ | sides of 0.5 |"
+    )
+    record("|---|---|---|---|")
     for i, margin in enumerate(halos):
         mine, whole = np.stack([e[i] for e in errors], 1)
         off = np.abs(mine - whole)
         flips = ((mine >= 128) != (whole >= 128)).sum()
-        say(f"| {margin} | {off.max()} | {(off > 0).mean():.1e} | {flips} |")
+        record(f"| {margin} | {off.max()} | {(off > 0).mean():.1e} | {flips} |")
 
 
 def sweep(predict: Predict, data: list[str], split: str) -> None:
-    """F1 per set over the pixel size at which the same network sees the images."""
+    """Measure F1 of each set at several pixel sizes, with the same network."""
     table: dict[float, dict[str, dict[str, float]]] = {}
     for mpp in (0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7):
         table[mpp] = nucleus_f1(predict, held_out(data, mpp, split))
     groups = list(next(iter(table.values())))
-    say("\n## Pixel size: nucleus F1 at IoU 0.5 (mean IoU of matches)\n")
-    say("| µm per px | " + " | ".join(groups) + " | mean |\n" + "|---" * (len(groups) + 2) + "|")
+    record("\n## Pixel size: nucleus F1 at IoU 0.5 (mean IoU of matches)\n")
+    record("| µm per px | " + " | ".join(groups) + " | mean |\n" + "|---" * (len(groups) + 2) + "|")
     for mpp, row in table.items():
         cells = [f"{row[g]['nucleus F1']:.3f} ({row[g]['nucleus mean IoU']:.3f})" for g in groups]
         mean = np.mean([row[g]["nucleus F1"] for g in groups])
-        say(f"| {mpp} | " + " | ".join(cells) + f" | {mean:.3f} |")
+        record(f"| {mpp} | " + " | ".join(cells) + f" | {mean:.3f} |")
 
 
-def parting(predict: Predict, data: list[str], mpp: float, split: str) -> None:
-    """F1 over the neck that parts touching nuclei, the threshold and the least score."""
+def splitting(predict: Predict, data: list[str], mpp: float, split: str) -> None:
+    """Measure F1 for several necks at which nuclei are split, thresholds and score cuts."""
     samples = held_out(data, mpp, split)
     cache = {id(s.image): predict(s.image) for s in samples}
 
@@ -96,20 +99,20 @@ def parting(predict: Predict, data: list[str], mpp: float, split: str) -> None:
             again, samples, split=choice["neck"] > 0, min_area_um2=8.0, **choice
         )
     groups = list(next(iter(rows.values())))
-    say("\n## Parting, threshold and least score: nucleus F1 at IoU 0.5\n")
-    say("| neck | threshold | least score | under 30 µm² | " + " | ".join(groups) + " | mean |")
-    say("|---" * (len(groups) + 5) + "|")
+    record("\n## Splitting, threshold and score cut: nucleus F1 at IoU 0.5\n")
+    record("| neck | threshold | score cut | under 30 µm² | " + " | ".join(groups) + " | mean |")
+    record("|---" * (len(groups) + 5) + "|")
     for choice_, row in rows.items():
         values = [row[g]["nucleus F1"] for g in groups]
         cells = " | ".join(f"{v:.3f}" for v in [*values, float(np.mean(values))])
-        say(f"| {' | '.join(f'{v or 0:g}' for v in choice_)} | {cells} |")
+        record(f"| {' | '.join(f'{v or 0:g}' for v in choice_)} | {cells} |")
 
 
 def seconds(variant: str, batch: int = 4, calls: int = 5) -> float:
-    """The fastest of some calls of one variant of the network, per 512² tile."""
+    """Return the time per 512² tile of the fastest of `calls` calls of one variant."""
     network = registry.build("dssnet")
     dtype = torch.bfloat16 if "bfloat16" in variant else torch.float32
-    # In training mode the heads are computed, too; nothing else differs.
+    # In training mode the training heads are computed too; nothing else differs.
     network.train("all heads" in variant)
     if "all heads" not in variant:
         network = registry.MODELS["dssnet"].for_inference(network)
@@ -142,23 +145,23 @@ VARIANTS = (
 
 
 def speed(rounds: int = 3) -> None:
-    """Tiles a second of each step from the published network to the one that runs."""
+    """Measure tiles per second of each step from the published network to the one that runs."""
     best = dict.fromkeys(VARIANTS, float("inf"))
     context = multiprocessing.get_context("spawn")
     for _ in range(rounds):
-        for name in VARIANTS:  # a process each: what one does to memory stays with it
+        for name in VARIANTS:  # one process each, since a variant may change how memory is kept
             with ProcessPoolExecutor(1, mp_context=context) as pool:
                 best[name] = min(best[name], pool.submit(seconds, name).result())
-    say(f"\n## Speed, tiles of 512² in batches of 4, {torch.get_num_threads()} threads, CPU\n")
-    say("| | tiles/s | times as published |\n|---|---|---|")
+    record(f"\n## Speed, tiles of 512² in batches of 4, {torch.get_num_threads()} threads, CPU\n")
+    record("| | tiles/s | times as published |\n|---|---|---|")
     for name, each in best.items():
-        say(f"| {name} | {1 / each:.2f} | {best[VARIANTS[0]] / each:.1f} |")
+        record(f"| {name} | {1 / each:.2f} | {best[VARIANTS[0]] / each:.1f} |")
 
 
 def main() -> None:
-    """Run one measurement."""
+    """Run the part that is named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("halo", "mpp", "parting", "speed"))
+    parser.add_argument("what", choices=("halo", "mpp", "splitting", "speed"))
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--data", nargs="*", default=[])
     parser.add_argument("--split", default="fold:0/5")
@@ -176,7 +179,7 @@ def main() -> None:
     elif arguments.what == "mpp":
         sweep(predict, arguments.data, arguments.split)
     else:
-        parting(predict, arguments.data, card.mpp, arguments.split)
+        splitting(predict, arguments.data, card.mpp, arguments.split)
 
 
 if __name__ == "__main__":

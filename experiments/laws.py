@@ -1,14 +1,14 @@
-"""The laws of a run, measured on a large generated slide with the shipped model.
+"""Measure what a run promises, on a large generated slide with the model that ships.
 
     python experiments/laws.py accuracy|cutting|killed|memory [--size 20000] [--work DIR]
 
-Each prints Markdown and appends it to experiments/results/laws.md. Minutes to an hour on two cores.
+Each part prints Markdown and appends it to experiments/results/laws.md. It takes minutes to an hour
+on two cores.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import random
 import shutil
@@ -17,12 +17,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import shapely
 
 from wsi_pipeline.core.objects import Objects
+from wsi_pipeline.core.records import RunRecord
+from wsi_pipeline.core.run_layout import PARQUET, one_run, read_run
 from wsi_pipeline.evaluation.matching import match_objects
 from wsi_pipeline.formats.geoparquet import read_parquet
 from wsi_pipeline.synthetic.svs_writer import plan_slide, truth_objects, write_slide
@@ -30,40 +31,40 @@ from wsi_pipeline.synthetic.svs_writer import plan_slide, truth_objects, write_s
 RESULTS = Path(__file__).parent / "results" / "laws.md"
 SEED = 2026
 SETTINGS: list[str] = []
-"""Of every run."""
+"""Options that every run gets."""
 WSISEG = str(Path(sys.executable).with_name("wsiseg"))
 
 
-def say(text: str) -> None:
-    """Print and keep."""
+def record(text: str) -> None:
+    """Print `text` and append it to the results."""
     print(text, flush=True)
-    with RESULTS.open("a") as file:
+    with RESULTS.open("a", encoding="utf-8") as file:
         file.write(text + "\n")
 
 
 def slide(work: Path, size: int) -> Path:
-    """The generated slide of `size` pixels a side, written once."""
+    """Return the generated slide of `size` × `size` pixels; write it if it is not there yet."""
     path = work / f"slide{size}.svs"
     if not path.is_file():
         write_slide(path, plan_slide(size, size, seed=SEED))
     return path
 
 
-def run(path: Path, out: Path, *arguments: str) -> tuple[Objects, dict[str, Any]]:
-    """`wsiseg run` in a process of its own: its objects and run.json."""
+def run(path: Path, out: Path, *arguments: str) -> tuple[Objects, RunRecord]:
+    """Start `wsiseg run` in a process of its own; return its objects and its run.json."""
     command = [WSISEG, "run", str(path), "--out", str(out), *SETTINGS]
     subprocess.run([*command, "--quiet", *arguments], check=True)
-    folder = out / path.stem
-    return read_parquet(folder / "objects.parquet"), json.loads((folder / "run.json").read_text())
+    folder = one_run(out / path.stem)
+    return read_parquet(folder / PARQUET), read_run(folder)
 
 
 def sorted_(objects: Objects) -> Objects:
-    """In the order of the ids."""
+    """Sort objects by id."""
     return objects.take(np.lexsort(objects.ids.T))
 
 
 def sameness(a: Objects, b: Objects) -> str:
-    """How equal two results are, in words."""
+    """Describe how equal two results are."""
     a, b = sorted_(a), sorted_(b)
     columns = ("ids", "class_index", "score", "coords", "ring_offsets")
     if all(np.array_equal(getattr(a, k), getattr(b, k)) for k in columns):
@@ -82,11 +83,11 @@ def sameness(a: Objects, b: Objects) -> str:
 
 
 def accuracy(work: Path, size: int) -> None:
-    """F1 and count against the truth."""
+    """Compare F1 and the number of objects with the truth."""
     found, summary = run(slide(work, size), work / "accuracy", "--overwrite")
     truth, _ = truth_objects(plan_slide(size, size, seed=SEED))
     match = match_objects(found, truth, 0.5)
-    say(
+    record(
         f"\n## Accuracy, {size}² generated slide, {len(truth)} nuclei\n\n"
         f"F1 {match.f1:.4f} at IoU 0.5 (precision {match.precision:.4f}, recall "
         f"{match.recall:.4f}, mean IoU of matches {match.sq:.4f}); count {len(found)}, "
@@ -96,23 +97,23 @@ def accuracy(work: Path, size: int) -> None:
 
 
 def cutting(work: Path, size: int) -> None:
-    """Tile size, batch and workers do not show in the result."""
+    """Show that the result does not depend on tile size, batch size or number of workers."""
     path = slide(work, size)
     reference, _ = run(path, work / "accuracy")
-    say(f"\n## How the work is cut up, {size}² slide\n")
-    say("| settings | objects | s | against default |")
-    say("|---|---|---|---|")
+    record(f"\n## Tile size, batch size and workers, {size}² slide\n")
+    record("| settings | objects | s | against default |")
+    record("|---|---|---|---|")
     for settings in (
         ("--tile-px", "512", "--batch", "8"),
         ("--tile-px", "256", "--batch", "8", "--workers", "1"),
     ):
         found, summary = run(path, work / "cutting", "--overwrite", *settings)
         same = sameness(reference, found)
-        say(f"| {' '.join(settings)} | {len(found)} | {summary['seconds']} | {same} |")
+        record(f"| {' '.join(settings)} | {len(found)} | {summary['seconds']} | {same} |")
 
 
 def killed(work: Path, size: int, times: int = 10) -> None:
-    """SIGKILL at random moments, then rerun."""
+    """Kill a run at random moments (SIGKILL) and resume it, several times."""
     path = slide(work, size)
     reference, summary = run(path, work / "accuracy")
     out = work / "killed"
@@ -126,29 +127,29 @@ def killed(work: Path, size: int, times: int = 10) -> None:
         survived += process.poll() is not None
         process.send_signal(signal.SIGKILL)
         process.wait()
-        parts.append(len(list(out.glob("*/parts/*.npz"))))
+        parts.append(len(list(out.glob("*/*/parts/*.npz"))))
     found, _ = run(path, out)
-    say(
+    record(
         f"\n## Killed, {size}² slide\n\nSIGKILL {times} times at random moments ({survived} after "
         f"the end), regions on disk after each: {parts}. Then rerun: {sameness(reference, found)}."
     )
 
 
 def memory(work: Path, size: int) -> None:
-    """Peak memory and time for areas of 1 to 4."""
-    say("\n## Memory and time\n\n| slide | foreground Mpx | objects | s | s per Mpx | peak MB |")
-    say("|---|---|---|---|---|---|")
+    """Measure peak memory and time on slides of a quarter, the same and four times the area."""
+    record("\n## Memory and time\n\n| slide | foreground Mpx | objects | s | s per Mpx | peak MB |")
+    record("|---|---|---|---|---|---|")
     for side in (size // 2, size, 2 * size):
         _, summary = run(slide(work, side), work / "accuracy")  # done already where it was
         area = summary["foreground"]["share"] * side * side / 1e6
-        say(
+        record(
             f"| {side}² | {area:.0f} | {summary['objects']} | {summary['seconds']} | "
             f"{summary['seconds'] / area:.3f} | {summary['peak_memory_mb']} |"
         )
 
 
 def main() -> None:
-    """Run the measurements asked for."""
+    """Run the parts that are named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=("accuracy", "cutting", "killed", "memory"), nargs="+")
     parser.add_argument("--precision", default="auto")
@@ -158,10 +159,12 @@ def main() -> None:
     arguments.work.mkdir(parents=True, exist_ok=True)
     RESULTS.parent.mkdir(exist_ok=True)
     if not RESULTS.exists():
-        say(f"# Laws of a run, measured\n\n{platform.processor() or platform.machine()}, 2 cores.")
+        record(
+            f"# Laws of a run, measured\n\n{platform.processor() or platform.machine()}, 2 cores."
+        )
     if arguments.precision != "auto":
         SETTINGS.extend(["--precision", arguments.precision])
-        say(f"\n# Precision {arguments.precision}")
+        record(f"\n# Precision {arguments.precision}")
     for what in arguments.what:
         globals()[what](arguments.work, arguments.size)
 

@@ -1,9 +1,10 @@
-"""200 small slides in one process: memory, file handles and threads must not grow.
+"""Run 200 small slides in one process and check that memory, file handles and threads do not grow.
 
     python experiments/soak.py [--count 200] [--threshold-model] [--work DIR]
 
-Prints Markdown and writes it to experiments/results/soak.md. Exit code 1 if anything grew between
-the tenth slide and the last: memory by more than 5 %, handles or threads by one.
+The script prints Markdown and writes it to experiments/results/soak.md. Its exit code is 1 if from
+the tenth slide to the last memory grew by more than 5 %, or handles or threads by one. It needs
+Linux, whose /proc it reads.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ FIRST, GROWTH = 10, 1.05
 
 @dataclass(frozen=True)
 class State:
-    """What a process holds: bytes of memory, file handles, threads."""
+    """What a process uses: bytes of memory, file handles, threads."""
 
     memory: int
     handles: int
@@ -39,14 +40,14 @@ class State:
 
     @classmethod
     def now(cls) -> State:
-        """Of this process, as the kernel counts."""
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        """Read the numbers of this process from the kernel."""
+        pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
         listed = [len(os.listdir(f"/proc/self/{kind}")) for kind in ("fd", "task")]
         return cls(pages * os.sysconf("SC_PAGE_SIZE"), *listed)
 
 
 def slides(folder: Path, count: int) -> list[Path]:
-    """So many files of generated slides, of which as many differ as there are sizes."""
+    """Make `count` slide files; there are as many different slides as `SIZES`."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     made = []
@@ -60,7 +61,7 @@ def slides(folder: Path, count: int) -> list[Path]:
 
 
 def soak(paths: list[Path], out: Path, model: Model) -> list[State]:
-    """What the process holds after each slide."""
+    """Run all slides; return the state of the process after each one."""
     shutil.rmtree(out, ignore_errors=True)
     config = RunConfig(out=out, quiet=True)
     states = []
@@ -72,7 +73,7 @@ def soak(paths: list[Path], out: Path, model: Model) -> list[State]:
 
 
 def table(states: list[State]) -> str:
-    """Every so many slides, and the last."""
+    """Return a Markdown table of about ten states, the last one included."""
     rows = ["| slides | memory MB | file handles | threads |", "|---|---|---|---|"]
     step = max(FIRST, len(states) // 10)
     for n in sorted({FIRST, *range(step, len(states) + 1, step), len(states)}):
@@ -82,7 +83,7 @@ def table(states: list[State]) -> str:
 
 
 def main() -> None:
-    """Run the soak."""
+    """Run the slides and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--threshold-model", action="store_true", help="use no network")
@@ -109,7 +110,7 @@ def main() -> None:
     )
     print(text, end="")
     RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(text)
+    RESULTS.write_text(text, encoding="utf-8")
     sys.exit(not passed)
 
 

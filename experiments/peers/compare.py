@@ -1,8 +1,8 @@
-"""wsiseg and other whole-slide pipelines side by side: one slide, one network.
+"""Compare wsiseg with other whole-slide pipelines: one slide, one network.
 
     python experiments/peers/compare.py ENVS [--out DIR] [--size 8192] [--python PYTHON]
 
-See `README.md` here. Prints Markdown and writes it, with the numbers as JSON, to DIR.
+See README.md in this folder. The script prints Markdown and writes it to DIR, the numbers as JSON.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ from seams import (
 )
 from wsiseg_models import registry
 
+from wsi_pipeline.core.machine import usable_cores
 from wsi_pipeline.core.objects import Objects
+from wsi_pipeline.core.run_layout import PARQUET, one_run, read_run
 from wsi_pipeline.evaluation.matching import match_objects
 from wsi_pipeline.formats.geoparquet import read_parquet
 from wsi_pipeline.segmentation.ownership import REGION_PX
@@ -45,18 +47,18 @@ from wsi_pipeline.synthetic.svs_writer import plan_slide, truth_objects, write_s
 
 HERE = Path(__file__).parent
 WSISEG = str(Path(sys.executable).with_name("wsiseg"))
-THREADS = len(os.sched_getaffinity(0))
+THREADS = usable_cores()
 SCALE = 2.0
 """Level-0 pixels (0.25 µm) per pixel of the network."""
 TILE_PX = 512 * SCALE
 DETECTION_PX = (20, 64)
 """InstanSeg's default, and more than the largest nucleus has, pixels of the network."""
 WARM_PX = 2048
-"""Side of a slide that each pipeline sees first, so that files are cached and code compiled."""
+"""Side of a slide that each pipeline gets first, so that files are cached and code compiled."""
 
 
 class Plain(torch.nn.Module):
-    """DSSNet as published, but for its training heads: images 0 to 255 → nucleus probability."""
+    """DSSNet as published, without its training heads: images 0 to 255 → nucleus probability."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,7 +72,7 @@ class Plain(torch.nn.Module):
 
 
 def export_module(path: Path) -> None:
-    """Write `Plain` as a TorchScript file, which needs no package but torch."""
+    """Write `Plain` as a TorchScript file, which needs torch alone."""
     jit: Any = torch.jit
     with warnings.catch_warnings(action="ignore", category=FutureWarning):
         jit.trace(Plain().eval(), torch.zeros(1, 3, 64, 64)).save(path)
@@ -78,7 +80,7 @@ def export_module(path: Path) -> None:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """One pipeline: how it is called, and where its seams are."""
+    """One pipeline: its command and the positions of its seams."""
 
     label: str
     command: tuple[str, ...]
@@ -88,12 +90,12 @@ class Pipeline:
 
     @property
     def folder(self) -> str:
-        """The label as a file name."""
+        """Return the label as a file name."""
         return self.label.lower().replace(",", "").replace(" ", "-")
 
 
 def pipelines(envs: Path, python: str, side: int) -> list[Pipeline]:
-    """All of them; environments that are missing are made."""
+    """Return all pipelines; make the environments that are missing."""
     common = ("--mpp", "0.5", "--threads", str(THREADS))
 
     def script(name: str, interpreter: str = sys.executable, *more: str) -> tuple[str, ...]:
@@ -121,7 +123,7 @@ def pipelines(envs: Path, python: str, side: int) -> list[Pipeline]:
 
 
 def environment(envs: Path, name: str, python: str) -> str:
-    """The interpreter of a peer's environment, which is made where it is missing."""
+    """Return the interpreter of a peer's environment; make the environment if it is missing."""
     folder = envs / name
     if not (folder / "installed").is_file():
         print(f"installing {name} into {folder}", flush=True)
@@ -133,11 +135,12 @@ def environment(envs: Path, name: str, python: str) -> str:
 
 
 def memory(process: psutil.Process) -> int:
-    """Bytes that a process has held at most, or holds now with what is its children's alone."""
+    """Return the largest memory of a process, bytes, with what only its children use now."""
     total = most = 0
     with suppress(psutil.NoSuchProcess, OSError):
         total = process.memory_info().rss
-        mark = Path(f"/proc/{process.pid}/status").read_text().partition("VmHWM:")[2].split()
+        status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
+        mark = status.partition("VmHWM:")[2].split()
         most = int(mark[0]) * 1024 if mark else 0  # a process that has ended has none
         for child in process.children(recursive=True):
             with suppress(psutil.NoSuchProcess):
@@ -146,19 +149,19 @@ def memory(process: psutil.Process) -> int:
 
 
 def run(pipeline: Pipeline, slide: Path, network: Path, out: Path) -> dict[str, Any]:
-    """Run a pipeline in a process of its own: seconds, peak memory, versions.
+    """Run a pipeline in a process of its own; return seconds, peak memory and versions.
 
     Raises
     ------
     SystemExit
-        it failed; the message names its log
+        the pipeline failed; the message names its log
     """
     out.mkdir(parents=True, exist_ok=True)
     words = {"slide": str(slide), "network": str(network), "out": str(out)}
     command = [part.format(**words) for part in pipeline.command]
     env = os.environ | {"OMP_NUM_THREADS": str(THREADS), "PYTHONWARNINGS": "ignore"}
     log, samples, began = out / "log.txt", [], time.time()
-    with log.open("w") as file:
+    with log.open("w", encoding="utf-8") as file:
         process = psutil.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=env)
         while process.poll() is None:
             samples.append((time.time(), memory(process)))
@@ -168,13 +171,13 @@ def run(pipeline: Pipeline, slide: Path, network: Path, out: Path) -> dict[str, 
         raise SystemExit(f"{pipeline.label} failed with {process.returncode}; see {log}")
     record = out / "run.json"
     if record.is_file():
-        told = json.loads(record.read_text())
+        told = json.loads(record.read_text(encoding="utf-8"))
         versions = told["versions"]
     else:  # the command line of wsiseg, whose run begins where its imports end
-        summary = json.loads((out / slide.stem / "run.json").read_text())
+        summary = read_run(one_run(out / slide.stem))
         told = {"loaded": ended - summary["seconds"], "finished": ended, "network_mpx": None}
         versions = {"wsiseg": summary["wsiseg"], "torch": summary["versions"]["torch"]}
-    # What follows only brings the result into the form that is compared.
+    # What comes later only converts the result into the form that is compared.
     peak = max(held for at, held in samples if at <= told["finished"])
     return {
         "start_s": told["loaded"] - began,
@@ -186,17 +189,17 @@ def run(pipeline: Pipeline, slide: Path, network: Path, out: Path) -> dict[str, 
 
 
 def objects(pipeline: Pipeline, slide: Path, out: Path) -> Objects:
-    """What a pipeline found, without what is smaller than `MIN_AREA_PX`."""
+    """Return the objects of a pipeline, without those smaller than `MIN_AREA_PX`."""
     outlines = out / "outlines.geojson"
     if outlines.is_file():
         found = read_outlines(outlines, pipeline.widen_px)
     else:
-        found = read_parquet(out / slide.stem / "objects.parquet")
+        found = read_parquet(one_run(out / slide.stem) / PARQUET)
     return found.take(shapely.area(found.polygons()) >= MIN_AREA_PX)
 
 
 def score(pipeline: Pipeline, found: Objects, truth: Objects, side: int) -> dict[str, Any]:
-    """How good the objects are, and what became of nuclei on its seams and elsewhere."""
+    """Compare objects with the truth; count how nuclei fare on the seams and elsewhere."""
     match = match_objects(found, truth, 0.5)
     fate = fates(found, truth)
     places = {
@@ -217,7 +220,7 @@ def score(pipeline: Pipeline, found: Objects, truth: Objects, side: int) -> dict
 
 
 def markdown(rows: list[dict[str, Any]], about: str) -> str:
-    """Both tables."""
+    """Return both tables."""
     lines = [f"# Peers side by side\n\n{about}\n"]
     lines.append("| pipeline | versions | start s | run s | peak GB | network Mpx | objects | "
                  "precision | recall | F1 | mean IoU |\n" + "|---" * 11 + "|")  # fmt: skip
@@ -241,7 +244,7 @@ def markdown(rows: list[dict[str, Any]], about: str) -> str:
 
 
 def prepare(work: Path, side: int, seed: int) -> tuple[Path, Objects]:
-    """The generated slide of a side, written once, and its nuclei."""
+    """Return the generated slide, written if it is not there yet, and its nuclei."""
     path, plan = work / f"slide{side}-{seed}.svs", plan_slide(side, side, seed=seed)
     if not path.is_file():
         write_slide(path, plan)
@@ -249,18 +252,18 @@ def prepare(work: Path, side: int, seed: int) -> tuple[Path, Objects]:
 
 
 def main() -> None:
-    """Run every pipeline and write the tables after each."""
+    """Run every pipeline; write the tables after each one."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("envs", type=Path, help="environments of the peers, made where missing")
-    parser.add_argument("--python", default=sys.executable, help="makes them")
+    parser.add_argument("envs", type=Path, help="folder of the environments; missing ones are made")
+    parser.add_argument("--python", default=sys.executable, help="makes the environments")
     parser.add_argument("--work", type=Path, default=Path("build/peers"))
-    parser.add_argument("--out", type=Path, help="for peers.md and peers.json; the work folder")
+    parser.add_argument("--out", type=Path, help="folder for peers.md, peers.json; default --work")
     parser.add_argument("--size", type=int, default=8192)
     parser.add_argument("--seed", type=int, default=4711)
-    parser.add_argument("--only", default="", help="pipelines whose name begins with it")
+    parser.add_argument("--only", default="", help="run only pipelines whose name begins with this")
     given = parser.parse_args()
     if given.size < 2 * TILE_PX or given.size % TILE_PX:
-        parser.error(f"--size {given.size}: take a multiple of {TILE_PX:.0f} from 2048")
+        parser.error(f"--size {given.size}: give a multiple of {TILE_PX:.0f}, at least 2048")
     given.work.mkdir(parents=True, exist_ok=True)
     out = given.out or given.work
     out.mkdir(parents=True, exist_ok=True)
@@ -276,7 +279,7 @@ def main() -> None:
     about = (
         f"{platform.processor() or platform.machine()}, {THREADS} threads, no GPU. Generated "
         f"slide, {given.size}² at 0.25 µm, seed {given.seed}, {len(truth)} nuclei. Tiles of "
-        "512² at 0.5 µm. What the columns mean: `experiments/peers/README.md`."
+        "512² at 0.5 µm. `experiments/peers/README.md` explains the columns."
     )
     rows = []
     for pipeline in chosen:
@@ -285,8 +288,8 @@ def main() -> None:
         row |= score(pipeline, objects(pipeline, slide, folder), truth, given.size)
         rows.append(row)
         print(json.dumps(row), flush=True)
-        (out / "peers.json").write_text(json.dumps(rows, indent=1))
-        (out / "peers.md").write_text(markdown(rows, about))
+        (out / "peers.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
+        (out / "peers.md").write_text(markdown(rows, about), encoding="utf-8")
     print(markdown(rows, about))
 
 

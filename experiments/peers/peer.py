@@ -1,4 +1,7 @@
-"""What the scripts of all peers share; needs nothing but torch, as each has its own environment."""
+"""Functions that the scripts of all peers share.
+
+They need torch alone, since each peer has an environment of its own.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ import torch
 class Network(torch.nn.Module):
     """The exported network: images (n, 3, h, w), 0 to 255 → nucleus probability (n, 1, h, w).
 
-    `pixels` counts what it was shown.
+    `pixels` counts the pixels of its inputs.
     """
 
     def __init__(self, path: Path) -> None:
@@ -24,21 +27,21 @@ class Network(torch.nn.Module):
 
     @torch.inference_mode()
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """See the class."""
+        """Run the network and count the pixels."""
         self.pixels += images.shape[0] * images.shape[2] * images.shape[3]
         probability: torch.Tensor = self.module(images.float())
         return probability
 
 
 def arguments(about: str | None) -> argparse.Namespace:
-    """The command line of a peer's script; the number of threads is set, `out` made."""
+    """Parse a peer's command line, set the number of threads and make the folder `out`."""
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("slide", type=Path)
     parser.add_argument("network", type=Path, help="TorchScript file that compare.py writes")
     parser.add_argument("out", type=Path, help="folder for outlines.geojson and run.json")
     parser.add_argument("--mpp", type=float, required=True, help="µm per pixel of the network")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--detection-px", type=int, default=20, help="of InstanSeg")
+    parser.add_argument("--detection-px", type=int, default=20, help="InstanSeg's detection size")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     given.out.mkdir(parents=True, exist_ok=True)
@@ -46,11 +49,11 @@ def arguments(about: str | None) -> argparse.Namespace:
 
 
 def finish(out: Path, loaded: float, network: Network, *packages: str) -> None:
-    """Write when things were loaded (seconds since 1970) and done, called as soon as they are."""
+    """Write run.json: when loading and the run ended (seconds since 1970), and the versions."""
     record = {
         "loaded": loaded,
         "finished": time.time(),
         "network_mpx": network.pixels / 1e6,
         "versions": {name: version(name) for name in (*packages, "torch")},
     }
-    (out / "run.json").write_text(json.dumps(record))
+    (out / "run.json").write_text(json.dumps(record), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""InstanSeg's evaluation of whole slides, with a network of one's own."""
+"""Run InstanSeg on a whole slide with the network of the comparison."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from scipy import ndimage
 
 
 class Model(torch.nn.Module):
-    """The network in the form that InstanSeg calls, which is a TorchScript file with attributes."""
+    """Give the network the attributes that InstanSeg expects of a model."""
 
     cells_and_nuclei = False
-    graph = ""  # it looks there for further arguments; there are none
+    graph = ""  # InstanSeg searches it for further arguments; there are none
 
     def __init__(self, network: Network, mpp: float) -> None:
         super().__init__()
@@ -30,12 +30,12 @@ class Model(torch.nn.Module):
 
 
 def main() -> None:
-    """Run it, with its own rule for where there is tissue."""
+    """Run InstanSeg with its own tissue mask."""
     given = arguments(__doc__)
     network = Network(given.network)
     segmenter = InstanSeg(Model(network, given.mpp), device="cpu", verbosity=0)
     loaded = time.time()
-    # It writes beside the slide.
+    # InstanSeg writes its result beside the slide.
     slide = given.out / given.slide.name
     slide.unlink(missing_ok=True)
     slide.symlink_to(given.slide.resolve())

@@ -1,4 +1,4 @@
-"""A plain loop over tiles without overlap, as scripts beside papers often have it."""
+"""Segment a slide with a plain loop over tiles without overlap, as many papers' scripts do."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BATCH = 8
 
 
 class Tiles(Dataset[tuple[NDArray[np.uint8], int, int]]):
-    """Tiles (3, `TILE_PX`, `TILE_PX`) with their corner, those that Otsu calls empty left out."""
+    """Tiles (3, `TILE_PX`, `TILE_PX`) with their corners, without those empty by Otsu's rule."""
 
     def __init__(self, path: Path, mpp: float) -> None:
         self.path, self.slide = path, openslide.OpenSlide(path)
@@ -40,7 +40,7 @@ class Tiles(Dataset[tuple[NDArray[np.uint8], int, int]]):
         return len(self.corners)
 
     def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], int, int]:
-        """A tile and its corner in level-0 pixels."""
+        """Return a tile and its corner in level-0 pixels."""
         x, y = self.corners[index]
         region = self.slide.read_region((x, y), 0, (self.step, self.step)).convert("RGB")
         tile = cv2.resize(np.asarray(region), (TILE_PX, TILE_PX), interpolation=cv2.INTER_AREA)
@@ -48,7 +48,7 @@ class Tiles(Dataset[tuple[NDArray[np.uint8], int, int]]):
 
 
 def main() -> None:
-    """Segment, trace tile by tile, write all at once."""
+    """Segment and trace tile by tile, then write everything at once."""
     given = arguments(__doc__)
     network = Network(given.network)
     loaded = time.time()
@@ -63,7 +63,7 @@ def main() -> None:
                     ring = (contour * tiles.scale + (x, y)).tolist()
                     geometry = {"type": "Polygon", "coordinates": [[*ring, ring[0]]]}
                     features.append({"type": "Feature", "geometry": geometry, "properties": {}})
-    with (given.out / "outlines.geojson").open("w") as file:
+    with (given.out / "outlines.geojson").open("w", encoding="utf-8") as file:
         json.dump({"type": "FeatureCollection", "features": features}, file)
     finish(given.out, loaded, network, "openslide-python")
 

@@ -1,4 +1,4 @@
-"""TIAToolbox's SemanticSegmentor, probabilities merged over the slide, to an annotation store."""
+"""Run TIAToolbox's SemanticSegmentor: probabilities merged over the slide, then outlines."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tiatoolbox.models.engine.semantic_segmentor import SemanticSegmentor
 from tiatoolbox.models.models_abc import ModelABC
 
 TILE_PX, MARGIN_PX = 512, 64
-"""What a patch keeps, and the context around it, which its documentation advises."""
+"""What a patch keeps, and the context around it, as TIAToolbox's documentation advises."""
 
 
 class Model(ModelABC):  # type: ignore[misc]
-    """The network in the form that the engine calls."""
+    """Give the network the methods that the engine calls."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Model(ModelABC):  # type: ignore[misc]
 
 
 def main() -> None:
-    """Run the engine with its own tissue mask; convert the store for the comparison."""
+    """Run the engine with its own tissue mask; convert its store for the comparison."""
     given = arguments(__doc__)
     network = Network(given.network)
     engine = SemanticSegmentor(

@@ -1,4 +1,4 @@
-"""wsiseg with the same torch module as the peers and no step after the threshold."""
+"""Run wsiseg with the same torch module as the peers and no step after the threshold."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from wsi_pipeline import Card, RunConfig, model_from_module, run_slide
 
 
 def main() -> None:
-    """Run it; touching nuclei are not parted and none is left out for its score."""
+    """Run wsiseg; split no touching nuclei, and remove no object for its score."""
     given = arguments(__doc__)
     network = Network(given.network)
     card = Card(

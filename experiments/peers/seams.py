@@ -1,4 +1,4 @@
-"""What becomes of the true nuclei that lie on the seams of a pipeline's tiles."""
+"""Classify what happens to true nuclei on the seams of a pipeline's tiles."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from wsi_pipeline.core.objects import Objects
 from wsi_pipeline.evaluation.matching import object_overlaps
 
 FATES = ("whole", "chipped", "cut", "doubled", "merged", "lost")
-"""In words: `README.md` here."""
+"""README.md in this folder explains them."""
 IOU = 0.5
 NEAR_PX = 2.0
-"""A nucleus this near to a seam, level-0 pixels, lies on it."""
+"""A nucleus at most this far from a seam, level-0 pixels, lies on it."""
 MIN_AREA_PX = 128.0
-"""Smaller objects, level-0 pixels, are left out of every result alike: 8 µm² at 0.25 µm."""
+"""Smaller objects, level-0 pixels, are removed from every result: 8 µm² at 0.25 µm."""
 PIECE = 0.1
 """A piece is at least this share of its nucleus."""
 
@@ -26,7 +26,7 @@ Lines = NDArray[np.float64]
 
 
 def fates(found: Objects, truth: Objects) -> NDArray[np.int64]:
-    """What became of each true nucleus (n,), positions in `FATES`."""
+    """Return what happened to each true nucleus (n,), as positions in `FATES`."""
     table = object_overlaps(found, truth, 0.0)
     n = len(truth)
     best, covered = np.zeros(n), np.zeros(n)
@@ -48,7 +48,7 @@ def fates(found: Objects, truth: Objects) -> NDArray[np.int64]:
 
 
 def _twice(pieces: NDArray[np.object_]) -> bool:
-    """Whether any two pieces share half of the smaller one."""
+    """Return whether any two pieces share half of the smaller one."""
     i, j = np.triu_indices(len(pieces), 1)
     area = shapely.area(pieces)
     shared = shapely.area(shapely.intersection(pieces[i], pieces[j]))
@@ -56,7 +56,7 @@ def _twice(pieces: NDArray[np.object_]) -> bool:
 
 
 def on_lines(truth: Objects, lines: Lines) -> NDArray[np.bool_]:
-    """Which nuclei (n,) reach within `NEAR_PX` of a line x = l or y = l."""
+    """Return which nuclei (n,) lie at most `NEAR_PX` from a line x = l or y = l."""
     box = truth.bounds()
     out = np.zeros(len(truth), np.bool_)
     for axis in (0, 1):
@@ -66,21 +66,21 @@ def on_lines(truth: Objects, lines: Lines) -> NDArray[np.bool_]:
 
 
 def away(truth: Objects, lines: Lines, period: float) -> NDArray[np.bool_]:
-    """Nuclei (n,) on the same lines moved by quarters of their period, but on no seam.
+    """Return which nuclei (n,) lie on the lines moved by quarters of their period, on no seam.
 
-    As they lie on a line, they are as large as those on seams, which nuclei at random are not.
+    Large nuclei meet a line more often than small ones, so all nuclei are no fair comparison.
     """
     moved = [on_lines(truth, lines + period * k / 4) for k in (1, 2, 3)]
     return np.asarray(np.any(moved, axis=0) & ~on_lines(truth, lines))
 
 
 def square(side: int, step: float) -> Lines:
-    """Seams of tiles that lie side by side."""
+    """Return the seams of tiles that lie side by side."""
     return np.arange(step, side, step)
 
 
 def instanseg_lines(side: int, scale: float, detection_px: int) -> Lines:
-    """Ends of what its windows keep, and of the windows through which it exports.
+    """Return the ends of what InstanSeg's windows keep, and of the windows of its export.
 
     `side` in level-0 pixels; windows of 512 px overlap by 2 · (80 + detection size) and keep all
     but 80 px at each end; those of the export overlap by the detection size.
@@ -95,18 +95,18 @@ def instanseg_lines(side: int, scale: float, detection_px: int) -> Lines:
 
 
 def read_outlines(path: Path, widen_px: float) -> Objects:
-    """Polygons of a GeoJSON file, a collection or a list of features, as objects.
+    """Read the polygons of a GeoJSON file, a collection or a list of features, as objects.
 
     OpenCV's outlines run through the middle of pixels; `widen_px`, half a pixel in level-0
     pixels, brings them to the edges, as those of the others are.
     """
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     features = content if isinstance(content, list) else content["features"]
     shapes = shapely.from_geojson([json.dumps(f["geometry"]) for f in features])
     if widen_px:
         shapes = shapely.transform(shapes, lambda xy: xy + widen_px)
         shapes = shapely.buffer(shapes, widen_px, join_style="mitre")
-    # Of an outline that crosses itself the largest part counts.
+    # An outline that crosses itself has several parts; the largest one counts.
     parts = (shapely.get_parts(s) for s in shapely.make_valid(shapes))
     largest = [max(p, key=shapely.area) for p in parts if shapely.area(p).max() > 0]
     n = len(largest)
