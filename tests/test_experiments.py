@@ -1,4 +1,4 @@
-"""The scripts of experiments/ start; what they measure takes minutes to hours and is run by hand."""
+"""The scripts of experiments/ start. What they measure takes minutes to hours: run it by hand."""
 
 from __future__ import annotations
 
