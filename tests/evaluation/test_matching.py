@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 from wsi_pipeline.core.objects import Objects
 from wsi_pipeline.evaluation.matching import (
-    Confusion,
     Match,
-    aji,
+    aggregated_jaccard,
+    kumar_pairs,
+    label_overlaps,
     match_labels,
     match_objects,
-    mean_iou,
+    object_overlaps,
 )
 
 
@@ -68,61 +69,14 @@ def best_by_search(a, b, threshold):
     return best
 
 
+def aji(a, b):
+    """Kumar's index of two `Objects` or two label images."""
+    table = object_overlaps(a, b, 0.0) if isinstance(a, Objects) else label_overlaps(a, b)
+    return aggregated_jaccard(table, kumar_pairs(table))
+
+
 def ratios(match):
     return [match.precision, match.recall, match.f1, match.sq, match.pq]
-
-
-def test_confusion_by_hand():
-    truth = np.array([[0, 0, 1, 1], [0, 0, 1, 1]])
-    pred = np.array([[0, 0, 0, 1], [0, 1, 1, 1]])
-    confusion = Confusion(2)
-    confusion.add(pred, truth)
-    assert confusion.counts.tolist() == [[3, 1], [1, 3]]
-    assert confusion.iou == pytest.approx([3 / 5, 3 / 5])
-    assert confusion.dice == pytest.approx([3 / 4, 3 / 4])
-    assert confusion.accuracy == pytest.approx(3 / 4)
-    assert mean_iou(pred, truth, 2) == confusion.mean_iou == pytest.approx(3 / 5)
-
-
-def test_classes_that_nobody_has_do_not_count():
-    pred, truth = np.array([0, 0, 2, 2]), np.array([0, 0, 0, 2])
-    confusion = Confusion(4)
-    confusion.add(pred, truth)
-    assert confusion.iou == pytest.approx([2 / 3, math.nan, 1 / 2, math.nan], nan_ok=True)
-    assert confusion.mean_iou == pytest.approx((2 / 3 + 1 / 2) / 2)
-
-
-def test_confusion_without_pixels():
-    assert math.isnan(Confusion(2).mean_iou)
-    assert math.isnan(Confusion(2).accuracy)
-
-
-@given(st.integers(0, 2**32 - 1))
-def test_confusion_laws(seed):
-    """Parts add up, swapping keeps IoU and Dice, Dice follows from IoU, perfect is 1."""
-    rng = np.random.default_rng(seed)
-    pred, truth = rng.integers(0, 3, (2, 8, 9), dtype=np.uint8)
-    whole, parts, swapped, perfect = (Confusion(3) for _ in range(4))
-    whole.add(pred, truth)
-    parts.add(pred[:3], truth[:3])
-    parts.add(pred[3:], truth[3:])
-    swapped.add(truth, pred)
-    perfect.add(truth, truth)
-    assert np.array_equal(whole.counts, parts.counts)
-    assert whole.iou == pytest.approx(swapped.iou, nan_ok=True)
-    assert whole.accuracy == swapped.accuracy == np.mean(pred == truth)
-    assert whole.dice == pytest.approx(2 * whole.iou / (1 + whole.iou), nan_ok=True)
-    assert perfect.mean_iou == perfect.accuracy == 1
-
-
-def test_confusion_refuses_what_it_cannot_count():
-    with pytest.raises(ValueError, match="at least 1"):
-        Confusion(0)
-    with pytest.raises(ValueError, match="shape"):
-        mean_iou(np.zeros(3, int), np.zeros(4, int), 2)
-    for pred, truth in (([0, 2], [0, 1]), ([0, 1], [-1, 1])):
-        with pytest.raises(ValueError, match="0 … 1"):
-            mean_iou(np.array(pred), np.array(truth), 2)
 
 
 def test_match_by_hand():
@@ -287,8 +241,6 @@ def test_refuses_what_cannot_be_compared():
         match_labels(np.zeros((2, 2), int), np.zeros((2, 3), int))
     with pytest.raises(ValueError, match="-1"):
         match_labels(np.full((2, 2), -1), np.zeros((2, 2), int))
-    with pytest.raises(TypeError, match="Objects"):
-        aji(boxes(), np.zeros((2, 2), int))
 
 
 def test_dense_chains_at_a_low_threshold_stay_within_memory():

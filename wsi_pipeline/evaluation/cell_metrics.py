@@ -1,4 +1,4 @@
-"""How well cells, their nuclei and the links between them agree with the truth of a slide."""
+"""Scores of cells, their nuclei and the links between them against the truth of a slide."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ __all__ = ["polygon_ap", "score_cells"]
 
 
 def polygon_ap(found: Objects, truth: Objects, iou: float = 0.5) -> float:
-    """AP of found polygons by falling score, at one IoU, as COCO has it but of any number.
+    """Return AP of polygons at one IoU, as COCO computes it, without a limit on their number.
 
-    Each takes the free true object of highest IoU; precision is averaged at 101 recalls. NaN
-    where there is no truth.
+    In order of falling score, each found polygon takes the true one of highest IoU that is not
+    taken yet; it is a hit if there is one of at least `iou`. See `average_precision` for the mean
+    over recalls. NaN where there is no truth.
     """
     if len(truth) == 0:
         return math.nan
@@ -43,24 +44,27 @@ def score_cells(
     *,
     iou: float = 0.5,
 ) -> dict[str, float]:
-    """Scores of cells, of nuclei and of who holds whom. Ratios are NaN where 0 ÷ 0.
+    """Return scores of cells, of nuclei and of their links. Ratios are NaN where they are 0 ÷ 0.
 
-    ``links right`` is the share of the true links between a nucleus and a cell that were both
-    found which the result has too; ``links found`` is their share in all true links.
+    A link joins a nucleus to the cell that holds it. A true link is right if its nucleus and its
+    cell were found and the found nucleus has the found cell as parent. ``links right`` is right ÷
+    true links whose nucleus and cell were both found; ``links found`` is right ÷ all true links.
 
     Parameters
     ----------
     found
         cells and nuclei (see `is_cell`) with their `parent`
+    truth_nuclei, truth_cells
+        true nuclei and true cells
     links
         int64 (true nuclei,): position of the true cell that holds each nucleus, −1 for none
     iou
-        from which a found and a true object are the same
+        smallest IoU at which a found and a true object are the same
 
     Raises
     ------
     ValueError
-        if `iou` is not within (0, 1], or `links` does not fit the truth
+        `iou` is not above 0 and at most 1, or `links` does not fit the truth
     """
     if len(links) != len(truth_nuclei) or (links >= len(truth_cells)).any():
         raise ValueError(
@@ -71,7 +75,7 @@ def score_cells(
     cell_at, nucleus_at = np.flatnonzero(in_cells), np.flatnonzero(~in_cells)
     cells = match_objects(found.take(cell_at), truth_cells, iou)
     nuclei = match_objects(found.take(nucleus_at), truth_nuclei, iou)
-    # Positions in `found` of what was found of each true object, −1: nothing.
+    # Position in `found` of the object that matches each true one, −1 for none.
     its_cell = np.full(len(truth_cells), -1)
     its_cell[cells.pairs[:, 1]] = cell_at[cells.pairs[:, 0]]
     its_nucleus = np.full(len(truth_nuclei), -1)

@@ -6,13 +6,14 @@ This module can be imported without pycocotools, which only the comparison needs
 from __future__ import annotations
 
 import csv
-import json
+import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsi_pipeline.core.errors import DataError, OutputError, UsageError
+from wsi_pipeline.core.errors import DataError, UsageError
+from wsi_pipeline.core.files import as_output_error, write_json, write_text
 from wsi_pipeline.core.progress import progress
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def evaluate_model(
     max_dets: int | None = 100,
     quiet: bool = True,
 ) -> dict[str, dict[str, float]]:
-    """Return the scores of `mask_metrics.score_instances`, over all images of the sets.
+    """Return the scores of a model over all images of the sets; see `score_instances`.
 
     Parameters
     ----------
@@ -135,7 +136,7 @@ def evaluate_model(
 
 
 def score_rows(scores: Mapping[str, Mapping[str, float | None]]) -> list[list[str]]:
-    """The scores of `evaluate_model`, None where undefined, for a table: a column per class."""
+    """Return the scores of `evaluate_model` as rows of text for a table, one column per class."""
     from wsi_pipeline.evaluation.mask_metrics import COUNTS
 
     rows = [["", *scores]]
@@ -147,19 +148,22 @@ def score_rows(scores: Mapping[str, Mapping[str, float | None]]) -> list[list[st
 
 
 def write_scores(
-    folder: Path, scores: Mapping[str, Mapping[str, float | None]], about: Mapping[str, Any]
+    folder: Path, scores: Mapping[str, Mapping[str, float | None]], settings: Mapping[str, Any]
 ) -> None:
-    """Write results.json, with `about` in front, and results.csv; what is undefined stays empty."""
-    from wsi_pipeline.core.files import part_path
+    """Write results.json with settings and scores, and results.csv with the scores.
 
-    try:
+    Undefined scores are null in the one and empty in the other.
+
+    Raises
+    ------
+    OutputError
+        the folder or a file cannot be written
+    """
+    with as_output_error(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder} cannot be made ({error.strerror}); try another") from error
-    with part_path(folder / "results.json") as part:
-        text = json.dumps({**about, "scores": scores}, indent=1, ensure_ascii=False)
-        part.write_text(text + "\n", encoding="utf-8")
-    with part_path(folder / "results.csv") as part, part.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["score", *scores])
-        writer.writerows([k, *(column.get(k) for column in scores.values())] for k in scores["all"])
+    write_json(folder / "results.json", {**settings, "scores": scores})
+    table = io.StringIO(newline="")
+    writer = csv.writer(table)
+    writer.writerow(["score", *scores])
+    writer.writerows([k, *(column.get(k) for column in scores.values())] for k in scores["all"])
+    write_text(folder / "results.csv", table.getvalue())

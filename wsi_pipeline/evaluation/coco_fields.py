@@ -43,7 +43,7 @@ class Field:
     image
         uint8 (h, w, 3)
     truth
-        class → true instances, of those classes that the set has
+        class → true instances, for each class that the set has
     """
 
     name: str
@@ -52,22 +52,23 @@ class Field:
 
 
 def read_set(spec: str, *, mpp: float, split: str = "all") -> Iterator[Field]:
-    """The images of one COCO set, at `mpp` µm per pixel, in order of their names.
+    """Yield the images of one COCO set, resampled to `mpp` µm per pixel, in order of their names.
 
-    Instances whose ``iscrowd`` is set and categories that are neither nucleus nor cell are left
-    out.
+    Instances with ``iscrowd`` and categories other than nuclei and cells are left out.
 
     Parameters
     ----------
     spec
-        ``DIR`` or ``DIR@MPP``, the latter stating the pixel size of its images
+        ``DIR``, or ``DIR@MPP`` with the pixel size of its images
     split
         ``all``, or ``fold:K/N`` or ``time:SHARE`` for the images that training held out
 
     Raises
     ------
-    UsageError, DataError
-        the split makes no sense; no annotations, images or pixel size, or broken ones
+    UsageError
+        the split or the pixel size in `spec` is not valid
+    DataError
+        annotations, images or pixel size are missing or damaged
     """
     try:
         files, given = annotation_files(spec)
@@ -128,7 +129,7 @@ def _field(
     rles: dict[str, list[Any]] = {name: [] for name in classes}
     for annotation in annotations:
         rle = annotation.rle(whole.shape[:2], shape)
-        if coco.area(rle):  # an object under half a pixel is none any more
+        if coco.area(rle):  # drop objects that became smaller than a pixel
             rles[_class_of(annotation.category)].append(rle)
     truth = {k: Masks(v, np.ones(len(v)), shape) for k, v in rles.items()}
     return Field(path.name, image, truth)

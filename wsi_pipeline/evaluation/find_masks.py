@@ -25,10 +25,15 @@ Images = NDArray[np.uint8]
 
 
 def find_in(model: Model, image: Images, *, score: float = 0.05) -> dict[str, Masks]:
-    """Class → what `model` finds in an image (h, w, 3) of its own mpp, from `score` on.
+    """Return class → instances of at least that score that a model finds in an image.
 
-    The image is seen whole, padded to the model's stride by reflection. Class probabilities and
-    label images give nuclei, decoded as `wsiseg run` does by default.
+    The network gets the whole image at once, padded to the model's stride by reflection. Class
+    probabilities and label images become nuclei as in `wsiseg run` with default settings.
+
+    Parameters
+    ----------
+    image
+        uint8 (h, w, 3) at the model's mpp
     """
     shape = image.shape[:2]
     pad = ((0, -shape[0] % model.stride), (0, -shape[1] % model.stride), (0, 0))
@@ -50,12 +55,12 @@ def find_in(model: Model, image: Images, *, score: float = 0.05) -> dict[str, Ma
 
 
 def classes_of(model: Model) -> tuple[str, ...]:
-    """The classes that `find_in` gives.
+    """Return the classes that `find_in` returns for a model.
 
     Raises
     ------
     UsageError
-        for a class that no truth is read for
+        there is no truth for one of the classes
     """
     names = ("nucleus",) if isinstance(model, PixelModel) else model.classes
     for name in names:
@@ -69,7 +74,7 @@ def classes_of(model: Model) -> tuple[str, ...]:
 def _labelled(
     model: Model, padded: Images, shape: tuple[int, int]
 ) -> tuple[list[tuple[Window, NDArray[np.bool_]]], NDArray[np.float64]]:
-    """Windows with masks, and scores, of what a network of pixels or a function finds."""
+    """Return windows with masks, and scores, of the nuclei of a `PixelModel` or `LabelModel`."""
     h, w = shape
     (answer,) = model.infer(padded[None])
     if isinstance(model, PixelModel):
@@ -93,7 +98,7 @@ def _labelled(
 
 
 def _encoded(windows: Sequence[tuple[Window, NDArray[np.bool_]]], shape: tuple[int, int]) -> Any:
-    """Run lengths of each mask in an image of `shape`; None where it has no pixel."""
+    """Return the run lengths of each mask in an image of `shape`; None where it has no pixel."""
     canvas = np.zeros(shape, np.uint8, order="F")
     out = []
     for window, mask in windows:

@@ -1,7 +1,11 @@
-"""Metrics of instances that may overlap, from run-length masks, one class at a time.
+"""Scores of instances that may overlap, from run-length masks, one class at a time.
 
-The published numbers of overlapping-cell segmentation differ in who is matched with whom and in
-what is averaged over what; each is here under a name of its own, as the source computes it.
+Publications on overlapping cells pair instances by different rules and average over different
+things. Each of their scores has its own name here and is computed as in its source.
+
+Sources: DoNet, Jiang et al., CVPR 2023, and its published evaluation code; ISBI 2014 challenge, Lu
+et al., Evaluation of Three Algorithms for the Segmentation of Overlapping Cervical Cells, IEEE JBHI
+21 (2017); COCO, Lin et al., ECCV 2014, as computed by pycocotools.
 """
 
 from __future__ import annotations
@@ -42,21 +46,21 @@ __all__ = [
 ]
 
 COUNTS = ("images", "true", "found", "beyond AP's limit")
-"""Scores that are counts, which add up over classes."""
+"""Scores that are counts; over several classes they are added."""
 
 Rle = Mapping[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
 class Masks:
-    """Instances of one class in one image, `k` of them; they may overlap.
+    """Instances of one class in one image, k of them; they may overlap.
 
     Attributes
     ----------
     rles
         k masks as COCO's compressed run lengths
     scores
-        float64 (k,), 0 to 1; ones for the truth
+        float64 (k,), 0 to 1; 1 for true instances
     shape
         height and width of the image
     """
@@ -70,29 +74,29 @@ class Masks:
 
     @property
     def area(self) -> NDArray[np.float64]:
-        """Pixels of each mask (k,)."""
+        """Number of pixels of each mask, float64 (k,)."""
         return np.asarray(coco.area(list(self.rles)), np.float64).reshape(-1)
 
     @property
     def union(self) -> Rle:
-        """Pixels of any instance."""
+        """The pixels of all instances, as one mask."""
         nothing = coco.encode(np.zeros(self.shape, np.uint8, order="F"))
         united: Rle = coco.merge([nothing, *self.rles])
         return united
 
     def above(self, score: float) -> Masks:
-        """The instances of at least that score."""
+        """Return the instances at or above a score."""
         kept = self.scores >= score
         rles = [rle for rle, keep in zip(self.rles, kept, strict=True) if keep]
         return Masks(rles, self.scores[kept], self.shape)
 
 
 def mask_overlaps(found: Masks, truth: Masks) -> Overlaps:
-    """Pairs of found and true instances that share pixels; areas are exact, in pixels."""
+    """Return the pairs of found and true instances that share pixels; areas are in pixels."""
     area_a, area_b = found.area, truth.area
     shared = np.zeros((len(found), len(truth)))
     if shared.size:
-        # A "crowd" is compared by what it shares with a detection ÷ the detection's area.
+        # With a "crowd", pycocotools returns the shared area ÷ the area of the detection.
         share = coco.iou(list(found.rles), list(truth.rles), [1] * len(truth))
         shared = np.rint(share * area_a[:, None])
     a, b = np.nonzero(shared)
@@ -104,17 +108,17 @@ def mask_overlaps(found: Masks, truth: Masks) -> Overlaps:
 def coco_ap(
     found: Sequence[Masks], truth: Sequence[Masks], *, max_dets: int | None = 100
 ) -> dict[str, float]:
-    """COCO's mask AP of one class; NaN where no true instance is of that size.
+    """Return COCO's mask AP of one class; NaN where no true instance has that size.
 
-    AP is the mean over IoU 0.50, 0.55 … 0.95, at 101 recalls each; APs, APm and APl are those of
-    masks under 32² pixels, up to 96² and above.
+    AP is the mean precision over IoU thresholds 0.50, 0.55 … 0.95 and 101 recalls 0, 0.01 … 1.
+    APs, APm and APl are the same of masks below 32² pixels, up to 96² pixels, and above.
 
     Parameters
     ----------
     found, truth
-        instances of each image, image by image
+        instances, one entry per image
     max_dets
-        found instances of one image that count, best first; None: all of them
+        number of found instances per image that count, those of highest score; None: all
     """
     most = max((len(masks) for masks in found), default=0)
     with redirect_stdout(io.StringIO()):
@@ -140,7 +144,7 @@ def coco_ap(
 
 
 def _dataset(images: Sequence[Masks]) -> COCO:
-    """The instances as pycocotools wants them; its ids start at 1, since 0 means unmatched."""
+    """Return the instances in the form of pycocotools. Ids start at 1: there, 0 means no match."""
     annotations: list[dict[str, Any]] = []
     for number, masks in enumerate(images):
         for rle, score, area in zip(masks.rles, masks.scores, masks.area, strict=True):
@@ -160,10 +164,11 @@ def _dataset(images: Sequence[Masks]) -> COCO:
 
 
 def donet_f1(tables: Sequence[Overlaps]) -> float:
-    """F1 as DoNet's evaluation has it: pairs of IoU over 0.5, best first; mean over images.
+    """Return F1 as in DoNet's evaluation code: pairs of IoU above 0.5, mean over images.
 
-    An image with neither found nor true instances is left out; one with found instances alone
-    counts 0, where the published code counts 1.
+    The pair of highest IoU is taken first. F1 of an image is 2 · pairs ÷ (found + true). An image
+    without found and true instances is left out. An image with found instances only counts 0; in
+    the published code it counts 1.
     """
     values = []
     for table in tables:
@@ -173,10 +178,11 @@ def donet_f1(tables: Sequence[Overlaps]) -> float:
 
 
 def donet_aji(tables: Sequence[Overlaps]) -> float:
-    """AJI as DoNet's evaluation has it, mean over images.
+    """Return AJI as in DoNet's evaluation code, mean over images.
 
-    True instances choose in order, each the free prediction of highest IoU from 0.5 on; the
-    published index (`metrics.aji`) knows no such limit and lets predictions be chosen again.
+    In order, each true instance takes the prediction of highest IoU, at least 0.5, that is not
+    taken yet. The original index (see `kumar_pairs`) has no such threshold, and there a prediction
+    can be taken several times.
     """
     values = []
     for table in tables:
@@ -186,17 +192,27 @@ def donet_aji(tables: Sequence[Overlaps]) -> float:
 
 
 def challenge_cells(tables: Sequence[Overlaps], pixels: Sequence[int]) -> dict[str, float]:
-    """Segmentation scores of the ISBI 2014 overlapping-cell challenge, over all images.
+    """Return the segmentation scores of the ISBI 2014 challenge, over all images.
 
-    A pair is good where its Dice coefficient is over 0.7; pairs are taken best first. Dice, TPp
-    (shared ÷ true pixels), FPp (found beyond the true mask ÷ pixels outside that) and FNp
-    (1 − TPp) are means over good pairs, FNo is the share of true cells without one. The challenge
-    names FPp and gives no formula; this is the usual reading.
+    A pair counts where its Dice coefficient is above 0.7; pairs of higher Dice are taken first.
+
+    ::
+
+        Dice  mean of 2 shared ÷ (found + true)       over the pairs
+        TPp   mean of shared ÷ true                   over the pairs
+        FPp   mean of (found − shared) ÷ (all − true) over the pairs
+        FNp   1 − TPp
+        FNo   true cells without a pair ÷ true cells
+
+    with the pixels of the found and the true cell, and all pixels of the image. The challenge
+    gives no formula for FPp; this is the usual one.
 
     Parameters
     ----------
+    tables
+        overlaps, one per image
     pixels
-        of each image
+        number of pixels of each image
     """
     dice, hit, beyond = [np.zeros(0)], [np.zeros(0)], [np.zeros(0)]
     for table, size in zip(tables, pixels, strict=True):
@@ -218,10 +234,10 @@ def challenge_cells(tables: Sequence[Overlaps], pixels: Sequence[int]) -> dict[s
 
 
 def challenge_nuclei(tables: Sequence[Overlaps]) -> dict[str, float]:
-    """Detection scores of the ISBI 2014 challenge, over all images.
+    """Return the detection scores of the ISBI 2014 challenge, over all images.
 
-    A detection is correct where what it shares with a true nucleus is over 0.6 of either;
-    Dice is the mean over correct ones.
+    A detection is correct where the shared area is above 0.6 of the detection and above 0.6 of the
+    true nucleus. Dice is the mean over correct detections.
     """
     dice = [np.zeros(0)]
     for table in tables:
@@ -240,9 +256,16 @@ def challenge_nuclei(tables: Sequence[Overlaps]) -> dict[str, float]:
 def score_class(
     found: Sequence[Masks], truth: Sequence[Masks], *, cut: float = 0.5, max_dets: int | None = 100
 ) -> dict[str, float]:
-    """All scores of one class, found and true instances given image by image.
+    """Return all scores of one class.
 
-    AP ranks whatever was found; everything else counts what has a score of at least `cut`.
+    AP uses all found instances; the other scores use those with a score of at least `cut`.
+
+    Parameters
+    ----------
+    found, truth
+        instances, one entry per image
+    max_dets
+        see `coco_ap`
     """
     kept = [masks.above(cut) for masks in found]
     tables = [mask_overlaps(a, b) for a, b in zip(kept, truth, strict=True)]
@@ -277,14 +300,15 @@ def score_instances(
     cut: float = 0.5,
     max_dets: int | None = 100,
 ) -> dict[str, dict[str, float]]:
-    """The scores of each class, and as ``all`` their means over classes (of `COUNTS` the sums).
+    """Return the scores of each class; under ``all`` their means (for `COUNTS` the sums).
 
     Parameters
     ----------
     found, truth
-        class → instances, image by image; an image whose truth lacks a class says nothing of it
+        class → instances, one entry per image; an image without truth for a class is left out of
+        the scores of that class
     cut, max_dets
-        as in `score_class`
+        see `score_class`
     """
     out: dict[str, dict[str, float]] = {}
     for name in classes:
@@ -306,7 +330,7 @@ def score_instances(
 def _with_background(
     found: Sequence[Sequence[Masks]], truth: Sequence[Sequence[Masks]], iou: Sequence[float]
 ) -> float:
-    """Mean of the classes' IoU and that of the pixels of no class, where every class is known."""
+    """Return the mean of the classes' IoU and the background's, over images with all classes."""
     known = [(f, t) for f, t in zip(found, truth, strict=True) if len(t) == len(f)]
     if not known:
         return math.nan
@@ -316,13 +340,13 @@ def _with_background(
 
 
 def _joined(parts: Sequence[Masks]) -> Masks:
-    """The instances of several classes as one."""
+    """Return the instances of several classes as one class."""
     rles = [rle for masks in parts for rle in masks.rles]
     return Masks(rles, np.concatenate([masks.scores for masks in parts]), parts[0].shape)
 
 
 def _pixels(found: Sequence[Masks], truth: Sequence[Masks]) -> tuple[int, int]:
-    """Pixels that found and true instances both cover, and that either covers."""
+    """Return the number of pixels in found and true instances, and in either."""
     shared = united = 0
     for a, b in zip(found, truth, strict=True):
         both = [a.union, b.union]
@@ -334,7 +358,7 @@ def _pixels(found: Sequence[Masks], truth: Sequence[Masks]) -> tuple[int, int]:
 def _one_to_one(
     table: Overlaps, order: NDArray[np.int64], able: NDArray[np.bool_]
 ) -> NDArray[np.int64]:
-    """Those of the `able` pairs whose objects are both free when their turn in `order` comes."""
+    """Return one-to-one pairs: in `order`, each `able` pair whose objects are not taken yet."""
     free_a = np.ones(len(table.area_a), np.bool_)
     free_b = np.ones(len(table.area_b), np.bool_)
     kept = []
@@ -347,7 +371,7 @@ def _one_to_one(
 
 
 def _mean(values: Sequence[float] | NDArray[np.float64]) -> float:
-    """Mean of what is defined; NaN where nothing is."""
+    """Return the mean of all values that are not NaN; NaN where there are none."""
     array = np.asarray(values, np.float64)
     array = array[~np.isnan(array)]
     return float(array.mean()) if array.size else math.nan

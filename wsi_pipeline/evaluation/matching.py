@@ -1,12 +1,12 @@
-"""How well predicted classes and objects agree with the truth.
+"""Match predicted objects with true ones: one to one, at an IoU threshold.
 
-Pixels are counted in a `Confusion`. Objects are matched one to one at an IoU threshold, from
-polygons or from label images; both come down to the same table of overlaps.
+Polygons, label images and masks all become the same table, `Overlaps`, from which pairs are chosen.
+IoU is the area that two objects share ÷ the area of their union; Dice is twice the shared area ÷
+the sum of both areas.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -19,105 +19,34 @@ from scipy.sparse.csgraph import connected_components, min_weight_full_bipartite
 from wsi_pipeline.core.objects import Objects
 
 __all__ = [
-    "Confusion",
     "Match",
     "Overlaps",
     "aggregated_jaccard",
-    "aji",
     "kumar_pairs",
+    "label_overlaps",
     "match_labels",
     "match_objects",
     "match_overlaps",
-    "mean_iou",
     "object_overlaps",
     "ratio",
 ]
 
 _CHUNK = 20_000
-"""Objects whose candidate pairs are held at a time."""
-
-
-class Confusion:
-    """Pixels by class of prediction and truth, added up over any number of images.
-
-    Parameters
-    ----------
-    classes
-        number of classes; with 2, background and nucleus
-
-    Attributes
-    ----------
-    counts
-        int64 (classes, classes): pixels of true class i that were predicted as class j
-    """
-
-    def __init__(self, classes: int) -> None:
-        if classes < 1:
-            raise ValueError(f"{classes} classes cannot be compared; give at least 1")
-        self.counts: NDArray[np.int64] = np.zeros((classes, classes), np.int64)
-
-    def add(self, pred: NDArray[np.integer], truth: NDArray[np.integer]) -> None:
-        """Count the pixels of one image, two arrays of class numbers of one shape.
-
-        Raises
-        ------
-        ValueError
-            if the shapes differ or a class number is out of range
-        """
-        if pred.shape != truth.shape:
-            raise ValueError(f"prediction {pred.shape} and truth {truth.shape} differ in shape")
-        n = len(self.counts)
-        for name, array in (("prediction", pred), ("truth", truth)):
-            if array.size and (array.min() < 0 or array.max() >= n):
-                raise ValueError(
-                    f"{name} has classes {array.min()} … {array.max()}, not 0 … {n - 1}"
-                )
-        pairs = truth.astype(np.int64).ravel() * n + pred.ravel()
-        self.counts += np.bincount(pairs, minlength=n * n).reshape(n, n)
-
-    @property
-    def iou(self) -> NDArray[np.float64]:
-        """IoU of each class (classes,); NaN where neither prediction nor truth has it."""
-        hit = self.counts.diagonal()
-        return ratio(hit, self.counts.sum(axis=0) + self.counts.sum(axis=1) - hit)
-
-    @property
-    def dice(self) -> NDArray[np.float64]:
-        """Dice coefficient of each class (classes,); NaN where nobody has it."""
-        hit = self.counts.diagonal()
-        return ratio(2 * hit, self.counts.sum(axis=0) + self.counts.sum(axis=1))
-
-    @property
-    def mean_iou(self) -> float:
-        """Mean IoU of the classes that occur, background included; NaN without pixels."""
-        iou = self.iou[~np.isnan(self.iou)]
-        return float(iou.mean()) if iou.size else math.nan
-
-    @property
-    def accuracy(self) -> float:
-        """Share of pixels whose class is right; NaN without pixels."""
-        return float(ratio(self.counts.trace(), self.counts.sum()))
-
-
-def mean_iou(pred: NDArray[np.integer], truth: NDArray[np.integer], classes: int) -> float:
-    """Mean IoU of one image over the classes that occur (see `Confusion`)."""
-    confusion = Confusion(classes)
-    confusion.add(pred, truth)
-    return confusion.mean_iou
+"""Objects whose candidate pairs are in memory at a time."""
 
 
 @dataclass(frozen=True, eq=False)
 class Match:
-    """One-to-one matches of predicted objects and the truth. Ratios are NaN where 0 ÷ 0.
+    """One-to-one pairs of predicted and true objects. Ratios are NaN where they are 0 ÷ 0.
 
     Attributes
     ----------
     pairs
-        int64 (m, 2), in order of the first: positions in two `Objects`, or labels of two images
+        int64 (m, 2), sorted by the first: positions in two `Objects`, or labels in two images
     iou
         float64 (m,): IoU of each pair
     predicted, true
-        number of objects on either side
+        number of predicted and of true objects
     """
 
     pairs: NDArray[np.int64]
@@ -127,47 +56,50 @@ class Match:
 
     @property
     def tp(self) -> int:
-        """True positives: objects that found each other."""
+        """True positives: number of pairs."""
         return len(self.iou)
 
     @property
     def fp(self) -> int:
-        """False positives: predicted objects without a partner."""
+        """False positives: predicted objects without a pair."""
         return self.predicted - self.tp
 
     @property
     def fn(self) -> int:
-        """False negatives: true objects without a partner."""
+        """False negatives: true objects without a pair."""
         return self.true - self.tp
 
     @property
     def precision(self) -> float:
-        """True positives ÷ predicted objects."""
+        """Tp ÷ predicted objects."""
         return float(ratio(self.tp, self.predicted))
 
     @property
     def recall(self) -> float:
-        """True positives ÷ true objects."""
+        """Tp ÷ true objects."""
         return float(ratio(self.tp, self.true))
 
     @property
     def f1(self) -> float:
-        """Harmonic mean of precision and recall; the recognition quality of PQ."""
+        """2 tp ÷ (predicted + true): harmonic mean of precision and recall."""
         return float(ratio(2 * self.tp, self.predicted + self.true))
 
     @property
     def sq(self) -> float:
-        """Segmentation quality: mean IoU of the pairs."""
+        """Segmentation quality: mean IoU of the pairs (Kirillov et al. 2019, eq. 2)."""
         return float(ratio(self.iou.sum(), self.tp))
 
     @property
     def pq(self) -> float:
-        """Panoptic quality, SQ × F1 (Kirillov et al. 2019, section 4)."""
+        """Panoptic quality, SQ × F1: Σ IoU ÷ (tp + fp/2 + fn/2).
+
+        Kirillov et al., Panoptic Segmentation, CVPR 2019, eq. 1; F1 is its recognition quality.
+        """
         return float(ratio(2 * self.iou.sum(), self.predicted + self.true))
 
     @staticmethod
     def pool(parts: Sequence[Match]) -> Match:
-        """The matches of several images as one; pairs keep the numbers of their own image."""
+        """Return the matches of several images as one; pairs keep the numbers of their image."""
         return Match(
             np.concatenate([np.zeros((0, 2), np.int64), *(p.pairs for p in parts)]),
             np.concatenate([np.zeros(0), *(p.iou for p in parts)]),
@@ -177,15 +109,35 @@ class Match:
 
 
 def match_objects(a: Objects, b: Objects, iou: float = 0.5) -> Match:
-    """Match predicted objects `a` with the truth `b` where their polygons' IoU is at least `iou`.
+    """Match predicted objects `a` with true objects `b` whose polygons have at least that IoU.
 
-    The most pairs win, then the largest sum of IoU. Objects may overlap within a side; classes
-    are not looked at (take one class at a time where they matter).
+    Among all one-to-one assignments, the one with most pairs is taken, and among those the one
+    with the largest sum of IoU. Predicted objects may overlap each other, and so may true ones.
+    Classes are ignored; give the objects of one class where they matter.
 
     Raises
     ------
     ValueError
-        if `iou` is not within (0, 1]
+        `iou` is not above 0 and at most 1
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import shapely
+    >>> from wsi_pipeline import Objects, match_objects
+    >>> def nuclei(*boxes):
+    ...     n = len(boxes)
+    ...     return Objects.from_polygons(
+    ...         [shapely.box(*box) for box in boxes],
+    ...         classes=["nucleus"],
+    ...         ids=np.zeros((n, 2), np.uint64),
+    ...         class_index=np.zeros(n, np.uint8),
+    ...         score=np.ones(n, np.float32),
+    ...     )
+    >>> predicted = nuclei((0, 0, 10, 10), (50, 50, 60, 60))
+    >>> match = match_objects(predicted, nuclei((0, 0, 10, 8)))
+    >>> match.pairs.tolist(), match.iou.tolist(), match.precision, match.recall
+    ([[0, 0]], [0.8], 0.5, 1.0)
     """
     _check_threshold(iou)
     return match_overlaps(object_overlaps(a, b, iou), iou)
@@ -197,41 +149,26 @@ def match_labels(a: NDArray[np.integer], b: NDArray[np.integer], iou: float = 0.
     Raises
     ------
     ValueError
-        if `iou` is not within (0, 1], the shapes differ or a label is negative
+        `iou` is not above 0 and at most 1, the shapes differ, or a label is negative
     """
     _check_threshold(iou)
-    return match_overlaps(_label_overlaps(a, b), iou)
-
-
-def aji(a: Objects | NDArray[np.integer], b: Objects | NDArray[np.integer]) -> float:
-    """Aggregated Jaccard index of predictions `a` and truth `b`: two Objects or label images.
-
-    Each true object takes the prediction of largest IoU; predictions that nobody took count as
-    error (Kumar et al. 2017, algorithm 1). Not symmetric. NaN where both sides are empty.
-    """
-    if isinstance(a, Objects) and isinstance(b, Objects):
-        table = object_overlaps(a, b, 0.0)
-    elif isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
-        table = _label_overlaps(a, b)
-    else:
-        raise TypeError(f"two Objects or two label images, not {type(a)} and {type(b)}")
-    return aggregated_jaccard(table, kumar_pairs(table))
+    return match_overlaps(label_overlaps(a, b), iou)
 
 
 @dataclass(frozen=True, eq=False)
 class Overlaps:
-    """Pairs of predicted objects and true ones that overlap, from polygons, masks or labels.
+    """Pairs of a predicted and a true object that overlap, from polygons, masks or label images.
 
     Attributes
     ----------
     a, b
-        int64 (pairs,): positions of the predicted and of the true object
+        int64 (pairs,): position of the predicted and of the true object
     shared
-        float64 (pairs,): area that both have
+        float64 (pairs,): shared area, px²
     area_a, area_b
-        float64: areas of all objects on either side
+        float64 (predicted,) and (true,): areas of all objects, px²
     names_a, names_b
-        int64: what `Match.pairs` calls the objects
+        int64 (predicted,) and (true,): numbers of the objects in `Match.pairs`
     """
 
     a: NDArray[np.int64]
@@ -254,9 +191,14 @@ class Overlaps:
 
 
 def kumar_pairs(table: Overlaps) -> NDArray[np.int64]:
-    """Which pairs the aggregated Jaccard index takes: the best one of each true object.
+    """Return the pairs for the aggregated Jaccard index: the one of highest IoU per true object.
 
-    A prediction may be taken more than once (Kumar et al. 2017, algorithm 1).
+    A prediction may be in several pairs. Kumar et al., A Dataset and a Technique for Generalized
+    Nuclear Segmentation for Computational Pathology, IEEE TMI 36 (2017), algorithm 1.
+
+    Returns
+    -------
+    int64 (m,): positions in the table
     """
     order = np.lexsort((table.a, -table.iou, table.b))
     order = order[table.shared[order] > 0]
@@ -264,9 +206,11 @@ def kumar_pairs(table: Overlaps) -> NDArray[np.int64]:
 
 
 def aggregated_jaccard(table: Overlaps, pairs: NDArray[np.int64]) -> float:
-    """Σ shared ÷ (Σ united + what is left alone on either side), over `pairs` of the table.
+    """Return the aggregated Jaccard index (AJI) over `pairs` of the table.
 
-    NaN where both sides are empty.
+    Σ shared ÷ (Σ union + area of predictions without a pair + area of true objects without one);
+    NaN where there are no objects at all. With `kumar_pairs` it is the published index (Kumar et
+    al. 2017, algorithm 1), which is not symmetric.
     """
     a, b, shared = table.a[pairs], table.b[pairs], table.shared[pairs]
     both = table.area_a[a] + table.area_b[b] - shared
@@ -279,7 +223,7 @@ def aggregated_jaccard(table: Overlaps, pairs: NDArray[np.int64]) -> float:
 
 
 def object_overlaps(a: Objects, b: Objects, iou: float) -> Overlaps:
-    """Overlaps of the polygons `a` and `b` whose IoU can reach `iou`; areas are exact."""
+    """Return the overlaps of polygons `a` and `b` whose IoU can reach `iou`; areas are exact."""
     polygons_a, polygons_b = _valid(a.polygons()), _valid(b.polygons())
     area_a, area_b = shapely.area(polygons_a), shapely.area(polygons_b)
     parts = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
@@ -288,7 +232,8 @@ def object_overlaps(a: Objects, b: Objects, iou: float) -> Overlaps:
     for start in range(0, len(a), _CHUNK):
         i, j = tree.query(polygons_a[start : start + _CHUNK])
         i += start
-        # No more can be shared than the boxes share; most pairs end here, uncut.
+        # Two polygons share at most what their boxes share. This rules most pairs out without
+        # an intersection.
         sides = np.minimum(bounds_a[i, 2:], bounds_b[j, 2:])
         sides -= np.maximum(bounds_a[i, :2], bounds_b[j, :2])
         most = np.minimum(sides.prod(axis=1), np.minimum(area_a[i], area_b[j]))
@@ -301,18 +246,24 @@ def object_overlaps(a: Objects, b: Objects, iou: float) -> Overlaps:
 
 
 def _valid(polygons: NDArray[np.object_]) -> NDArray[np.object_]:
-    """The polygons, repaired where they cross themselves."""
+    """Repair polygons that cross themselves."""
     broken = ~shapely.is_valid(polygons)
     polygons[broken] = shapely.make_valid(polygons[broken])
     return polygons
 
 
-def _label_overlaps(a: NDArray[np.integer], b: NDArray[np.integer]) -> Overlaps:
-    """Overlaps of label images, in pixels."""
+def label_overlaps(a: NDArray[np.integer], b: NDArray[np.integer]) -> Overlaps:
+    """Return the overlaps of two label images (h, w), 0 = background, in pixels.
+
+    Raises
+    ------
+    ValueError
+        the shapes differ, or a label is negative
+    """
     if a.shape != b.shape:
         raise ValueError(f"label images {a.shape} and {b.shape} differ in shape")
     a, b = a.ravel(), b.ravel()
-    # Labels come in runs along a row; only the runs are sorted, not the pixels.
+    # Sort runs of equal labels along the rows instead of pixels: there are far fewer.
     cut = np.flatnonzero((a[1:] != a[:-1]) | (b[1:] != b[:-1])) + 1
     starts = np.concatenate([np.zeros(min(a.size, 1), np.int64), cut])
     length = np.diff(np.append(starts, a.size))
@@ -328,9 +279,9 @@ def _label_overlaps(a: NDArray[np.integer], b: NDArray[np.integer]) -> Overlaps:
 def _compact(
     labels: NDArray[np.integer], length: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Labels that occur, the position of each run's among them (−1 = background), and areas."""
+    """Return the labels that occur, each run's position among them (−1 = background), and areas."""
     if labels.size and labels.min() < 0:
-        raise ValueError(f"label image has label {labels.min()}; 0 is background, objects above")
+        raise ValueError(f"labels must not be negative, got {labels.min()}")
     names, position = np.unique(labels, return_inverse=True)
     area = np.bincount(position, length, len(names)).astype(np.float64)
     skip = int(names.size > 0 and names[0] == 0)
@@ -338,7 +289,7 @@ def _compact(
 
 
 def match_overlaps(table: Overlaps, iou: float = 0.5) -> Match:
-    """The best one-to-one pairs among those of at least `iou`, as `match_objects` says."""
+    """Return the best one-to-one pairs among those of at least `iou`; see `match_objects`."""
     able = np.flatnonzero(table.iou >= iou)
     i, j, score = table.a[able], table.b[able], table.iou[able]
     rivals = (np.bincount(i)[i] > 1) | (np.bincount(j)[j] > 1)
@@ -354,7 +305,7 @@ def match_overlaps(table: Overlaps, iou: float = 0.5) -> Match:
 def _components(
     i: NDArray[np.int64], j: NDArray[np.int64], edges: NDArray[np.int64]
 ) -> Iterator[NDArray[np.int64]]:
-    """The `edges` (i, j) that hang together, group by group."""
+    """Yield the `edges` (i, j) of each connected group of objects."""
     if not len(edges):
         return
     rows, columns = i[edges], j[edges]
@@ -369,12 +320,17 @@ def _components(
 def _best(
     i: NDArray[np.int64], j: NDArray[np.int64], score: NDArray[np.float64]
 ) -> NDArray[np.int64]:
-    """Positions of the edges (i, j) that give most pairs and, among those, the largest score."""
+    """Return the edges (i, j) that give most pairs and, among those, the largest sum of scores.
+
+    An edge is worth 1 + score ÷ (2k + 1), where k is the largest possible number of pairs, so that
+    all scores together count less than one more pair. The edges of largest total worth are a
+    minimum-weight full matching of a bipartite graph with costs 3 − worth.
+    """
     rows, i = np.unique(i, return_inverse=True)
     columns, j = np.unique(j, return_inverse=True)
     n, m = len(rows), len(columns)
-    # A pair is worth more than any sum of scores. Each row may stay single, in a column of its
-    # own, so that a full matching exists; costs are above 0, which a sparse table needs.
+    # Each row may stay without a pair, in a column of its own (worth 0), so that a full matching
+    # exists. Costs are positive, because a sparse table has no zeros.
     worth = np.concatenate([1 + score / (2 * min(n, m) + 1), np.zeros(n)])
     ends = (np.concatenate([i, np.arange(n)]), np.concatenate([j, m + np.arange(n)]))
     costs = coo_array((3 - worth, ends), shape=(n, m + n)).tocsr()
@@ -386,11 +342,11 @@ def _best(
 
 def _check_threshold(iou: float) -> None:
     if not 0 < iou <= 1:
-        raise ValueError(f"IoU threshold {iou} is not within (0, 1]")
+        raise ValueError(f"the IoU threshold must be above 0 and at most 1, got {iou}")
 
 
 def ratio(part: ArrayLike, whole: ArrayLike) -> NDArray[np.float64]:
-    """Part ÷ whole, NaN where that is 0 ÷ 0."""
+    """Return part ÷ whole, NaN where whole is 0."""
     whole = np.asarray(whole, np.float64)
     out = np.full(whole.shape, np.nan)
     return np.asarray(np.divide(part, whole, out=out, where=whole != 0))

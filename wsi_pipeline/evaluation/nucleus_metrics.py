@@ -1,4 +1,4 @@
-"""How well a network finds nuclei in images with truth, with the pipeline's own decoding."""
+"""Scores of a network's nuclei in images with truth, decoded as `wsiseg run` does."""
 
 from __future__ import annotations
 
@@ -34,20 +34,23 @@ def nucleus_f1(
     neck: float = NECK,
     iou: float = 0.5,
 ) -> dict[str, dict[str, float]]:
-    """F1, precision, recall and mean IoU of nuclei per set of samples, over all their nuclei.
+    """Return F1, precision, recall and mean IoU of nuclei, for each set of samples.
 
-    Classes are not looked at. NaN where a set has no nucleus and none was predicted.
+    Each is computed over all nuclei of the set, whatever their class; NaN where a set has no
+    nuclei and none were predicted.
 
     Parameters
     ----------
     predict
         image uint8 (h, w, 3) → class probabilities uint8 (classes, h, w), 255 = certain
+    samples
+        images with truth; `Sample.group` is the set
     threshold, min_area_um2, min_score, min_small_score, split
-        as in `RunConfig`
+        see `RunConfig`
     neck
-        as in `split_touching`
+        see `split_touching`
     iou
-        from which a predicted and a true nucleus are the same
+        smallest IoU at which a predicted and a true nucleus are the same
     """
     groups: dict[str, list[Match]] = {}
     for sample in samples:
@@ -87,7 +90,10 @@ def instances_of(
     split: bool,
     neck: float = NECK,
 ) -> NDArray[np.int32]:
-    """Label image (h, w) of the nuclei in class probabilities (classes, h, w)."""
+    """Return the nuclei in class probabilities (classes, h, w) as a label image (h, w).
+
+    See `RunConfig` and `split_touching` for the parameters.
+    """
     strongest = probability.max(0)
     components = find_components(strongest, threshold)
     wanted = np.ones(len(components) + 1, np.bool_)
@@ -107,10 +113,10 @@ def instances_of(
 def nucleus_match(
     found: NDArray[np.integer], truth: NDArray[np.integer], *, min_px: float, iou: float = 0.5
 ) -> Match:
-    """Match label images (h, w) of found and true nuclei; −1 in the truth is unknown.
+    """Match label images (h, w) of found and true nuclei; −1 in the truth means unknown.
 
-    What lies with more than half of its pixels in unknown ones counts neither for nor against,
-    and neither do true nuclei of less than `min_px`, such as those that the image's border cuts.
+    True nuclei below `min_px` pixels, such as those cut by the image border, count as unknown. A
+    found nucleus with more than half of its pixels in unknown ones is ignored.
     """
     numbers, position, area = np.unique(truth, return_inverse=True, return_counts=True)
     small = (numbers > 0) & (area < min_px)
