@@ -46,13 +46,14 @@ def child(fault: str, network: bool, arguments: list[str]) -> None:
     from wsi_pipeline import pipeline
     from wsi_pipeline.benchmark.threshold_model import make_threshold_model
     from wsi_pipeline.cli import main as cli
+    from wsi_pipeline.runs import work_plan
     from wsi_pipeline.segmentation import load_model as registry
     from wsi_pipeline.segmentation.model import Model
     from wsi_pipeline.slides import fast_tiff as direct
 
     # A shell that starts this in the background has it ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    pipeline.REGION_PX = 256
+    work_plan.REGION_PX = 256
     read, reads = direct.FastTiffReader.read, []
     opened = registry.model_for
 

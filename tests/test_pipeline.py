@@ -14,7 +14,6 @@ import pytest
 import shapely
 import tifffile
 
-from wsi_pipeline import pipeline
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import ConfigError, OutputError
 from wsi_pipeline.core.geometry import Box
@@ -23,7 +22,7 @@ from wsi_pipeline.formats.geojson import read_geojson
 from wsi_pipeline.formats.geoparquet import read_parquet
 from wsi_pipeline.pipeline import run_slide
 from wsi_pipeline.runs import final_files as results
-from wsi_pipeline.runs import part_file
+from wsi_pipeline.runs import part_file, work_plan
 from wsi_pipeline.runs import run_folder as store
 from wsi_pipeline.segmentation import inference
 from wsi_pipeline.segmentation.load_model import has_bfloat16, open_model
@@ -57,7 +56,7 @@ def same(a, b):
 def reference(slide_path, darkness, tmp_path_factory):
     """The run that all others must equal: one region, one worker."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "REGION_PX", 4096)
+        patch.setattr(work_plan, "REGION_PX", 4096)
         result = run(slide_path, tmp_path_factory.mktemp("whole"), darkness, workers=1)
     assert result.summary["regions"] == 1 and result.objects > 300
     return objects_of(result)
@@ -75,7 +74,7 @@ def reference(slide_path, darkness, tmp_path_factory):
 def test_how_the_work_is_cut_up_does_not_show(
     slide_path, darkness, reference, tmp_path, monkeypatch, region, changes
 ):
-    monkeypatch.setattr(pipeline, "REGION_PX", region)
+    monkeypatch.setattr(work_plan, "REGION_PX", region)
     assert same(objects_of(run(slide_path, tmp_path, darkness, **changes)), reference)
 
 
@@ -101,7 +100,7 @@ def test_a_canvas_gives_what_the_slide_gives(slide_path, monkeypatch, kept_bytes
 def test_final_files_are_written_while_regions_come_in(
     slide_path, darkness, reference, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(pipeline, "REGION_PX", 264)
+    monkeypatch.setattr(work_plan, "REGION_PX", 264)
     waited = []
     write = results.ParquetWriter.write
 
@@ -127,7 +126,7 @@ def test_a_writer_that_fails_loses_no_region(slide_path, darkness, tmp_path, mon
         raise OutputError("no space left")
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "REGION_PX", 264)
+        patch.setattr(work_plan, "REGION_PX", 264)
         patch.setattr(results.ParquetWriter, "write", full)
         with pytest.raises(OutputError, match="no space"):
             run(slide_path, tmp_path, darkness)
@@ -187,7 +186,7 @@ class Stop(Exception):
 def test_a_run_that_stopped_continues_where_it_was(
     slide_path, darkness, reference, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(pipeline, "REGION_PX", 264)
+    monkeypatch.setattr(work_plan, "REGION_PX", 264)
     write, seen = store.RunFolder.write_part, []
 
     def write_some(self, region, *rest):
@@ -235,7 +234,7 @@ def test_a_full_disk_keeps_what_was_done(slide_path, darkness, reference, tmp_pa
 def test_a_damaged_tile_costs_what_touches_it_and_is_tried_again(
     slide_path, darkness, reference, tmp_path, monkeypatch, region_px
 ):
-    monkeypatch.setattr(pipeline, "REGION_PX", region_px)
+    monkeypatch.setattr(work_plan, "REGION_PX", region_px)
     path = tmp_path / slide_path.name
     whole = slide_path.read_bytes()
     with tifffile.TiffFile(slide_path) as tiff:
@@ -277,7 +276,8 @@ KILLED = """
     sys.path.insert(0, {tests!r})
     from cheap_models import make_darkness
     from wsi_pipeline import pipeline
-    pipeline.REGION_PX = 256
+    from wsi_pipeline.runs import work_plan
+    work_plan.REGION_PX = 256
     config = pipeline.RunConfig(out=Path({out!r}), foreground="all", quiet=True, tile_px=512)
     model = make_darkness()
     print("started", flush=True)
@@ -304,7 +304,7 @@ def test_killed_at_random_moments_and_rerun(slide_path, reference, tmp_path, req
 
 
 def test_an_object_far_larger_than_the_halo_is_kept_whole(darkness, tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline, "REGION_PX", 128)
+    monkeypatch.setattr(work_plan, "REGION_PX", 128)
     image = np.full((700, 900, 3), 240, np.uint8)
     cv2.ellipse(image, (450, 350), (300, 20), 30, 0, 360, (60, 30, 90), -1)
     cv2.circle(image, (100, 600), 9, (60, 30, 90), -1)
@@ -337,9 +337,9 @@ def label_dark(image):
 
 def test_a_plain_function_is_a_model(slide_path, tmp_path, monkeypatch):
     model = model_from_function(label_dark, name="dark", mpp=0.5)
-    monkeypatch.setattr(pipeline, "REGION_PX", 4096)
+    monkeypatch.setattr(work_plan, "REGION_PX", 4096)
     whole = objects_of(run(slide_path, tmp_path / "a", model, min_area_um2=20))
-    monkeypatch.setattr(pipeline, "REGION_PX", 300)
+    monkeypatch.setattr(work_plan, "REGION_PX", 300)
     parts = objects_of(run(slide_path, tmp_path / "b", model, min_area_um2=20))
     assert len(whole) > 200 and same(whole, parts)
     bad = model_from_function(lambda image: image, name="bad", mpp=0.5)
@@ -357,7 +357,7 @@ def test_an_empty_field_gives_empty_files(darkness, tmp_path):
 
 def test_settings_are_checked_where_they_come_in():
     assert RunConfig.from_mapping({"mpp": 0.3, "out": "x"}).mpp == 0.3
-    for wrong in ({"mpp": 99}, {"tile_px": 100}, {"foreground": "some"}, {"workers": 0},
+    for wrong in ({"mpp": 99}, {"tile_px": 10}, {"foreground": "some"}, {"workers": 0},
                   {"precision": "half"}):  # fmt: skip
         with pytest.raises(ConfigError):
             RunConfig(**wrong)

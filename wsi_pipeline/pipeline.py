@@ -6,15 +6,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import dask
-import shapely
 
 from wsi_pipeline.core.config import RunConfig
-from wsi_pipeline.core.errors import ClusterError, DataError, SlideError
-from wsi_pipeline.core.geometry import Region, plan_regions
+from wsi_pipeline.core.errors import ClusterError, SlideError
+from wsi_pipeline.core.geometry import Region
 from wsi_pipeline.core.machine import give_back_freed_memory, peak_bytes
 from wsi_pipeline.core.progress import progress
 from wsi_pipeline.core.records import (
@@ -23,19 +22,16 @@ from wsi_pipeline.core.records import (
 )
 from wsi_pipeline.core.request import SlideRequest, as_request
 from wsi_pipeline.core.run_layout import OVERLAY, RUN_JSON, THUMBNAIL, run_folder_path
-from wsi_pipeline.formats.geojson import read_regions
 from wsi_pipeline.runs.dask_client import Answer, Cluster, model_there
 from wsi_pipeline.runs.final_files import Results
 from wsi_pipeline.runs.overlay import Density, draw_overlay, to_png
 from wsi_pipeline.runs.provenance import plan_record, provenance_record
 from wsi_pipeline.runs.run_folder import RunFolder, check_output
+from wsi_pipeline.runs.work_plan import plan_work, read_roi, tile_size
 from wsi_pipeline.segmentation.damaged_regions import find_objects
 from wsi_pipeline.segmentation.inference import Engine
 from wsi_pipeline.segmentation.model import Model
-from wsi_pipeline.segmentation.ownership import REGION_PX, ObjectFilter
 from wsi_pipeline.segmentation.stitch import duplicates
-from wsi_pipeline.slides.detect_foreground import find_foreground
-from wsi_pipeline.slides.foreground import intersect, roi_foreground
 from wsi_pipeline.slides.slide import Slide, open_slide
 
 __all__ = [
@@ -139,11 +135,11 @@ class _Job:
         self.watch: dict[str, float] = {}
         self.batch = config.batch
         self.workers: list[str] = []
-        self.mpp = slide.require_mpp()
-        self.scale = model.mpp / self.mpp.value
+        slide.require_mpp()
+        tile_size(model, config)
         # 135 nuclei a megapixel on a third of the slide, 2 kB each in parts and results.
         check_output(config.out, 20_000_000 + slide.width * slide.height // 11)
-        self.roi = _roi(config.roi) if config.roi else None
+        self.roi = read_roi(config.roi)
         folder = run_folder_path(config.out, slide.slide_id, model.name)
         self.folder = RunFolder(
             folder, plan_record(slide, model, config), overwrite=config.overwrite
@@ -157,34 +153,14 @@ class _Job:
 
     def look(self) -> None:
         """Find out where there are cells, and which regions that makes."""
-        slide, model, roi = self.slide, self.model, self.roi
-        box, self.downsample = slide.thumbnail_box()
-        self.thumbnail, readable = slide.read_what_is_there(box, self.downsample)
-        kept = find_foreground(
-            self.thumbnail, self.downsample, slide.width, slide.height, mode=self.config.foreground
-        )
-        # What cannot be read may hold cells: it is tried, and its failure recorded.
-        kept = replace(kept, mask=kept.mask | ~readable)
-        if roi is not None:
-            kept = intersect(kept, roi_foreground([roi], slide.width, slide.height))
-        self.foreground, self.keep = kept, ObjectFilter(kept, roi)
-        # Objects at the foreground's edge are seen whole; those whose centre is outside are left.
-        self.visible = self.foreground.dilate(model.reach_px * self.scale)
-        width, height = (-int(-n // self.scale) for n in (slide.width, slide.height))
+        self.plan = plan_work(self.slide, self.model, self.config, self.roi)
+        self.regions = self.plan.regions
         self.results = Results(
             self.folder,
-            provenance_record(slide, model, self.config, kept),
-            model.empty(),
-            Density(slide.width, slide.height),
+            provenance_record(self.slide, self.model, self.config, self.plan.foreground),
+            self.model.empty(),
+            Density(self.slide.width, self.slide.height),
         )
-        self.regions = [
-            r for r in plan_regions(width, height, REGION_PX) if self.visible.covers(*self._box(r))
-        ]
-
-    def _box(self, region: Region) -> tuple[float, float, float, float]:
-        """Core of a region in level-0 pixels."""
-        core, scale = region.core, self.scale
-        return core.x0 * scale, core.y0 * scale, core.x1 * scale, core.y1 * scale
 
     def segment(self) -> None:
         """Bring every region that is not finished from pixels to a part on disk."""
@@ -217,15 +193,15 @@ class _Job:
         """Do regions in threads of this process."""
         fatal: list[BaseException] = []
         engine = Engine(
-            self.slide, self.model, self.visible, scale=self.scale,
-            tile_px=self.config.tile_px or self.model.tile_px, batch=self.config.batch,
+            self.slide, self.model, self.plan.search_area, scale=self.plan.scale,
+            tile_px=self.plan.tile_px, batch=self.config.batch,
         )  # fmt: skip
 
         def task(region: Region) -> None:
             if fatal or self.stop.is_set():
                 return
             try:
-                found = find_objects(engine, region, self.config, self.keep)
+                found = find_objects(engine, region, self.config, self.plan.object_filter)
                 failure = found.failure(region.index)
                 self.folder.write_part(region.index, found.objects, found.oversized, failure)
             except SlideError as error:
@@ -240,7 +216,8 @@ class _Job:
             # Dask takes the last name first. Every other region of a row is read whole, and those
             # between find much of theirs read.
             todo.sort(
-                key=lambda r: (r.core.y0, r.core.x0 // REGION_PX % 2, r.core.x0), reverse=True
+                key=lambda r: (r.core.y0, r.core.x0 // self.plan.region_px % 2, r.core.x0),
+                reverse=True,
             )
             names = [f"region-{n:09d}" for n in range(len(todo), 0, -1)]
             tasks = [
@@ -257,8 +234,9 @@ class _Job:
         try:
             with Cluster(self.config) as cluster:
                 answers = cluster.spread(
-                    self.slide, self.model, todo, scale=self.scale, visible=self.visible,
-                    keep=self.keep, stop=self.stop.is_set,
+                    self.slide, self.model, todo, scale=self.plan.scale,
+                    visible=self.plan.search_area, keep=self.plan.object_filter,
+                    stop=self.stop.is_set,
                 )  # fmt: skip
                 with closing(answers):
                     for index, answer in answers:
@@ -285,25 +263,24 @@ class _Job:
     def _failure(self, region: Region, cause: str) -> RegionFailure:
         return {
             "region": region.index,
-            "level0_box": [round(v) for v in self._box(region)],
+            "level0_box": [round(v) for v in self.plan.region_box(region)],
             "cause": cause,
         }
 
     def finish(self) -> RunResult:
         """Write what is left of the final files and close the run."""
         began = time.perf_counter()
-        results = self.results
+        results, overview = self.results, self.plan.overview
         during = results.seconds
         if not self.model.streams:
             parts = ((n, self.folder.read_part(n)[0]) for n in self.folder.regions())
             cores = {r.index: r.core for r in self.regions}
-            drop = duplicates(parts, cores, scale=self.scale, reach_px=self.model.reach_px)
+            drop = duplicates(parts, cores, scale=self.plan.scale, reach_px=self.model.reach_px)
             results.write(self.folder.regions(), drop)
-        self.folder.write_bytes(THUMBNAIL, to_png(self.thumbnail))
+        self.folder.write_bytes(THUMBNAIL, to_png(overview.thumbnail))
         overlay = draw_overlay(
-            self.slide, self.thumbnail, self.downsample, self.foreground, results.density,
-            results.near, scale=self.scale,
-        )  # fmt: skip
+            self.slide, overview, results.density, results.near, scale=self.plan.scale
+        )
         self.folder.write_bytes(OVERLAY, to_png(overlay))
         self.watch["write"] = during + time.perf_counter() - began
         failed = self.folder.failures()
@@ -325,13 +302,6 @@ class _Job:
         if not failed:
             self.folder.discard_parts()
         return _result(self.folder, summary)
-
-
-def _roi(path: Path) -> shapely.Geometry:
-    """Regions of interest as one geometry in level-0 pixels."""
-    if not path.is_file():
-        raise DataError(f"{path}: no such ROI file; export annotations from QuPath as GeoJSON")
-    return shapely.union_all(read_regions(path))
 
 
 def _result(folder: RunFolder, summary: RunRecord) -> RunResult:

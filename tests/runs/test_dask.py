@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import tifffile
 
-from wsi_pipeline import pipeline
 from wsi_pipeline.benchmark.threshold_model import make_threshold_model
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import (
@@ -28,6 +27,7 @@ from wsi_pipeline.core.errors import (
 from wsi_pipeline.pipeline import run_slide
 from wsi_pipeline.runs import dask_client as cluster
 from wsi_pipeline.runs import run_folder as store
+from wsi_pipeline.runs import work_plan
 from wsi_pipeline.segmentation.nuclei import model_from_function
 from wsi_pipeline.synthetic.svs_writer import plan_slide, write_slide
 
@@ -88,7 +88,7 @@ def model():
 def run(path, out, model, *, region_px=REGION_PX, **changes):
     config = RunConfig(**{"out": out, "foreground": "all", "quiet": True, **changes})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "REGION_PX", region_px)
+        patch.setattr(work_plan, "REGION_PX", region_px)
         return run_slide(path, config, model=model)
 
 

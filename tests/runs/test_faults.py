@@ -24,7 +24,6 @@ import pytest
 import tifffile
 from test_pipeline import objects_of, run, same
 
-from wsi_pipeline import pipeline
 from wsi_pipeline.cli.signals import stop_on_signals
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import (
@@ -38,7 +37,7 @@ from wsi_pipeline.core.run_layout import RUN_FILES
 from wsi_pipeline.formats.geoparquet import read_parquet
 from wsi_pipeline.pipeline import run_slide
 from wsi_pipeline.runs import final_files as results
-from wsi_pipeline.runs import lock
+from wsi_pipeline.runs import lock, work_plan
 from wsi_pipeline.runs import run_folder as store
 from wsi_pipeline.runs.lock import LOCK, Owner, RunLock
 from wsi_pipeline.slides import fast_tiff as direct
@@ -53,13 +52,13 @@ ELSEWHERE = "another machine"
 @pytest.fixture(autouse=True)
 def small_regions(monkeypatch):
     """30 regions, so that a fault meets some that are done and some that are not."""
-    monkeypatch.setattr(pipeline, "REGION_PX", 264)
+    monkeypatch.setattr(work_plan, "REGION_PX", 264)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(slide_path, darkness, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "REGION_PX", 264)
+        patch.setattr(work_plan, "REGION_PX", 264)
         result = run(slide_path, tmp_path_factory.mktemp("undisturbed"), darkness)
     assert result.summary["regions"] == 30 and result.objects > 300
     return objects_of(result)
@@ -238,8 +237,9 @@ COMMAND = """
     from wsi_pipeline.slides import fast_tiff as direct
     from wsi_pipeline.segmentation import load_model as registry
     from wsi_pipeline import pipeline
+    from wsi_pipeline.runs import work_plan
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where this is in a shell's &
-    pipeline.REGION_PX = 264
+    work_plan.REGION_PX = 264
     darkness = make_darkness()
     {more}
     registry.model_for = lambda config: darkness

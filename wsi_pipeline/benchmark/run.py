@@ -247,7 +247,7 @@ class _Bench:
                 "name": model.name, "threshold_model": bool(self.config.threshold_model),
                 "device": model.device,
                 "precision": model.precision,
-                "mpp": model.mpp, "tile_px": work.tile_px, "halo_px": model.halo_px,
+                "mpp": model.mpp, "tile_px": work.plan.tile_px, "halo_px": model.halo_px,
                 "batch": run.batch, "workers": run.workers,
             },
             "work": {"regions": len(work.regions), "tiles": tiles, "foreground_mpx": area},

@@ -18,17 +18,16 @@ import numpy as np
 from wsi_pipeline.benchmark.machine import Busy, forget_gpu_memory, gpu_memory_mb, synchronise
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import UsageError
-from wsi_pipeline.core.geometry import Box, plan_regions, plan_tiles
+from wsi_pipeline.core.geometry import Box, plan_tiles
 from wsi_pipeline.core.objects import Objects
 from wsi_pipeline.runs.final_files import Results
 from wsi_pipeline.runs.overlay import Density, draw_overlay, to_png
 from wsi_pipeline.runs.provenance import plan_record, provenance_record
 from wsi_pipeline.runs.run_folder import RunFolder
+from wsi_pipeline.runs.work_plan import plan_work
 from wsi_pipeline.segmentation.inference import Engine, Infer
 from wsi_pipeline.segmentation.model import Images, Model
 from wsi_pipeline.segmentation.nuclei import PixelModel
-from wsi_pipeline.segmentation.ownership import REGION_PX, ObjectFilter
-from wsi_pipeline.slides.detect_foreground import find_foreground
 from wsi_pipeline.slides.slide import Slide
 
 __all__ = [
@@ -96,44 +95,25 @@ class Work:
 
     def __init__(self, slide: Slide, model: PixelModel, config: RunConfig) -> None:
         self.slide, self.model, self.config = slide, model, config
-        self.scale = model.mpp / slide.require_mpp().value
-        box, self.downsample = slide.thumbnail_box()
-        self.thumbnail = slide.read_scaled(box, self.downsample)
-        self.foreground = find_foreground(
-            self.thumbnail, self.downsample, slide.width, slide.height, mode=config.foreground
-        )
-        self.keep = ObjectFilter(self.foreground)
-        self.visible = self.foreground.dilate(model.reach_px * self.scale)
-        width, height = (-int(-n // self.scale) for n in (slide.width, slide.height))
-        self.regions = [r for r in plan_regions(width, height, REGION_PX) if self._seen(r.core)]
-        self.tile_px = config.tile_px or model.tile_px
-        self.tiles = [
-            tile.window
-            for region in self.regions
-            for tile in plan_tiles(self._window(region.core), self.tile_px, model.halo_px)
-            if self._seen(tile.core.clip(self._window(region.core)))
-        ]
-        self.foreground_mpx = self.foreground.share * slide.width * slide.height / 1e6
-
-    def _window(self, core: Box) -> Box:
-        return core.grow(self.model.margin_px)
-
-    def _seen(self, box: Box) -> bool:
-        return self.visible.covers(*(v * self.scale for v in (box.x0, box.y0, box.x1, box.y1)))
+        self.plan = plan_work(slide, model, config)
+        self.regions = list(self.plan.regions)
+        self.tiles = [tile.window for r in self.regions for tile in self.plan.tiles(r)]
+        self.foreground_mpx = self.plan.foreground.share * slide.width * slide.height / 1e6
 
     def reaches(self) -> list[Box]:
         """What each region reads, in model pixels: its window, and its tiles' halo."""
         reaches = []
         for region in self.regions:
-            tiles = list(plan_tiles(self._window(region.core), self.tile_px, self.model.halo_px))
+            window = region.core.grow(self.plan.margin_px)
+            tiles = list(plan_tiles(window, self.plan.tile_px, self.plan.halo_px))
             reaches.append(tiles[0].window.around(tiles[-1].window))
         return reaches
 
     def engine(self, kind: type[Engine] = Engine) -> Engine:
         """The engine that a run would use."""
         return kind(
-            self.slide, self.model, self.visible,
-            scale=self.scale, tile_px=self.tile_px, batch=self.config.batch,
+            self.slide, self.model, self.plan.search_area,
+            scale=self.plan.scale, tile_px=self.plan.tile_px, batch=self.config.batch,
         )  # fmt: skip
 
     def in_threads(self, task: Callable[[Any], object], items: Iterable[Any]) -> float:
@@ -152,16 +132,18 @@ class Work:
 def time_read(work: Work) -> Stage:
     """Every region's window from the file to the model's pixels: decoded and resampled."""
     reaches = work.reaches()
-    seconds = work.in_threads(lambda box: work.slide.read_scaled(box, work.scale), reaches)
+    seconds = work.in_threads(lambda box: work.slide.read_scaled(box, work.plan.scale), reaches)
     return Stage(seconds, f"{len(reaches)} of {len(reaches)} regions")
 
 
 def time_decode(work: Work) -> Stage:
     """The same windows decoded, without resampling, from the level that `read_scaled` takes."""
     levels = work.slide.levels
-    fine = [i for i, level in enumerate(levels) if level.downsample <= work.scale * 1.001] or [0]
+    fine = [i for i, level in enumerate(levels) if level.downsample <= work.plan.scale * 1.001] or [
+        0
+    ]
     level = max(fine, key=lambda i: levels[i].downsample)
-    step = work.scale / levels[level].downsample
+    step = work.plan.scale / levels[level].downsample
 
     def decode(box: Box) -> Images:
         source = (round(v * step) for v in (box.x0, box.y0, box.x1, box.y1))
@@ -209,7 +191,7 @@ def _batches(work: Work) -> list[Images]:
     size = min(work.config.batch, len(work.tiles))
     count = max(1, min(TILES_IN_MEMORY, len(work.tiles)) // size)
     picked = _spread(work.tiles, count * size)
-    tiles = [work.slide.read_scaled(window, work.scale) for window in picked]
+    tiles = [work.slide.read_scaled(window, work.plan.scale) for window in picked]
     return [np.stack(tiles[k * size : (k + 1) * size]) for k in range(count)]
 
 
@@ -242,11 +224,15 @@ def time_objects(work: Work, *, cheap: bool) -> Stage:
         whether the network costs little, so that more regions can be computed beforehand
     """
     regions = _spread(work.regions, REGIONS_IN_MEMORY if cheap else REGIONS_WITHOUT_GPU)
-    area = {r: int(work.visible.window(r.core, work.scale).sum()) for r in work.regions}
+    area = {
+        r: int(work.plan.search_area.window(r.core, work.plan.scale).sum()) for r in work.regions
+    }
     with work.engine(_Remembering) as engine:
 
         def segment(region: Any) -> int:
-            return len(work.model.segment_region(engine, region, work.config, work.keep)[0])
+            return len(
+                work.model.segment_region(engine, region, work.config, work.plan.object_filter)[0]
+            )
 
         found = sum(map(segment, regions))
         passes, seconds = 0, 0.0
@@ -274,13 +260,12 @@ def time_write(work: Work, objects: Objects, out: Path) -> Stage:
         folder.write_part(n, objects.take(part), 0)
 
     began = time.perf_counter()
-    about = provenance_record(slide, work.model, work.config, work.foreground)
+    about = provenance_record(slide, work.model, work.config, work.plan.foreground)
     results = Results(folder, about, work.model.empty(), Density(slide.width, slide.height))
     results.write(folder.regions())
-    folder.write_bytes("thumbnail.png", to_png(work.thumbnail))
+    folder.write_bytes("thumbnail.png", to_png(work.plan.overview.thumbnail))
     overlay = draw_overlay(
-        slide, work.thumbnail, work.downsample, work.foreground, results.density, results.near,
-        scale=work.scale,
-    )  # fmt: skip
+        slide, work.plan.overview, results.density, results.near, scale=work.plan.scale
+    )
     folder.write_bytes("overlay.png", to_png(overlay))
     return Stage(time.perf_counter() - began, f"{len(objects)} objects")

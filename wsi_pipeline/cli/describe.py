@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 from wsi_pipeline.core.errors import UnknownModelError
 
 if TYPE_CHECKING:
-    from wsi_pipeline.core.geometry import Box
-    from wsi_pipeline.slides.foreground import Foreground
+    from wsi_pipeline.runs.work_plan import Overview
     from wsi_pipeline.slides.slide import Slide
 
 __all__ = [
@@ -42,13 +41,13 @@ def describe_slide(
     SlideError, UnknownModelError, CheckpointError
         the slide or the model cannot be used
     """
-    from wsi_pipeline.slides.detect_foreground import find_foreground
+    from wsi_pipeline.runs.work_plan import read_overview
     from wsi_pipeline.slides.focus import measure_focus
     from wsi_pipeline.slides.slide import open_slide
 
     with open_slide(path, mpp=mpp, crop=crop) as slide:
-        thumbnail, downsample = slide.thumbnail()
-        kept = find_foreground(thumbnail, downsample, slide.width, slide.height)
+        overview = read_overview(slide)
+        kept = overview.foreground
         about: dict[str, Any] = {
             "slide": slide.slide_id,
             "file": str(slide.path),
@@ -65,43 +64,29 @@ def describe_slide(
             "focus": asdict(measure_focus(slide, kept)),
         }
         if slide.mpp is not None and model is not None:
-            about["model"] = _work(slide, kept, model)
+            about["model"] = _work(slide, overview, model)
         return about
 
 
-def _work(slide: Slide, kept: Foreground, name: str) -> dict[str, Any]:
-    """How a slide with the foreground `kept` would be cut up for a model."""
-    from wsi_pipeline.core.geometry import plan_regions, plan_tiles
+def _work(slide: Slide, overview: Overview, name: str) -> dict[str, Any]:
+    """Return how a run of the named model would divide the slide."""
+    from wsi_pipeline.core.config import RunConfig
+    from wsi_pipeline.runs.work_plan import plan_work
     from wsi_pipeline.segmentation.load_model import open_model
-    from wsi_pipeline.segmentation.ownership import REGION_PX
 
     model = open_model(name, device="cpu")
-    scale = model.mpp / slide.require_mpp().value
-    reach = model.reach_px
-    visible = kept.dilate(reach * scale)
-
-    def seen(box: Box) -> bool:
-        return bool(visible.covers(*(v * scale for v in (box.x0, box.y0, box.x1, box.y1))))
-
-    width, height = (-int(-n // scale) for n in (slide.width, slide.height))
-    regions = [r for r in plan_regions(width, height, REGION_PX) if seen(r.core)]
-    windows = [r.core.grow(model.margin_px) for r in regions]
-    tiles = sum(
-        seen(t.core.clip(window))
-        for window in windows
-        for t in plan_tiles(window, model.tile_px, model.halo_px)
-    )
+    plan = plan_work(slide, model, RunConfig(model=name), overview=overview)
     return {
         "name": model.name,
         "mpp": model.mpp,
-        "scale": round(scale, 4),
-        "tile_px": model.tile_px,
+        "scale": round(plan.scale, 4),
+        "tile_px": plan.tile_px,
         "network_halo_px": model.halo_px,
         "network_halo_um": round(model.halo_px * model.mpp, 1),
-        "object_halo_px": reach,
-        "object_halo_um": round(reach * model.mpp, 1),
-        "regions": len(regions),
-        "tiles": tiles,
+        "object_halo_px": model.reach_px,
+        "object_halo_um": round(model.reach_px * model.mpp, 1),
+        "regions": len(plan.regions),
+        "tiles": sum(1 for region in plan.regions for _ in plan.tiles(region)),
     }
 
 

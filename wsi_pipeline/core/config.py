@@ -99,8 +99,6 @@ class RunConfig:
             _within("mpp", self.mpp, 0.02, 20)
         if self.tile_px is not None:
             _within("tile_px", self.tile_px, 64, 8192)
-            if self.tile_px % 8:
-                raise ConfigError(f"tile_px {self.tile_px} is not a multiple of 8; try 512")
 
     @classmethod
     def from_mapping(cls, settings: Mapping[str, Any]) -> RunConfig:

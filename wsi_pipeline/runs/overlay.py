@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from wsi_pipeline.core.errors import SlideTimeoutError
 from wsi_pipeline.core.geometry import Box
 from wsi_pipeline.core.objects import Objects, is_cell
-from wsi_pipeline.slides.foreground import Foreground
+from wsi_pipeline.runs.work_plan import Overview
 from wsi_pipeline.slides.slide import Slide
 
 __all__ = ["Density", "draw_objects", "draw_overlay", "objects_in", "to_png"]
@@ -92,9 +92,7 @@ def _draw(
 
 def draw_overlay(
     slide: Slide,
-    thumbnail: Image,
-    downsample: float,
-    foreground: Foreground,
+    overview: Overview,
     density: Density,
     near: Callable[[tuple[float, float, float, float]], Iterable[Objects]],
     *,
@@ -133,14 +131,15 @@ def draw_overlay(
         draw_objects(field, Objects.concatenate(found), origin=corner, scale=zoom)
     if whole:
         return field
+    thumbnail = overview.thumbnail
     shrink = FIELD_PX / max(thumbnail.shape[:2])
     size = (
         max(1, round(thumbnail.shape[1] * shrink)),
         max(1, round(thumbnail.shape[0] * shrink)),
     )
     small = cv2.resize(thumbnail, size, interpolation=cv2.INTER_AREA)
-    per_px = downsample / shrink
-    for polygon in foreground.polygons():
+    per_px = overview.downsample / shrink
+    for polygon in overview.foreground.polygons():
         ring = np.round(np.asarray(polygon.exterior.coords) / per_px).astype(np.int32)
         cv2.polylines(small, [ring], True, FOREGROUND, 2, cv2.LINE_AA)
     low, high = np.array(seen[:2]) / per_px, np.array(seen[2:]) / per_px

@@ -276,7 +276,7 @@ def _lacks_memory(error: Exception) -> bool:
 
 
 def _too_large(model: Model, tile_px: int) -> str:
-    smaller = max(64, tile_px // 16 * 8)
+    smaller = max(64, model.stride, tile_px // 2 // model.stride * model.stride)
     return (
         f"{model.name} finds no memory on {model.device} for one tile of {tile_px} px; "
         f"give a smaller --tile-px, e.g. --tile-px {smaller}, or fewer --workers"

@@ -1,0 +1,222 @@
+"""Plan the work on one slide: scale, foreground, regions and tile size.
+
+`run_slide`, ``wsiseg info`` and the benchmark all use `plan_work`, so that what is shown and what
+is measured is what a run does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from wsi_pipeline.core.config import RunConfig
+from wsi_pipeline.core.errors import ConfigError, DataError
+from wsi_pipeline.core.geometry import Box, Region, Tile, plan_regions, plan_tiles
+from wsi_pipeline.formats.geojson import read_regions
+from wsi_pipeline.segmentation.model import Model
+from wsi_pipeline.segmentation.ownership import REGION_PX, ObjectFilter
+from wsi_pipeline.slides.detect_foreground import find_foreground
+from wsi_pipeline.slides.foreground import Foreground, intersect, roi_foreground
+from wsi_pipeline.slides.slide import Slide
+
+__all__ = ["Overview", "WorkPlan", "plan_work", "read_overview", "read_roi", "tile_size"]
+
+
+@dataclass(frozen=True, eq=False)
+class Overview:
+    """The whole slide at low resolution, and its foreground.
+
+    Attributes
+    ----------
+    thumbnail
+        uint8 (h, w, 3)
+    downsample
+        level-0 pixels per pixel of the thumbnail
+    foreground
+        where there are cells
+    """
+
+    thumbnail: NDArray[np.uint8]
+    downsample: float
+    foreground: Foreground
+
+
+def read_overview(
+    slide: Slide, mode: str = "auto", roi: shapely.Geometry | None = None
+) -> Overview:
+    """Read a slide's thumbnail and find the foreground in it.
+
+    Parts of the thumbnail that cannot be read count as foreground: a run then tries them at full
+    resolution and records what fails.
+
+    Parameters
+    ----------
+    mode
+        ``auto`` or ``all``, as `RunConfig.foreground`
+    roi
+        regions of interest in level-0 pixels; the foreground is limited to them
+
+    Raises
+    ------
+    SlideError
+        the slide cannot be read
+    """
+    box, downsample = slide.thumbnail_box()
+    thumbnail, readable = slide.read_what_is_there(box, downsample)
+    found = find_foreground(thumbnail, downsample, slide.width, slide.height, mode=mode)
+    found = replace(found, mask=found.mask | ~readable)
+    if roi is not None:
+        found = intersect(found, roi_foreground([roi], slide.width, slide.height))
+    return Overview(thumbnail, downsample, found)
+
+
+@dataclass(frozen=True, eq=False)
+class WorkPlan:
+    """The work on one slide.
+
+    Attributes
+    ----------
+    overview
+        thumbnail and foreground
+    scale
+        level-0 pixels per model pixel
+    search_area
+        the foreground and the model's reach around it: objects at its edge are seen completely
+    object_filter
+        keeps the objects whose centre lies in the foreground and in the regions of interest
+    regions
+        those with something in the search area, row by row
+    region_px, tile_px
+        side of a region's core and of a tile's core, model pixels
+    margin_px, halo_px
+        border around a region that its tiles also cover, and context around each tile
+    """
+
+    overview: Overview
+    scale: float
+    search_area: Foreground
+    object_filter: ObjectFilter
+    regions: tuple[Region, ...]
+    region_px: int
+    tile_px: int
+    margin_px: int
+    halo_px: int
+
+    @property
+    def foreground(self) -> Foreground:
+        """The foreground of the slide."""
+        return self.overview.foreground
+
+    def region_box(self, region: Region) -> tuple[float, float, float, float]:
+        """Return x0, y0, x1, y1 of a region's core in level-0 pixels."""
+        return _level0(region.core, self.scale)
+
+    def tiles(self, region: Region) -> Iterator[Tile]:
+        """Yield the tiles of a region that the network gets, row by row."""
+        window = region.core.grow(self.margin_px)
+        for tile in plan_tiles(window, self.tile_px, self.halo_px):
+            if self.search_area.covers(*_level0(tile.core.clip(window), self.scale)):
+                yield tile
+
+
+def _level0(box: Box, scale: float) -> tuple[float, float, float, float]:
+    return box.x0 * scale, box.y0 * scale, box.x1 * scale, box.y1 * scale
+
+
+def plan_work(
+    slide: Slide,
+    model: Model,
+    config: RunConfig,
+    roi: shapely.Geometry | None = None,
+    overview: Overview | None = None,
+) -> WorkPlan:
+    """Plan the work of `model` on a slide.
+
+    Parameters
+    ----------
+    roi
+        regions of interest in level-0 pixels, see `read_roi`
+    overview
+        result of `read_overview`, where it has been read already
+
+    Raises
+    ------
+    ConfigError
+        the tile size does not fit the model
+    MppError
+        the slide has no pixel size
+    SlideError
+        the slide cannot be read
+    """
+    tile_px = tile_size(model, config)
+    scale = model.mpp / slide.require_mpp().value
+    if overview is None:
+        overview = read_overview(slide, config.foreground, roi)
+    area = overview.foreground.dilate(model.reach_px * scale)
+    width, height = (-int(-n // scale) for n in (slide.width, slide.height))
+    regions = plan_regions(width, height, REGION_PX)
+    return WorkPlan(
+        overview=overview,
+        scale=scale,
+        search_area=area,
+        object_filter=ObjectFilter(overview.foreground, roi),
+        regions=tuple(r for r in regions if area.covers(*_level0(r.core, scale))),
+        region_px=REGION_PX,
+        tile_px=tile_px,
+        margin_px=model.margin_px,
+        halo_px=model.halo_px,
+    )
+
+
+def tile_size(model: Model, config: RunConfig) -> int:
+    """Return the side of a tile's core in model pixels: `config.tile_px`, or the model's own.
+
+    A network with downsampling takes images whose sides, and whose positions on the slide, are
+    multiples of its stride. Tiles, their halo, and the regions must therefore be such multiples.
+
+    Raises
+    ------
+    ConfigError
+        one of them is not
+    """
+    tile_px, stride = config.tile_px or model.tile_px, model.stride
+    if stride < 1 or REGION_PX % stride or model.margin_px % stride:
+        raise ConfigError(
+            f"{model.name} has stride {stride}, which does not divide the side of a region, "
+            f"{REGION_PX} px, and its margin, {model.margin_px} px; "
+            "use a network whose stride is a power of two up to 64"
+        )
+    if model.halo_px % stride or model.halo_px < 0:
+        raise ConfigError(
+            f"{model.name} has halo_px {model.halo_px}, which is not a multiple of its stride "
+            f"{stride}; give it halo_px {-(-abs(model.halo_px) // stride) * stride}"
+        )
+    if tile_px % stride:
+        below = max(-(-64 // stride) * stride, tile_px // stride * stride)
+        fits = dict.fromkeys((below, below + stride))
+        choice = " or ".join(f"--tile-px {size}" for size in fits)
+        raise ConfigError(
+            f"tile_px {tile_px} does not fit {model.name}, whose tiles are multiples of {stride} "
+            f"px; give {choice}"
+        )
+    return tile_px
+
+
+def read_roi(path: Path | None) -> shapely.Geometry | None:
+    """Read a file of regions of interest as one geometry in level-0 pixels; None for no file.
+
+    Raises
+    ------
+    DataError
+        the file does not exist or cannot be used
+    """
+    if path is None:
+        return None
+    if not path.is_file():
+        raise DataError(f"{path}: no such ROI file; export annotations from QuPath as GeoJSON")
+    return shapely.union_all(read_regions(path))
