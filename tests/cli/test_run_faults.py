@@ -93,7 +93,7 @@ FAULTS = {
     "unknown foreground": _given(2, ["'some'", "auto", "all"], "--foreground", "some"),
     "unknown option": _given(2, ["--fast", "wsiseg run --help"], "--fast"),
     "threshold": _given(2, ["threshold 3.0", "0.02 and 0.98"], "--threshold", "3"),
-    "tile": _given(2, ["tile_px 100", "multiple of 8", "512"], "--tile-px", "100"),
+    "tile": _given(2, ["tile_px 100", "multiples of 8 px", "--tile-px 96"], "--tile-px", "100"),
     "not a number": _given(2, ["'two'", "--batch"], "--batch", "two"),
     "no slide": lambda f: (["run"], 2, ["SLIDES", "wsiseg run --help"]),
     "unknown command": lambda f: (["segment"], 2, ["segment"]),

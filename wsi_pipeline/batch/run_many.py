@@ -149,6 +149,7 @@ def _header(slide: SlideRequest, config: RunConfig) -> str:
 def _ready(slides: Sequence[SlideRequest], config: RunConfig) -> dict[str | None, Model]:
     """The models, each opened once for all slides, after a look at where results go."""
     from wsi_pipeline.runs.run_folder import check_output
+    from wsi_pipeline.runs.work_plan import tile_size
 
     try:
         check_output(config.out, 0)
@@ -162,7 +163,9 @@ def _ready(slides: Sequence[SlideRequest], config: RunConfig) -> dict[str | None
     opened = {n: model_for(replace(config, model=n)) for n in dict.fromkeys(names.values())}
     if not config.scheduler and any(model.device == "cpu" for model in opened.values()):
         keep_freed_memory()
-    return {name: opened[model] for name, model in names.items()}
+    for model in opened.values():
+        tile_size(model, config)
+    return {given: opened[name] for given, name in names.items()}
 
 
 def _run(
