@@ -83,7 +83,7 @@ def _cells(light: np.ndarray) -> Instances:
 
 def _load(path: Path, **options: Any) -> tuple[torch.nn.Module, Any, Card]:
     """As `registry.load`, with a cheap network for the checkpoints that ship."""
-    if path != weights_path(path.stem) or not path.is_file():
+    if not path.is_file() or path.resolve() != weights_path(path.stem).resolve():
         return _REAL_LOAD(path, **options)
     card = replace(read_card(path), mean=0, std=1)
     if card.task == "cells":

@@ -6,17 +6,13 @@ import ast
 import hashlib
 import importlib
 import re
-import shutil
 import subprocess
 import sys
 import tomllib
 from importlib.metadata import entry_points, version
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
-import torch
 import yaml
 from packaging.requirements import Requirement
 
@@ -104,17 +100,3 @@ def test_the_licence_is_the_standard_text():
     digest = hashlib.sha256((ROOT / "LICENSE").read_bytes()).hexdigest()
     assert digest == "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"
     assert PROJECT["license"] == "Apache-2.0"
-
-
-@pytest.mark.parametrize("text", ["README.md", "docs/models.md"])
-def test_the_python_that_documents_show_runs(text, slide_path, tmp_path, monkeypatch):
-    shutil.copy(slide_path, tmp_path / "slide.svs")
-    monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / text).read_text(), re.DOTALL)
-    names = {
-        "my_function": lambda image: cv2.connectedComponents(np.uint8(image[..., 0] < 90))[1],
-        "module": torch.nn.Conv2d(3, 2, 1),
-    }
-    for block in blocks:
-        exec(block, names)
-    assert len(list(tmp_path.glob("*/slide/dssnet/objects.geojson.gz"))) == 1
