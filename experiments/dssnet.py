@@ -80,15 +80,15 @@ def sweep(predict: Predict, data: list[str], split: str) -> None:
 
 
 def splitting(predict: Predict, data: list[str], mpp: float, split: str) -> None:
-    """Measure F1 for several necks at which nuclei are split, thresholds and score cuts."""
+    """Measure F1 for several saddle ratios, thresholds and score cuts."""
     samples = held_out(data, mpp, split)
     cache = {id(s.image): predict(s.image) for s in samples}
 
     def again(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         return cache[id(image)]
 
-    usual = {"neck": 0.8, "threshold": 0.5, "min_score": 0.55, "min_small_score": 0.65}
-    changes: list[dict[str, float]] = [{}, {"neck": 0.0}, {"neck": 0.7}]
+    usual = {"saddle_ratio": 0.8, "threshold": 0.5, "min_score": 0.55, "min_small_score": 0.65}
+    changes: list[dict[str, float]] = [{}, {"saddle_ratio": 0.0}, {"saddle_ratio": 0.7}]
     changes += [{"threshold": t} for t in (0.4, 0.6)]
     changes += [{"min_score": s, "min_small_score": s} for s in (0.0, 0.55, 0.6, 0.65)]
     changes += [{"min_small_score": s} for s in (0.65, 0.68, 0.7)]
@@ -96,11 +96,12 @@ def splitting(predict: Predict, data: list[str], mpp: float, split: str) -> None
     for change in changes:
         choice = usual | change
         rows[tuple(choice.values())] = nucleus_f1(
-            again, samples, split=choice["neck"] > 0, min_area_um2=8.0, **choice
+            again, samples, split=choice["saddle_ratio"] > 0, min_area_um2=8.0, **choice
         )
     groups = list(next(iter(rows.values())))
     record("\n## Splitting, threshold and score cut: nucleus F1 at IoU 0.5\n")
-    record("| neck | threshold | score cut | under 30 µm² | " + " | ".join(groups) + " | mean |")
+    columns = ("saddle ratio", "threshold", "score cut", "under 30 µm²", *groups, "mean")
+    record(f"| {' | '.join(columns)} |")
     record("|---" * (len(groups) + 5) + "|")
     for choice_, row in rows.items():
         values = [row[g]["nucleus F1"] for g in groups]

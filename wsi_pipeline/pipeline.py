@@ -28,7 +28,7 @@ from wsi_pipeline.runs.overlay import Density, draw_overlay, to_png
 from wsi_pipeline.runs.provenance import plan_record, provenance_record
 from wsi_pipeline.runs.run_folder import RunFolder, check_output
 from wsi_pipeline.runs.work_plan import plan_work, read_roi, tile_size
-from wsi_pipeline.segmentation.damaged_regions import find_objects
+from wsi_pipeline.segmentation.damaged_regions import segment_readable
 from wsi_pipeline.segmentation.inference import Engine
 from wsi_pipeline.segmentation.model import Model
 from wsi_pipeline.segmentation.stitch import duplicates
@@ -201,7 +201,7 @@ class _Job:
             if fatal or self.stop.is_set():
                 return
             try:
-                found = find_objects(engine, region, self.config, self.plan.object_filter)
+                found = segment_readable(engine, region, self.config, self.plan.object_filter)
                 failure = found.failure(region.index)
                 self.folder.write_part(region.index, found.objects, found.oversized, failure)
             except SlideError as error:

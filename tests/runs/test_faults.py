@@ -381,13 +381,13 @@ def test_a_batch_too_large_for_the_device_is_halved(
     assert result.summary["batch_reduced_to"] == 2
     first = sizes.index(2)
     assert first > 0 and set(sizes[first:]) <= {1, 2}  # found once, then known
-    (told,) = [r.getMessage() for r in caplog.records if "no memory" in r.getMessage()]
-    assert told.endswith("going on with batches of 2")
+    (told,) = [r.getMessage() for r in caplog.records if "enough memory" in r.getMessage()]
+    assert told.endswith("continuing with batches of 2")
 
 
 def test_one_tile_too_large_for_the_device_is_an_error(slide_path, darkness, tmp_path):
     model, _ = small_memory(darkness, 0, LACKS["PyTorch on a GPU"])
-    with pytest.raises(OutOfMemoryError, match=r"tile of 528 px; .*, e\.g\. --tile-px 264"):
+    with pytest.raises(OutOfMemoryError, match=r"image of 528 px; .*, e\.g\. --tile-px 256"):
         run(slide_path, tmp_path, model, batch=4)
     assert not (tmp_path / "crowded/darkness" / LOCK).exists()
 

@@ -20,7 +20,8 @@ from wsi_pipeline import RunConfig, run_slide
 from wsi_pipeline.core.objects import Objects
 from wsi_pipeline.formats.geojson import read_geojson
 from wsi_pipeline.formats.geoparquet import read_parquet
-from wsi_pipeline.segmentation.cells import InstanceModel, _draw
+from wsi_pipeline.segmentation.cells import InstanceModel
+from wsi_pipeline.segmentation.mask_atlas import draw_atlas
 from wsi_pipeline.segmentation.model import Instances, paste
 from wsi_pipeline.segmentation.pairing import assign_nuclei
 
@@ -203,13 +204,13 @@ def test_instances_are_drawn_as_they_are_pasted():
         cv2.GaussianBlur(rng.uniform(0, 255, (SIDE, SIDE, 40)), (0, 0), 4).transpose(2, 0, 1)
         .astype(np.uint8),
     )  # fmt: skip
-    sheet = _draw(found, 200, 200)
+    atlas = draw_atlas(found, 200, 200)
     for k, ((rows, columns), mask) in enumerate(paste(found, (200, 200))):
         image = np.zeros((200, 200), bool)
         image[rows, columns] = mask
-        (u, v), (x, y), (w, h) = sheet.start[k], sheet.corner[k], sheet.size[k]
+        (u, v), (x, y), (w, h) = atlas.origin[k], atlas.corner[k], atlas.size[k]
         drawn = np.zeros_like(image)
-        drawn[v : v + h, u : u + w] = sheet.probability[y : y + h, x : x + w] >= 128
+        drawn[v : v + h, u : u + w] = atlas.probability[y : y + h, x : x + w] >= 128
         assert np.array_equal(drawn, image)
 
 

@@ -12,7 +12,7 @@ from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.evaluation.matching import Match, match_labels
 from wsi_pipeline.segmentation.components import find_components
 from wsi_pipeline.segmentation.score_rule import is_certain
-from wsi_pipeline.segmentation.split_touching import NECK, split_touching
+from wsi_pipeline.segmentation.split_touching import SADDLE_RATIO, split_touching
 
 if TYPE_CHECKING:
     from wsiseg_models.training.semantic_data import Sample
@@ -31,7 +31,7 @@ def nucleus_f1(
     min_score: float = RunConfig.min_score,
     min_small_score: float = RunConfig.min_small_score,
     split: bool = True,
-    neck: float = NECK,
+    saddle_ratio: float = SADDLE_RATIO,
     iou: float = 0.5,
 ) -> dict[str, dict[str, float]]:
     """Return F1, precision, recall and mean IoU of nuclei, for each set of samples.
@@ -47,7 +47,7 @@ def nucleus_f1(
         images with truth; `Sample.group` is the set
     threshold, min_area_um2, min_score, min_small_score, split
         see `RunConfig`
-    neck
+    saddle_ratio
         see `split_touching`
     iou
         smallest IoU at which a predicted and a true nucleus are the same
@@ -62,7 +62,7 @@ def nucleus_f1(
             min_score=min_score,
             min_small_score=min_small_score,
             split=split,
-            neck=neck,
+            saddle_ratio=saddle_ratio,
         )
         match = nucleus_match(found, sample.labels, min_px=min_area_um2 / sample.mpp**2, iou=iou)
         groups.setdefault(sample.group, []).append(match)
@@ -88,7 +88,7 @@ def instances_of(
     min_score: float,
     min_small_score: float,
     split: bool,
-    neck: float = NECK,
+    saddle_ratio: float = SADDLE_RATIO,
 ) -> NDArray[np.int32]:
     """Return the nuclei in class probabilities (classes, h, w) as a label image (h, w).
 
@@ -99,7 +99,7 @@ def instances_of(
     wanted = np.ones(len(components) + 1, np.bool_)
     wanted[0] = False
     pieces = split_touching(
-        components, wanted, min_px=min_area_um2 / mpp**2, split=split, neck=neck
+        components, wanted, min_px=min_area_um2 / mpp**2, split=split, saddle_ratio=saddle_ratio
     )
     sums = np.bincount(pieces.labels.ravel(), strongest.ravel(), minlength=len(pieces) + 1)
     wanted = np.ones(len(pieces) + 1, np.bool_)

@@ -22,7 +22,7 @@ from wsi_pipeline.core.errors import CheckpointError, ClusterError, SlideError, 
 from wsi_pipeline.core.geometry import Box, Region
 from wsi_pipeline.core.machine import keep_freed_memory
 from wsi_pipeline.runs.part_file import part_bytes
-from wsi_pipeline.segmentation.damaged_regions import Found, find_objects
+from wsi_pipeline.segmentation.damaged_regions import RegionObjects, segment_readable
 from wsi_pipeline.segmentation.inference import Engine
 from wsi_pipeline.segmentation.model import Model
 from wsi_pipeline.segmentation.ownership import ObjectFilter
@@ -116,8 +116,8 @@ def do_region(
     Returns
     -------
     dict
-        ``part``, bytes, and ``incomplete``, `Found.failure`; or ``failure``: why nothing can be
-        read there; or ``refusal``: the name of an error and its text. Besides ``worker``,
+        ``part``, bytes, and ``incomplete``, `RegionObjects.failure`; or ``failure``: why nothing
+        can be read there; or ``refusal``: the name of an error and its text. Besides ``worker``,
         ``seconds`` per stage and the ``batch`` that fits
     """
 
@@ -169,9 +169,9 @@ class _Site:
         self._told: dict[str, float] = {}
         self._lock = threading.Lock()
 
-    def find(self, region: Region) -> Found:
-        """Objects of a region; errors as `find_objects`."""
-        return find_objects(self._engine, region, self.config, self.keep)
+    def find(self, region: Region) -> RegionObjects:
+        """Objects of a region; errors as `segment_readable`."""
+        return segment_readable(self._engine, region, self.config, self.keep)
 
     @property
     def batch(self) -> int:

@@ -1,4 +1,4 @@
-"""Measurements of cells, which depend on their nuclei and neighbours."""
+"""Measure cells with their nuclei and neighbours."""
 
 from __future__ import annotations
 
@@ -11,46 +11,38 @@ from numpy.typing import NDArray
 from wsi_pipeline.core.objects import Objects, is_cell
 from wsi_pipeline.segmentation.morphometry import morphometry
 
-__all__ = [
-    "CELL_NUCLEI",
-    "CELL_OVERLAP",
-    "NUCLEUS_OFFSET",
-    "NUCLEUS_RATIO",
-    "cell_features",
-]
-
+__all__ = ["CELL_NUCLEI", "CELL_OVERLAP", "NUCLEUS_OFFSET", "NUCLEUS_RATIO", "cell_features"]
 
 NUCLEUS_RATIO = "Nucleus/Cell area ratio"  # QuPath's name
-
 CELL_NUCLEI = "Cell: Nuclei"
-
 CELL_OVERLAP = "Cell: Overlap share"
-
 NUCLEUS_OFFSET = "Nucleus: Offset in cell"
-"""Names of what `cell_features` measures besides `MORPHOMETRY`."""
 
 
 def cell_features(objects: Objects, mpp: float) -> Objects:
-    """The objects with shape and arrangement of cells and nuclei among their measurements.
+    """Add measurements of shape and arrangement to cells and nuclei.
 
-    Cells have `MORPHOMETRY` as "Cell: …", all others as "Nucleus: …". Besides, each cell has
-    "Cell: Nuclei", their number; "Nucleus/Cell area ratio", the sum of their areas over the
-    cell's; and "Cell: Overlap share", the part of its area that other cells of the list cover.
-    Each nucleus has "Nucleus: Offset in cell": from the cell's centroid to its own, in radii of
-    the circle of the cell's area. NaN where a measurement does not apply or would divide by zero,
-    and where a cell without a nucleus would have a ratio. Other measurements stay.
+    All objects get the measurements of `morphometry`, with prefix "Cell" or "Nucleus". Besides:
+
+    - "Cell: Nuclei": number of nuclei in the cell
+    - "Nucleus/Cell area ratio": sum of their areas over the cell's area; NaN without a nucleus
+    - "Cell: Overlap share": share of the cell's area that other cells of `objects` cover
+    - "Nucleus: Offset in cell": distance from the cell's centroid to the nucleus's, over the
+      radius of a circle with the cell's area
+
+    A measurement is NaN where it does not apply or would divide by zero. Other measurements stay.
 
     Parameters
     ----------
     objects
-        n cells and nuclei in level-0 pixels; `parent` says what lies where
+        n cells and nuclei in level-0 pixels; `parent` links a nucleus to its cell
     mpp
         µm per level-0 pixel
 
     Raises
     ------
     MppError
-        if `mpp` is not a positive number
+        `mpp` is not a positive number
     """
     n = len(objects)
     cells = is_cell(objects)
@@ -58,7 +50,7 @@ def cell_features(objects: Objects, mpp: float) -> Objects:
     table = dict(objects.features)
     for prefix, which in (("Nucleus", np.flatnonzero(~cells)), ("Cell", rows)):
         for name, column in morphometry(objects.take(which), mpp, prefix=prefix).items():
-            table[name] = _spread(n, which, column)
+            table[name] = _column(n, which, column)
     parent = np.full(n, -1) if objects.parent is None else objects.parent
     held = np.flatnonzero(parent >= 0)
     shapes = objects.polygons()
@@ -78,20 +70,20 @@ def cell_features(objects: Objects, mpp: float) -> Objects:
         (CELL_OVERLAP, rows, share),
         (NUCLEUS_OFFSET, held, offset),
     )
-    return replace(objects, features=table | {m: _spread(n, w, c) for m, w, c in measured})
+    return replace(objects, features=table | {m: _column(n, w, c) for m, w, c in measured})
 
 
-def _spread(
-    n: int, where: NDArray[np.int64], values: NDArray[np.floating] | NDArray[np.integer]
+def _column(
+    n: int, rows: NDArray[np.int64], values: NDArray[np.floating] | NDArray[np.integer]
 ) -> NDArray[np.float32]:
-    """A column (n,) that is NaN but at `where`."""
+    """Return a column float32 (n,) with `values` in some rows and NaN elsewhere."""
     column = np.full(n, np.nan, np.float32)
-    column[where] = np.where(np.isfinite(values), values, np.nan)
+    column[rows] = np.where(np.isfinite(values), values, np.nan)
     return column
 
 
 def _covered(shapes: NDArray[np.object_]) -> NDArray[np.float64]:
-    """Area of each polygon (n,) that others of the list cover, once where several do."""
+    """Return the area of each polygon (n,) that the union of the others covers, float64 (n,)."""
     covered = np.zeros(len(shapes))
     broken = ~shapely.is_valid(shapes)
     if broken.any():

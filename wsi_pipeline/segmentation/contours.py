@@ -1,4 +1,4 @@
-"""Contours: from label images to closed rings in pixel edges, with as few vertices as needed."""
+"""Outlines of objects: from a label image to closed rings with few vertices."""
 
 from __future__ import annotations
 
@@ -7,73 +7,107 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-__all__ = [
-    "simplified",
-    "simplify",
-    "trace",
-]
+__all__ = ["TOLERANCE_PX", "douglas_peucker", "simplify", "trace"]
 
-Bytes = NDArray[np.uint8]
+TOLERANCE_PX = 0.5
+"""Largest distance of a simplified outline from the traced one, level-0 pixels."""
+
+_LINE = shapely.GeometryType.LINESTRING
+_POLYGON = shapely.GeometryType.POLYGON
+
+_DX, _DY = (1, 0, -1, 0), (0, 1, 0, -1)  # step in direction 0 to 3: east, south, west, north
+_RIGHT_X, _RIGHT_Y = (0, -1, -1, 0), (0, 0, -1, -1)  # pixel on the right of that step, from (x, y)
+_LEFT_X, _LEFT_Y = (0, 0, -1, -1), (-1, 0, 0, -1)  # pixel on the left of it
 
 
 @numba.njit(nogil=True, cache=True)
 def trace(
-    labels: NDArray[np.int32], probability: Bytes, first: NDArray[np.int32], level: float
+    labels: NDArray[np.int32],
+    probability: NDArray[np.uint8],
+    first_pixel: NDArray[np.int32],
+    level: float,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Outer contours of objects 1…n of a label image, in pixel edges of the window.
+    """Trace the outer outline of each object of a label image.
 
-    Follows the cracks between inside and outside pixels. On each crack lies one vertex: where
-    `probability`, interpolated between the two pixel centres, crosses `level`; half-way between
-    two objects. A contour therefore never meets itself, and holes are filled.
+    Crack following (Rosenfeld and Kak, Digital Picture Processing, 2nd edition, 1982, chapter 11):
+    a crack is the edge between a pixel of the object and one outside. From each corner the walk
+    goes on with the object on its right-hand side. The two pixels ahead decide the turn:
+
+    ahead right   ahead left   next direction
+    outside       either       turn right
+    inside        outside      straight on
+    inside        inside       turn left
+
+    The first row turns right where two pixels of the object meet at a corner only, so objects are
+    4-connected. The walk ends at the corner and in the direction in which it began: the upper left
+    corner of the object's first pixel in reading order, eastwards. Holes are not traced, so the
+    ring fills them.
+
+    Each crack gives one vertex on the line between its two pixel centres: where `probability`,
+    interpolated linearly between them, crosses `level` (as in marching squares, Lorensen and Cline
+    1987), and half-way where the outside pixel belongs to another object or lies beyond the
+    window. The vertices stay within their cracks' pixels, so the ring does not cross itself. Their
+    coordinates are multiples of 1/256 px: they, and their sums with the window's corner, are exact
+    floating-point numbers, so the ring does not depend on the window.
+
+    Parameters
+    ----------
+    labels
+        int32 (h, w), 0 background and 1 … n
+    probability
+        uint8 (h, w)
+    first_pixel
+        int32 (n, 2): x, y of each object's first pixel in reading order
+    level
+        value of `probability` on the outline
 
     Returns
     -------
-    vertices float64 (v, 2) as x, y, each ring closed; offsets int64 (n + 1,)
+    vertices
+        float64 (v, 2) as x, y in pixels of the window; pixel i covers i to i + 1
+    offsets
+        int64 (n + 1,): ring k is ``vertices[offsets[k]:offsets[k + 1]]``, its last vertex equals
+        its first
+
+    Notes
+    -----
+    Longer than 40 lines, since calls inside the loop would pass seven values back and forth.
     """
     h, w = labels.shape
-    vertices = np.empty((max(64, 64 * len(first)), 2), np.float64)
-    offsets = np.zeros(len(first) + 1, np.int64)
-    dx, dy = (1, 0, -1, 0), (0, 1, 0, -1)  # east, south, west, north
-    # Pixel on the right and on the left of an edge that leaves corner (x, y) in each direction.
-    rx, ry = (0, -1, -1, 0), (0, 0, -1, -1)
-    lx, ly = (0, 0, -1, -1), (-1, 0, 0, -1)
+    vertices = np.empty((max(64, 64 * len(first_pixel)), 2), np.float64)
+    offsets = np.zeros(len(first_pixel) + 1, np.int64)
     v = 0
-    for k in range(len(first)):
-        x, y = first[k]
+    for k in range(len(first_pixel)):
+        x, y = first_pixel[k]
         start_x, start_y, way, begin = x, y, 0, v
         while True:
-            ic, ir = x + rx[way], y + ry[way]
-            oc, orow = x + lx[way], y + ly[way]
+            ic, ir = x + _RIGHT_X[way], y + _RIGHT_Y[way]  # inside the object
+            oc, orow = x + _LEFT_X[way], y + _LEFT_Y[way]  # outside
             share = 0.5
             inside = float(probability[ir, ic])
             if 0 <= oc < w and 0 <= orow < h and labels[orow, oc] == 0:
                 outside = float(probability[orow, oc])
                 if outside < level <= inside:
                     share = min(0.95, max(0.05, (inside - level) / (inside - outside)))
-                    # Whole 1/256 px are exact wherever the window lies; so is the sum with it.
                     share = np.floor(share * 256 + 0.5) / 256
             if v == len(vertices):
-                wider = np.empty((2 * v, 2), np.float64)
-                wider[:v] = vertices
-                vertices = wider
+                vertices = _doubled(vertices)
             vertices[v, 0] = ic + 0.5 + share * (oc - ic)
             vertices[v, 1] = ir + 0.5 + share * (orow - ir)
             v += 1
-            x, y = x + dx[way], y + dy[way]
-            ac, ar = x + rx[way], y + ry[way]
-            ahead = 0 <= ac < w and 0 <= ar < h and labels[ar, ac] == k + 1
-            bc, br = x + lx[way], y + ly[way]
-            beside = 0 <= bc < w and 0 <= br < h and labels[br, bc] == k + 1
-            if not ahead:
+            x, y = x + _DX[way], y + _DY[way]
+            ac, ar = x + _RIGHT_X[way], y + _RIGHT_Y[way]
+            ahead_right = 0 <= ac < w and 0 <= ar < h and labels[ar, ac] == k + 1
+            bc, br = x + _LEFT_X[way], y + _LEFT_Y[way]
+            ahead_left = 0 <= bc < w and 0 <= br < h and labels[br, bc] == k + 1
+            if not ahead_right:
                 way = (way + 1) % 4
-            elif beside:
+            elif ahead_left:
                 way = (way + 3) % 4
             if x == start_x and y == start_y and way == 0:
                 break
         if v == len(vertices):
-            wider = np.empty((2 * v, 2), np.float64)
-            wider[:v] = vertices
-            vertices = wider
+            vertices = _doubled(vertices)
         vertices[v] = vertices[begin]
         v += 1
         offsets[k + 1] = v
@@ -81,83 +115,96 @@ def trace(
 
 
 @numba.njit(nogil=True, cache=True)
+def _doubled(vertices: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Copy a full array (v, 2) into one of twice the length."""
+    longer = np.empty((2 * len(vertices), 2), np.float64)
+    longer[: len(vertices)] = vertices
+    return longer
+
+
 def simplify(
-    vertices: NDArray[np.float64], offsets: NDArray[np.int64], tolerance: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Closed rings with fewer vertices, off by their `tolerance` (n,) at most (Douglas–Peucker)."""
-    kept = np.zeros(len(vertices), np.bool_)
-    out_offsets = np.zeros_like(offsets)
-    stack = np.empty((64, 2), np.int64)
-    count = 0
-    for k in range(len(offsets) - 1):
-        begin, end = offsets[k], offsets[k + 1] - 1
-        # Cut the ring at its first vertex and at the one farthest from it.
-        split, best = begin, -1.0
-        for i in range(begin, end):
-            d = (vertices[i, 0] - vertices[begin, 0]) ** 2 + (
-                vertices[i, 1] - vertices[begin, 1]
-            ) ** 2
-            if d > best:
-                split, best = i, d
-        kept[begin] = kept[split] = kept[end] = True
-        top = 2
-        stack[0, 0], stack[0, 1] = begin, split
-        stack[1, 0], stack[1, 1] = split, end
-        while top > 0:
-            top -= 1
-            a, b = stack[top]
-            far, at = tolerance[k], -1
-            ax, ay = vertices[a]
-            bx, by = vertices[b]
-            length = np.hypot(bx - ax, by - ay)
-            for i in range(a + 1, b):
-                px, py = vertices[i]
-                if length > 0:
-                    d = abs((bx - ax) * (py - ay) - (by - ay) * (px - ax)) / length
-                else:
-                    d = np.hypot(px - ax, py - ay)
-                if d > far:
-                    far, at = d, i
-            if at >= 0:
-                kept[at] = True
-                if top + 2 > len(stack):
-                    wider = np.empty((2 * len(stack), 2), np.int64)
-                    wider[:top] = stack[:top]
-                    stack = wider
-                stack[top, 0], stack[top, 1] = a, at
-                stack[top + 1, 0], stack[top + 1, 1] = at, b
-                top += 2
-        for i in range(begin, end + 1):
-            count += kept[i]
-        out_offsets[k + 1] = count
-    out = np.empty((count, 2), np.float64)
-    j = 0
-    for i in range(len(vertices)):
-        if kept[i]:
-            out[j] = vertices[i]
-            j += 1
-    return out, out_offsets
-
-
-def simplified(
     vertices: NDArray[np.float64], offsets: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.bool_]]:
-    """Closed rings with fewer vertices, off by half a level-0 pixel at most, and which are valid.
+    """Remove vertices of closed rings and round the rest to 0.01 px.
 
-    They lie on 0.01 px. A ring that would cross itself, or be a line, keeps all its vertices.
+    The rings stay within `TOLERANCE_PX` (and the rounding) of the given ones. A ring that would
+    cross itself, or have fewer than three corners, keeps its vertices.
+
+    Parameters
+    ----------
+    vertices, offsets
+        n rings as returned by `trace`, in level-0 pixels
+
+    Returns
+    -------
+    vertices, offsets
+        the n rings, in the same order
+    valid
+        bool (n,): whether each is a valid polygon
     """
-    tolerance = np.full(len(offsets) - 1, 0.5)
+    tolerance = np.full(len(offsets) - 1, TOLERANCE_PX)
     while True:
-        coords, shorter = simplify(vertices, offsets, tolerance)
+        coords, shorter = douglas_peucker(vertices, offsets, tolerance)
         line = (np.diff(shorter) < 4) & (tolerance >= 0)
         if line.any():
             tolerance[line] = -1
             continue
         coords = np.round(coords, 2)
         rings = np.arange(len(offsets), dtype=np.int64)
-        polygons = shapely.from_ragged_array(shapely.GeometryType.POLYGON, coords, (shorter, rings))
-        valid = shapely.is_valid(polygons)
+        valid = shapely.is_valid(shapely.from_ragged_array(_POLYGON, coords, (shorter, rings)))
         crossed = ~valid & (tolerance > 0)
         if not crossed.any():
             return coords, shorter, valid
         tolerance[crossed] = 0
+
+
+def douglas_peucker(
+    vertices: NDArray[np.float64], offsets: NDArray[np.int64], tolerance: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Remove vertices of closed rings that are nearer to the result than a tolerance.
+
+    Algorithm of Douglas and Peucker (Cartographica 10, 1973, pages 112–122), computed by GEOS.
+    Each ring is cut into two lines, at its first vertex and at the vertex farthest from it: GEOS
+    always keeps the ends of a line, but from version 3.12 on it may remove the first vertex of a
+    ring, which leaves the result up to several times the tolerance away from the ring (3.2 px at a
+    tolerance of 0.5 px, on 4041 traced nuclei).
+
+    Parameters
+    ----------
+    vertices, offsets
+        float64 (v, 2) and int64 (n + 1,): ring k is ``vertices[offsets[k]:offsets[k + 1]]``, its
+        last vertex equals its first
+    tolerance
+        float64 (n,), in the unit of the vertices; a negative one leaves its ring unchanged
+
+    Returns
+    -------
+    vertices and offsets of the n shorter rings
+
+    Examples
+    --------
+    >>> ring = np.array([[0, 0], [4, 0.1], [8, 0], [8, 8], [0, 8], [0, 0]], float)
+    >>> vertices, offsets = douglas_peucker(ring, np.array([0, 6]), np.array([0.5]))
+    >>> vertices.tolist()
+    [[0.0, 0.0], [8.0, 0.0], [8.0, 8.0], [0.0, 8.0], [0.0, 0.0]]
+    """
+    count = len(offsets) - 1
+    if count == 0:
+        return vertices, offsets
+    start = offsets[:-1]
+    ring = np.repeat(np.arange(count), np.diff(offsets))
+    distance = ((vertices - vertices[start[ring]]) ** 2).sum(1)
+    farthest = np.flatnonzero(distance == np.maximum.reduceat(distance, start)[ring])
+    cut = np.maximum(farthest[np.searchsorted(farthest, start)], start + 1)
+    # The vertex at which a ring is cut ends one line and begins the next.
+    repeated = np.insert(np.arange(len(vertices)), cut, cut)
+    begin = np.stack([start, cut + 1], 1) + np.arange(count)[:, None]
+    line_offsets = np.append(begin.ravel(), len(repeated))
+    lines = shapely.from_ragged_array(_LINE, vertices[repeated], (line_offsets,))
+    change = np.repeat(tolerance >= 0, 2)
+    lines[change] = shapely.simplify(
+        lines[change], np.repeat(tolerance, 2)[change], preserve_topology=False
+    )
+    _, coords, (line_offsets,) = shapely.to_ragged_array(lines)
+    coords = np.delete(coords, line_offsets[1:-1:2], axis=0)
+    return coords, line_offsets[::2] - np.arange(count + 1)

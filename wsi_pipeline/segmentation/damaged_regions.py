@@ -1,4 +1,4 @@
-"""Regions of damaged slides: what cannot be read costs what touches it, and not the region."""
+"""Segment regions of damaged slides: only objects that touch an unreadable part are lost."""
 
 from __future__ import annotations
 
@@ -17,22 +17,26 @@ from wsi_pipeline.core.records import RegionFailure
 from wsi_pipeline.segmentation.inference import Engine
 from wsi_pipeline.segmentation.ownership import ObjectFilter
 
-__all__ = ["Found", "find_objects"]
+__all__ = ["RegionObjects", "segment_readable"]
 
 MARGIN_PX = 2
-"""What ends so near to a gap, model pixels, may go on in it."""
+"""Objects this near to an unreadable part may extend into it and are left out, model pixels."""
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
-    """What was found in a region.
+class RegionObjects:
+    """Objects of a region, and what is known of its unreadable parts.
 
     Attributes
     ----------
+    objects
+        the objects that the region owns
     oversized
-        how many objects were larger than could be seen
-    cause, missing
-        why the region is not whole, and the level-0 boxes that could not be read; empty if it is
+        number of objects that are larger than the largest window
+    cause
+        why part of the region could not be read; empty if all was read
+    missing
+        the unreadable boxes, in level-0 pixels; they may overlap
     """
 
     objects: Objects
@@ -56,8 +60,10 @@ class Found:
         }
 
 
-def find_objects(engine: Engine, region: Region, config: RunConfig, keep: ObjectFilter) -> Found:
-    """Objects of a region; of what cannot be read only those that touch it lack.
+def segment_readable(
+    engine: Engine, region: Region, config: RunConfig, keep: ObjectFilter
+) -> RegionObjects:
+    """Segment a region; where parts of it cannot be read, leave out the objects that touch them.
 
     Raises
     ------
@@ -65,7 +71,7 @@ def find_objects(engine: Engine, region: Region, config: RunConfig, keep: Object
         nothing of the region can be read, or the drive does not answer
     """
     try:
-        return Found(*engine.model.segment_region(engine, region, config, keep))
+        return RegionObjects(*engine.model.segment_region(engine, region, config, keep))
     except SlideTimeoutError:
         raise
     except SlideReadError as error:
@@ -78,11 +84,11 @@ def find_objects(engine: Engine, region: Region, config: RunConfig, keep: Object
         touching = _touching(objects, [_level0(box.grow(MARGIN_PX), engine) for box in boxes])
         cause = f"{error}; {share:.1%} of the region is left out, the rest is kept"
         missing = tuple(_level0(box, engine) for box in boxes)
-        return Found(objects.take(~touching), oversized, cause, missing)
+        return RegionObjects(objects.take(~touching), oversized, cause, missing)
 
 
 def _share(boxes: Sequence[Box], core: Box) -> float:
-    """Share of a core that lies in boxes."""
+    """Return the share of a core's area that lies in boxes."""
     inside = np.zeros((core.height, core.width), np.bool_)
     for box in (b.clip(core).shift(-core.x0, -core.y0) for b in boxes):
         inside[box.y0 : box.y1, box.x0 : box.x1] = True
@@ -90,14 +96,14 @@ def _share(boxes: Sequence[Box], core: Box) -> float:
 
 
 def _level0(box: Box, engine: Engine) -> Box:
-    """A box of model pixels in level-0 pixels, rounded outwards."""
+    """Convert a box from model pixels to level-0 pixels, rounded outwards."""
     low = (math.floor(v * engine.scale) for v in (box.x0, box.y0))
     high = (math.ceil(v * engine.scale) for v in (box.x1, box.y1))
     return Box(*low, *high).clip(Box(0, 0, engine.slide.width, engine.slide.height))
 
 
 def _touching(objects: Objects, boxes: Sequence[Box]) -> NDArray[np.bool_]:
-    """Which objects (n,) have a bounding box that meets one of `boxes`, in level-0 pixels."""
+    """Return which objects' bounding boxes overlap one of `boxes`, bool (n,); level-0 pixels."""
     bounds = objects.bounds()
     touching = np.zeros(len(objects), np.bool_)
     for box in boxes:

@@ -1,7 +1,7 @@
-"""Inference: windows of a slide through a model, one network per device.
+"""Inference: read windows of a slide and run the model's network on them.
 
-Many threads read and decode; one thread runs the network. Between them lies a bounded queue, so
-that readers wait for the network and memory stays bounded.
+Many threads read and decode; `Model.at_once` threads run the network. A queue of bounded length
+between them makes readers wait for the network, so memory stays bounded.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from copy import copy
+from functools import reduce
 from itertools import islice
 from types import TracebackType
 from typing import Any
@@ -39,20 +40,29 @@ Infer = Callable[[Images], list[Any]]
 """A method of a model: images (n, h, w, 3) → one answer per image."""
 Job = tuple[Infer, Images, "Future[Any]"]
 NO_MEMORY = ("out of memory", "can't allocate memory", "STATUS_ALLOC_FAILED")
-"""What PyTorch says where it has no class of its own for it."""
+"""Parts of PyTorch's messages for errors that have no class of their own."""
 
 _log = logging.getLogger(__name__)
 
 
 class Stopwatch:
-    """Seconds spent per stage, summed over threads."""
+    """Seconds spent per stage of the work, summed over threads.
+
+    Examples
+    --------
+    >>> watch = Stopwatch()
+    >>> began = time.perf_counter()
+    >>> began = watch.add("read", began)  # books the time since `began`; returns the time now
+    >>> list(watch.seconds)
+    ['read']
+    """
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._lock = threading.Lock()
 
     def add(self, stage: str, since: float) -> float:
-        """Book the time since `since` on `stage`; the time now."""
+        """Add the time since `since` to a stage; return the time now."""
         now = time.perf_counter()
         with self._lock:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + now - since
@@ -60,17 +70,26 @@ class Stopwatch:
 
 
 class Engine:
-    """Reads windows of one slide on the model's grid and runs the model on them.
+    """Read windows of one slide on the model's pixel grid and run the network on them.
 
-    Thread-safe; a context manager, since it owns the threads that run the network.
+    Thread-safe. A context manager: it starts and ends the threads that run the network.
 
     Parameters
     ----------
     visible
-        where the model looks; elsewhere every probability is 0
+        where the model is run; elsewhere every probability is 0
+    scale
+        level-0 pixels per model pixel
     tile_px, batch
-        how the network gets its input; without influence on the result. Where the memory is too
-        small for a batch it is halved, and `batch` is then what fits.
+        width of a tile's core and number of tiles per call of the network; they do not change the
+        result. If a batch does not fit into memory, `batch` becomes the number that does
+
+    Attributes
+    ----------
+    missing
+        boxes that could not be read, model pixels; only with `tolerant`
+    watch
+        seconds per stage: read, network, objects
     """
 
     def __init__(
@@ -91,24 +110,25 @@ class Engine:
         self.watch = Stopwatch()
         self._reducing = threading.Lock()
         self._settings = ExitStack()
-        # Two waiting batches are enough to keep a thread busy.
-        self._line: queue.Queue[Job | None] = queue.Queue(2 * model.at_once)
+        # Two batches that wait are enough to keep a thread busy.
+        self._queue: queue.Queue[Job | None] = queue.Queue(2 * model.at_once)
         self._threads = [
             threading.Thread(target=self._serve, name=f"network {k}", daemon=True)
             for k in range(model.at_once)
         ]
 
     def tolerant(self) -> Engine:
-        """The same engine for one damaged region: what cannot be read is blank, and `missing`.
+        """Return the same engine for one damaged region.
 
-        `missing` are boxes of model pixels, and may overlap.
+        Pixels that cannot be read are then blank, and `missing` lists their boxes, which may
+        overlap.
         """
         other = copy(self)
         other.missing, other._tolerant = [], True
         return other
 
     def _read(self, window: Box, border: int = 0) -> Images:
-        """Pixels of a window, uint8 (h, w, 3), of which `border` is for `WindowCache`."""
+        """Read a window, uint8 (h, w, 3); `border` as in `WindowCache.read`."""
         if not self._tolerant:
             return self.canvas.read(window, border)
         image, readable = self.slide.read_what_is_there(window, self.scale)
@@ -136,14 +156,14 @@ class Engine:
         trace: TracebackType | None,
     ) -> None:
         for _ in self._threads:
-            self._line.put(None)
+            self._queue.put(None)
         for thread in self._threads:
             thread.join()
         self._settings.close()
 
     def _serve(self) -> None:
         self.model.share()
-        while (job := self._line.get()) is not None:
+        while (job := self._queue.get()) is not None:
             infer, images, answer = job
             began = time.perf_counter()
             try:
@@ -161,7 +181,7 @@ class Engine:
             if answer is not None:
                 done.extend(answer)
             elif len(piece) == 1:
-                raise OutOfMemoryError(_too_large(self.model, piece.shape[1]))
+                raise OutOfMemoryError(self._too_large(piece.shape[1]))
             else:
                 size = -(-len(piece) // 2)
         self._reduce(len(images), size)
@@ -174,123 +194,143 @@ class Engine:
         except Exception as error:
             if not _lacks_memory(error):
                 raise
-        # Only here, where the error has gone, and with it all that the network had in hand.
+        # After the except block: the error holds references to the network's tensors.
         gc.collect()
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_initialized():
             torch.cuda.empty_cache()
         return None
 
+    def _too_large(self, side_px: int) -> str:
+        """Return the message for an image that does not fit into memory."""
+        model, stride = self.model, self.model.stride
+        smaller = max(64, stride, self.tile_px // 2 // stride * stride)
+        return (
+            f"{model.name}: not enough memory on {model.device} for one image of {side_px} px; "
+            f"give a smaller --tile-px, e.g. --tile-px {smaller}, or fewer --workers"
+        )
+
     def _reduce(self, tried: int, fits: int) -> None:
-        """Send smaller batches from now on, if what fits is less than what is sent."""
+        """Set `batch` to the number of images that fit, if that is smaller."""
         with self._reducing:
             if fits < min(tried, self.batch):
                 self.batch = fits
                 _log.warning(
-                    "%s on %s: no memory for batches of %d; going on with batches of %d",
+                    "%s on %s: not enough memory for batches of %d; continuing with batches of %d",
                     self.model.name, self.model.device, tried, fits,
                 )  # fmt: skip
 
     def label(self, window: Box) -> tuple[Images, NDArray[np.integer]]:
-        """Image (h, w, 3) and label image (h, w) of a window, from a `LabelModel`.
+        """Run a `LabelModel` on a window; return its image (h, w, 3) and label image (h, w).
 
-        Objects that do not reach into the visible area are left out.
+        Objects outside the visible area are left out.
         """
         began = time.perf_counter()
         image = self._read(window)
         began = self.watch.add("read", began)
         (labels,) = self.model.infer(image[None])
         self.watch.add("network", began)
-        seen = np.unique(labels[self.visible.window(window, self.scale)])
-        return image, np.where(np.isin(labels, seen), labels, 0)
+        visible = np.unique(labels[self.visible.window(window, self.scale)])
+        return image, np.where(np.isin(labels, visible), labels, 0)
 
     def predict(self, infer_core: Infer, window: Box, overlap: int = 0) -> tuple[Images, Images]:
-        """Image (h, w, 3) and class probabilities (classes, h, w) of a window of model pixels.
+        """Run a `PixelModel` on the tiles of a window.
 
-        The window's corners are multiples of the model's stride. The next windows `overlap` it by
-        so many pixels. `infer_core` is that of a `PixelModel`.
+        Parameters
+        ----------
+        infer_core
+            the model's method
+        window
+            model pixels; its corners are multiples of the model's stride
+        overlap
+            width of the strip that this window shares with the next ones
+
+        Returns
+        -------
+        image (h, w, 3) and class probabilities (classes, h, w) of the window; both are 0 where
+        nothing is visible
         """
         halo = self.model.halo_px
         began = time.perf_counter()
-        shown = self.visible.window(window, self.scale)
-        wanted = [
+        visible = self.visible.window(window, self.scale)
+        tiles = [
             tile
             for tile in plan_tiles(window, self.tile_px, halo)
-            if _cut(shown, tile.core.clip(window), window).any()
+            if _cut(visible, tile.core.clip(window), window).any()
         ]
         out = np.zeros((len(self.model.classes), window.height, window.width), np.uint8)
-        reach = window if not wanted else wanted[0].window
-        for tile in wanted:
-            reach = reach.around(tile.window)
+        reach = window if not tiles else _around(tile.window for tile in tiles)
         image = self._read(reach, overlap + 2 * halo if overlap else 0)
         self.watch.add("read", began)
-        images = (_cut(image, tile.window, reach) for tile in wanted)
-        for tile, scores in zip(wanted, self._answers(infer_core, images), strict=True):
-            kept = tile.core.clip(window)
-            core = scores[:, : kept.height, : kept.width]
-            _cut(out.transpose(1, 2, 0), kept, window)[:] = core.transpose(1, 2, 0)
-        out *= shown
+        images = (_cut(image, tile.window, reach) for tile in tiles)
+        for tile, scores in zip(tiles, self._answers(infer_core, images), strict=True):
+            core = tile.core.clip(window)
+            inside = scores[:, : core.height, : core.width]
+            _cut(out.transpose(1, 2, 0), core, window)[:] = inside.transpose(1, 2, 0)
+        out *= visible
         if reach.clip(window) == window:
             return _cut(image, window, reach), out
-        # Nothing is found where nothing was read.
-        around = np.zeros((window.height, window.width, 3), np.uint8)
-        paste(around, window, image, reach)
-        return around, out
+        whole = np.zeros((window.height, window.width, 3), np.uint8)
+        paste(whole, window, image, reach)
+        return whole, out
 
     def detect(
         self, windows: Sequence[Box], cores: Sequence[Box]
     ) -> dict[int, tuple[Images, Instances]]:
-        """Image and instances of windows of one shape, for those with something in their core.
+        """Run an `InstanceModel` on the windows whose core is visible.
 
-        The key is the window's position. Its width and height are multiples of the stride.
+        Parameters
+        ----------
+        windows, cores
+            n boxes of model pixels each; windows have one shape, a multiple of the stride
+
+        Returns
+        -------
+        position in `windows`, ascending → image (h, w, 3) of the window and its instances
         """
-        shown = [i for i, core in enumerate(cores) if self.visible.window(core, self.scale).any()]
-        if not shown:
+        visible = [i for i, core in enumerate(cores) if self.visible.window(core, self.scale).any()]
+        if not visible:
             return {}
-        reach = windows[shown[0]]
-        for window in (windows[i] for i in shown):
-            reach = reach.around(window)
         began = time.perf_counter()
+        reach = _around(windows[i] for i in visible)
         image = self._read(reach)
         self.watch.add("read", began)
-        images = [_cut(image, windows[i], reach) for i in shown]
-        found = self._answers(self.model.infer, images)
-        return {i: (m, f) for i, m, f in zip(shown, images, found, strict=True)}
+        images = [_cut(image, windows[i], reach) for i in visible]
+        answers = self._answers(self.model.infer, images)
+        return {i: (m, a) for i, m, a in zip(visible, images, answers, strict=True)}
 
     def _answers(self, infer: Infer, images: Iterable[Images]) -> Iterator[Any]:
-        """Answers to images of one shape, in their order; they are sent in batches."""
+        """Send images of one shape to the network in batches; yield one answer per image."""
         waiting: list[Future[Any]] = []
-        for some in _batched(images, self.batch):
+        for batch in _batched(images, self.batch):
             answer: Future[Any] = Future()
-            self._line.put((infer, np.stack(some) if len(some) > 1 else some[0][None], answer))
+            self._queue.put((infer, np.stack(batch) if len(batch) > 1 else batch[0][None], answer))
             waiting.append(answer)
         for answer in waiting:
             yield from answer.result()
 
 
 def _lacks_memory(error: Exception) -> bool:
-    # By name, since a model of one's own needs no PyTorch.
-    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    said = isinstance(error, RuntimeError) and any(text in str(error) for text in NO_MEMORY)
-    return named or said
-
-
-def _too_large(model: Model, tile_px: int) -> str:
-    smaller = max(64, model.stride, tile_px // 2 // model.stride * model.stride)
-    return (
-        f"{model.name} finds no memory on {model.device} for one tile of {tile_px} px; "
-        f"give a smaller --tile-px, e.g. --tile-px {smaller}, or fewer --workers"
-    )
+    """Return whether an error means that memory ran out."""
+    # PyTorch's class by its name: a model that is a plain function does not import PyTorch.
+    known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    message = str(error) if isinstance(error, RuntimeError) else ""
+    return known or any(text in message for text in NO_MEMORY)
 
 
 def _batched(items: Iterable[Images], size: int) -> Iterator[list[Images]]:
-    """Lists of `size` items in turn, the last may be shorter."""
+    """Yield lists of `size` items; the last one may be shorter."""
     rest = iter(items)
-    while some := list(islice(rest, size)):
-        yield some
+    while batch := list(islice(rest, size)):
+        yield batch
+
+
+def _around(boxes: Iterable[Box]) -> Box:
+    """Return the smallest box around boxes, of which there is at least one."""
+    return reduce(Box.around, boxes)
 
 
 def _cut(array: NDArray[Any], box: Box, window: Box) -> NDArray[Any]:
-    """The part of an array (h, w, …) over `window` that lies over `box`, as a view."""
+    """Return a view of the part of an array (h, w, …) over `window` that lies over `box`."""
     x, y = box.x0 - window.x0, box.y0 - window.y0
     return array[y : y + box.height, x : x + box.width]

@@ -1,4 +1,8 @@
-"""One region from pixels to objects: predict, decide who owns what, part, trace, measure."""
+"""Nuclei: regions of models whose objects do not overlap.
+
+A window is segmented into components; the region takes those that it owns, splits touching nuclei,
+traces their outlines and measures them.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ from wsi_pipeline.core.ids import object_ids
 from wsi_pipeline.core.objects import Objects
 from wsi_pipeline.core.polygons import make_valid
 from wsi_pipeline.segmentation.components import Components, find_components, from_label_image
-from wsi_pipeline.segmentation.contours import simplified, trace
+from wsi_pipeline.segmentation.contours import simplify, trace
 from wsi_pipeline.segmentation.inference import Engine
 from wsi_pipeline.segmentation.model import Images, Model
 from wsi_pipeline.segmentation.morphometry import OD_MEAN, mean_od, morphometry
@@ -28,16 +32,19 @@ from wsi_pipeline.segmentation.ownership import (
     in_reading_order,
 )
 from wsi_pipeline.segmentation.score_rule import is_certain
-from wsi_pipeline.segmentation.split_touching import split_touching
+from wsi_pipeline.segmentation.split_touching import LabelImage, split_touching
 
 __all__ = ["LabelModel", "PixelModel", "model_from_function"]
 
 SHARED_PX = 16
-"""How far over their common border two regions both keep what a function finds, model pixels."""
+"""Width of the strip beyond its core from which a `LabelModel`'s region also keeps objects.
+
+In model pixels.
+"""
 
 
 class _NucleusModel(Model):
-    """What models of nuclei that do not overlap have in common."""
+    """What `PixelModel` and `LabelModel` have in common."""
 
     @property
     def reach_px(self) -> int:
@@ -59,8 +66,8 @@ class _NucleusModel(Model):
 class PixelModel(_NucleusModel):
     """A network that gives class probabilities for each pixel.
 
-    A pixel's answer does not depend on the window, so each object is found once, by the region
-    that owns its first pixel.
+    A pixel's probabilities do not depend on the window, so the region that owns an object's first
+    pixel is the only one that keeps it.
 
     Attributes
     ----------
@@ -75,11 +82,11 @@ class PixelModel(_NucleusModel):
     streams: ClassVar[bool] = True
 
     def infer(self, images: Images) -> list[Images]:
-        """Class probabilities (classes, h, w) of each image uint8 (n, h, w, 3)."""
+        """Compute class probabilities (classes, h, w) for each image uint8 (n, h, w, 3)."""
         return list(self.network(images))
 
     def infer_core(self, images: Images) -> list[Images]:
-        """As `infer`, without `halo_px` on each side: (classes, h − 2 halo, w − 2 halo)."""
+        """Compute the same without `halo_px` on each side: (classes, h − 2 halo, w − 2 halo)."""
         if self.core_network is not None:
             return list(self.core_network(images))
         inside = slice(self.halo_px, -self.halo_px or None)
@@ -90,12 +97,12 @@ class PixelModel(_NucleusModel):
     ) -> tuple[Objects, int]:
         """See `Model`; touching nuclei are split where `config.split` is set."""
 
-        def segment(window: Box, overlap: int = 0) -> _View:
+        def segment(window: Box, overlap: int = 0) -> _SegmentedWindow:
             image, probability = engine.predict(self.infer_core, window, overlap)
             began = time.perf_counter()
             components = find_components(probability.max(0), config.threshold)
             engine.watch.add("objects", began)
-            return _View(window, image, probability, components)
+            return _SegmentedWindow(window, image, probability, components)
 
         return _segment_region(engine, region, config, keep, segment, split=config.split)
 
@@ -116,7 +123,7 @@ class LabelModel(_NucleusModel):
     network: Callable[[Images], NDArray[np.integer]]
 
     def infer(self, images: Images) -> list[NDArray[np.integer]]:
-        """Label image (h, w) of each image uint8 (n, h, w, 3).
+        """Compute a label image (h, w) for each image uint8 (n, h, w, 3).
 
         Raises
         ------
@@ -137,10 +144,10 @@ class LabelModel(_NucleusModel):
     ) -> tuple[Objects, int]:
         """See `Model`; touching objects stay as the function draws them."""
 
-        def segment(window: Box, overlap: int = 0) -> _View:
+        def segment(window: Box, overlap: int = 0) -> _SegmentedWindow:
             image, labels = engine.label(window)
             certain = np.where(labels > 0, 255, 0).astype(np.uint8)[None]
-            return _View(window, image, certain, from_label_image(labels))
+            return _SegmentedWindow(window, image, certain, from_label_image(labels))
 
         return _segment_region(engine, region, config, keep, segment, shared_px=SHARED_PX)
 
@@ -176,27 +183,44 @@ def model_from_function(
 
 
 @dataclass(frozen=True, eq=False)
-class _View:
-    """A window that the model has seen."""
+class _SegmentedWindow:
+    """A window of the slide and its components.
 
-    window: Box
+    Attributes
+    ----------
+    box
+        in model pixels of the slide
+    image, probability
+        uint8 (h, w, 3) and (classes, h, w)
+    components
+        numbered from 1
+    """
+
+    box: Box
     image: Images
     probability: Images
     components: Components
 
     @property
     def corner(self) -> NDArray[np.int64]:
-        """Top left corner of the window, as x and y."""
-        return np.array([self.window.x0, self.window.y0], np.int64)
+        """Upper left corner as x, y."""
+        return np.array([self.box.x0, self.box.y0], np.int64)
 
     def first_pixels(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """First pixel of each component on the slide's model grid."""
-        x = self.components.first_x.astype(np.int64) + self.window.x0
-        return x, self.components.boxes[:, 1].astype(np.int64) + self.window.y0
+        """Return x and y of each component's first pixel in reading order, in slide coordinates."""
+        x = self.components.first_x.astype(np.int64) + self.box.x0
+        return x, self.components.boxes[:, 1].astype(np.int64) + self.box.y0
+
+    def bounds(self, k: int) -> Box:
+        """Return the bounding box of component `k` in slide coordinates."""
+        box = Box(*(int(v) for v in self.components.boxes[k]))
+        return box.shift(self.box.x0, self.box.y0)
 
 
 class _SegmentWindow(Protocol):
-    def __call__(self, window: Box, overlap: int = 0) -> _View: ...
+    """Segment a window; the next windows of the slide will share `overlap` pixels with it."""
+
+    def __call__(self, window: Box, overlap: int = 0) -> _SegmentedWindow: ...
 
 
 def _segment_region(
@@ -209,79 +233,82 @@ def _segment_region(
     split: bool = False,
     shared_px: int = 0,
 ) -> tuple[Objects, int]:
-    """All objects that `region` owns, and how many of them were larger than could be seen.
+    """Return the objects that a region owns, and how many are larger than `LARGEST_PX`.
 
-    A region owns the components whose first pixel in reading order lies in its core. One that
-    does not reach the edge of the window is complete, so its first pixel is certain; one that does
-    is seen again through a window around it. Components are owned before they are parted.
+    A region owns the components whose first pixel in reading order lies in its core, grown by
+    `shared_px`. A component that does not reach the window's edge is complete, so its first pixel
+    is certain; one that does is segmented again in a larger window before its owner is decided.
+    Owners are decided before touching nuclei are split.
     """
-    window = region.core.grow(OBJECT_HALO_PX)
-    view = segment(window, 2 * OBJECT_HALO_PX)
-    x, y = view.first_pixels()
+    window = segment(region.core.grow(OBJECT_HALO_PX), 2 * OBJECT_HALO_PX)
+    x, y = window.first_pixels()
     core = region.core.grow(shared_px)
     owned = (x >= core.x0) & (x < core.x1) & (y >= core.y0) & (y < core.y1)
     owned[0] = False
-    cut = view.components.touches_edge()
-    parts = [_objects(engine, view, owned & ~cut, config, split)]
+    cut = window.components.touches_edge()
+    parts = [_objects(engine, window, owned & ~cut, config, split)]
     oversized = 0
     done: set[tuple[int, int]] = set()
     for k in np.flatnonzero(owned & cut):
-        again, which, whole = _look_again(engine.model.stride, view, int(k), segment)
-        ax, ay = again.first_pixels()
-        first = int(ax[which]), int(ay[which])
+        larger, index, complete = _complete(engine.model.stride, window, int(k), segment)
+        xs, ys = larger.first_pixels()
+        first = int(xs[index]), int(ys[index])
         if core.contains(*first) and first not in done:
             done.add(first)
-            oversized += not whole
-            mine = np.arange(len(ax)) == which
-            parts.append(_objects(engine, again, mine, config, split))
+            oversized += not complete
+            selected = np.arange(len(xs)) == index
+            parts.append(_objects(engine, larger, selected, config, split))
     objects = keep.select(Objects.concatenate(parts))
     return in_reading_order(objects), oversized
 
 
-def _look_again(
-    stride: int, view: _View, k: int, segment: _SegmentWindow
-) -> tuple[_View, int, bool]:
-    """See component `k` of a view through ever larger windows until it is whole or too large."""
-    x, y = (int(first[k]) for first in view.first_pixels())
-    box = _box_of(view, k)
+def _complete(
+    stride: int, window: _SegmentedWindow, k: int, segment: _SegmentWindow
+) -> tuple[_SegmentedWindow, int, bool]:
+    """Segment component `k` of a window in ever larger windows until it does not reach the edge.
+
+    Returns
+    -------
+    the last window, the component's number in it, and whether the component is complete
+    """
+    x, y = (int(first[k]) for first in window.first_pixels())
+    box = window.bounds(k)
     margin = OBJECT_HALO_PX
     while True:
-        window = box.grow(margin).snap(stride)
-        again = segment(window)
-        which = int(again.components.labels[y - window.y0, x - window.x0])
-        if which == 0:  # a function that sees something else from here: keep what was seen first
-            return view, k, False
-        whole = not again.components.touches_edge()[which]
-        if whole or max(window.width, window.height) >= LARGEST_PX:
-            return again, which, whole
-        box = _box_of(again, which)
+        larger = segment(box.grow(margin).snap(stride))
+        index = int(larger.components.labels[y - larger.box.y0, x - larger.box.x0])
+        if index == 0:  # a `LabelModel` need not find the object again
+            return window, k, False
+        complete = not larger.components.touches_edge()[index]
+        if complete or max(larger.box.width, larger.box.height) >= LARGEST_PX:
+            return larger, index, complete
+        box = larger.bounds(index)
         margin *= 2
 
 
-def _box_of(view: _View, k: int) -> Box:
-    """Bounding box of component `k` on the slide's model grid."""
-    box = Box(*(int(v) for v in view.components.boxes[k]))
-    return box.shift(view.window.x0, view.window.y0)
-
-
 def _objects(
-    engine: Engine, view: _View, wanted: NDArray[np.bool_], config: RunConfig, split: bool
+    engine: Engine,
+    window: _SegmentedWindow,
+    selected: NDArray[np.bool_],
+    config: RunConfig,
+    split: bool,
 ) -> Objects:
-    """The objects of some components of a view."""
+    """Make objects of the selected components of a window: split, outline, score and measure."""
     began = time.perf_counter()
     model, scale = engine.model, engine.scale
     min_px = config.min_area_um2 / model.mpp**2
-    pieces = split_touching(view.components, wanted, min_px=min_px, split=split)
-    if len(pieces) == 0:
+    nuclei = split_touching(window.components, selected, min_px=min_px, split=split)
+    if len(nuclei) == 0:
         return model.empty()
-    strongest = view.probability.max(0)
-    vertices, offsets = trace(pieces.labels, strongest, pieces.first, 255 * config.threshold)
+    strongest = window.probability.max(0)
+    vertices, offsets = trace(nuclei.labels, strongest, nuclei.first_pixel, 255 * config.threshold)
     limit = np.array([engine.slide.width, engine.slide.height], float)
-    vertices = np.clip((vertices + view.corner) * scale, 0, limit)
-    coords, offsets, valid = simplified(vertices, offsets)
-    classes, score = _scores(pieces.labels, view.probability, pieces.area_px)
-    position = pieces.first + view.corner
-    od = mean_od(view.image, pieces.labels, len(pieces), background=engine.slide.background)
+    vertices = np.clip((vertices + window.corner) * scale, 0, limit)
+    coords, offsets, valid = simplify(vertices, offsets)
+    classes, score = _scores(nuclei, window.probability)
+    background = engine.slide.background
+    od = mean_od(window.image, nuclei.labels, len(nuclei), background=background)
+    position = nuclei.first_pixel + window.corner
     objects = Objects(
         classes=model.classes,
         ids=object_ids(engine.slide.slide_id, model.name, position),
@@ -289,11 +316,11 @@ def _objects(
         score=score,
         coords=coords,
         ring_offsets=offsets,
-        object_offsets=np.arange(len(pieces) + 1, dtype=np.int64),
+        object_offsets=np.arange(len(nuclei) + 1, dtype=np.int64),
         features={OD_MEAN: od},
     )
     certain = is_certain(
-        score, pieces.area_px * model.mpp**2,
+        score, nuclei.area_px * model.mpp**2,
         min_score=config.min_score, min_small_score=config.min_small_score,
     )  # fmt: skip
     objects = make_valid(objects.take(certain), checked=valid[certain])
@@ -303,22 +330,22 @@ def _objects(
 
 
 def _scores(
-    labels: NDArray[np.int32], probability: Images, area_px: NDArray[np.int32]
+    nuclei: LabelImage, probability: Images
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Class and score of each object: the class most probable over all its pixels, and its mean.
+    """Return class index and score of each object: the most probable class, and its mean.
 
-    A nucleus's class is decided per instance (Luo et al. 2022).
+    The class is decided per object, over all its pixels (Luo et al. 2022).
     """
-    sums = _class_sums(labels, probability, len(area_px))
+    sums = _class_sums(nuclei.labels, probability, len(nuclei))
     best = sums.argmax(1)
     # Sums of bytes are exact, so the score does not depend on the order of the pixels.
-    mean = sums[np.arange(len(best)), best] / (255.0 * area_px)
+    mean = sums[np.arange(len(best)), best] / (255.0 * nuclei.area_px)
     return best.astype(np.uint8), np.round(mean, 4).astype(np.float32)
 
 
 @numba.njit(nogil=True, cache=True)
 def _class_sums(labels: NDArray[np.int32], probability: Images, n: int) -> NDArray[np.int64]:
-    """Sum of each class's bytes over the pixels of each object 1…n, int64 (n, classes)."""
+    """Sum each class's probability bytes over the pixels of each object, int64 (n, classes)."""
     sums = np.zeros((n, len(probability)), np.int64)
     for k in range(len(probability)):
         for r in range(labels.shape[0]):

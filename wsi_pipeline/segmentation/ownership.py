@@ -1,4 +1,4 @@
-"""Which region owns an object, and which objects stay."""
+"""Which objects of a region stay, in which order, and how far a region's windows extend."""
 
 from __future__ import annotations
 
@@ -10,38 +10,43 @@ import shapely
 from wsi_pipeline.core.objects import Objects
 from wsi_pipeline.slides.foreground import Foreground
 
-__all__ = [
-    "LARGEST_PX",
-    "OBJECT_HALO_PX",
-    "REGION_PX",
-    "ObjectFilter",
-    "in_reading_order",
-]
-
+__all__ = ["LARGEST_PX", "OBJECT_HALO_PX", "REGION_PX", "ObjectFilter", "in_reading_order"]
 
 REGION_PX = 1920
-"""Core of a region, model pixels; with its halo it is 2048, a multiple of every usual tile."""
+"""Width of a region's core, model pixels; 2048 with the object halo, a multiple of usual tiles."""
 
 OBJECT_HALO_PX = 64
-"""Enough for the rest of every nucleus, model pixels; a wider object is seen again."""
+"""Border around a region's core that shows nearly every nucleus whole, model pixels.
+
+A wider nucleus is segmented again in a window of its own.
+"""
 
 LARGEST_PX = 4096
-"""An object wider than this, model pixels, is no nucleus; it is kept as far as it was seen."""
+"""Width at which windows stop growing, model pixels; no nucleus or cell is that wide.
+
+The part of a wider object that lies in the window is kept.
+"""
 
 
 @dataclass(frozen=True)
 class ObjectFilter:
-    """Which objects stay: those whose centre lies in the foreground, and in `roi` where given.
+    """Keep objects whose centre lies in the foreground, and in the region of interest if given.
 
-    A nucleus stays with its cell. `roi` is a shapely geometry in level-0 pixels. The centre is
-    that of the bounding box.
+    The centre is that of the bounding box. A nucleus in a cell stays if its cell stays.
+
+    Attributes
+    ----------
+    foreground
+        where there are cells
+    roi
+        shapely geometry in level-0 pixels, or None
     """
 
     foreground: Foreground
     roi: shapely.Geometry | None = None
 
     def select(self, objects: Objects) -> Objects:
-        """The objects that stay."""
+        """Return the objects that stay, in their order."""
         box = objects.bounds()
         x, y = (box[:, 0] + box[:, 2]) / 2, (box[:, 1] + box[:, 3]) / 2
         inside = self.foreground.contains(x, y)
@@ -53,6 +58,6 @@ class ObjectFilter:
 
 
 def in_reading_order(objects: Objects) -> Objects:
-    """The same objects from top to bottom and left to right, ties by id."""
+    """Sort objects from top to bottom, then left to right, by bounding box; ties by id."""
     box = objects.bounds()
     return objects.take(np.lexsort((objects.ids[:, 1], box[:, 0], box[:, 1])))

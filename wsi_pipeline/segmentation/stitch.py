@@ -1,9 +1,9 @@
-"""Stitching: one object list out of many regions.
+"""Stitching: remove copies of objects that several regions, or several tiles, have found.
 
-A network's probabilities are the same through every window, so ownership alone gives each object
-exactly once (`segment`). A function of one's own and a network that finds whole instances may
-answer differently through each window; for those, copies of one object from different regions, or
-windows, are found here. Objects of the same one are never compared: two that overlap there are two.
+Class probabilities are the same through every window, so with them ownership alone gives each
+object exactly once. Plain functions and networks that give instances may answer differently through
+each window; neighbours then both keep what lies on their common border, and the copies are found
+here. Objects of the same region are never compared: two that overlap there are two objects.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ import shapely
 from numpy.typing import NDArray
 
 from wsi_pipeline.core.geometry import Box
-from wsi_pipeline.core.objects import CELL_CLASS, Objects
+from wsi_pipeline.core.objects import Objects, is_cell
 
 __all__ = ["SAME_IOU", "duplicates"]
 
 SAME_IOU = 0.5
-"""Two outlines from different regions that agree this well are one object."""
+"""Least IoU of two outlines from different regions that are one object."""
 
 
 @dataclass(frozen=True, eq=False)
-class _Borders:
-    """Objects near the borders of their regions, `n` in all; the columns of a table.
+class _BorderObjects:
+    """Table of n objects near the borders of their regions.
 
     Attributes
     ----------
     part, index
-        int64 (n,): the region and the position among its objects
+        int64 (n,): number of the region, and position among its objects
     parent
-        int64 (n,): row of this table that holds the object, −1 for none
+        int64 (n,): row of this table with the cell that contains the object, −1 for none
     nucleus
-        bool (n,): whether it may lie in a cell
+        bool (n,): whether it is not a cell
     polygon
         (n,)
     depth
-        float64 (n,): how far inside its region's core it lies
+        float64 (n,): distance from the border of its region's core, positive inside
     """
 
     part: NDArray[np.int64]
@@ -53,68 +53,89 @@ class _Borders:
 def duplicates(
     parts: Iterable[tuple[int, Objects]], cores: Mapping[int, Box], *, scale: float, reach_px: int
 ) -> dict[int, NDArray[np.bool_]]:
-    """For each region, which of its objects are copies of another region's.
+    """Find, for each region, which of its objects are copies of another region's.
 
-    Of two copies the one farther from the border of its region stays; of equals the one with the
-    smaller region number. A nucleus goes with its cell, and one without a cell gives way to its
-    copy in a cell.
+    The copy that lies farther inside its own region stays; if both lie equally far, that of the
+    smaller region number. A nucleus is removed with its cell; a nucleus without a cell is removed
+    if its copy has one.
 
     Parameters
     ----------
+    parts
+        region number and objects of each region
     cores
         region number → core, in model pixels
     scale
         level-0 pixels per model pixel
     reach_px
-        how far beyond its core a region looks
+        distance beyond its core within which a region's objects may extend, model pixels
+
+    Returns
+    -------
+    region number → bool (objects of the region,), True for copies to remove
+
+    Examples
+    --------
+    >>> def region_of(*boxes):
+    ...     return Objects.from_polygons(
+    ...         shapely.box(*np.transpose(boxes)), classes=("nucleus",),
+    ...         ids=np.zeros((len(boxes), 2), np.uint64), score=np.ones(len(boxes), np.float32),
+    ...         class_index=np.zeros(len(boxes), np.uint8),
+    ...     )
+    >>> left = region_of((10, 10, 30, 30), (85, 10, 105, 30))
+    >>> right = region_of((86, 10, 106, 30), (150, 10, 170, 30))
+    >>> cores = {0: Box(0, 0, 100, 100), 1: Box(100, 0, 200, 100)}
+    >>> copies = duplicates([(0, left), (1, right)], cores, scale=1, reach_px=64)
+    >>> copies[0].tolist(), copies[1].tolist()
+    ([False, False], [True, False])
     """
     sizes: dict[int, int] = {}
-    near: list[_Borders] = []
+    tables: list[_BorderObjects] = []
     rows = 0
     for number, objects in parts:
         sizes[number] = len(objects)
-        near.append(_near(number, objects, cores[number], scale, reach_px, rows))
-        rows += len(near[-1].index)
-    drop = {number: np.zeros(size, np.bool_) for number, size in sizes.items()}
+        tables.append(_border_objects(number, objects, cores[number], scale, reach_px, rows))
+        rows += len(tables[-1].index)
+    copies = {number: np.zeros(size, np.bool_) for number, size in sizes.items()}
     if rows == 0:
-        return drop
-    table = _Borders(
-        *(np.concatenate([getattr(n, f.name) for n in near]) for f in fields(_Borders))
-    )
-    gone = _copies(table, *_alike(table))
+        return copies
+    columns = (f.name for f in fields(_BorderObjects))
+    table = _BorderObjects(*(np.concatenate([getattr(t, c) for t in tables]) for c in columns))
+    removed = _removed(table, *_matches(table))
     for part in sizes:
-        mine = gone & (table.part == part)
-        drop[part][table.index[mine]] = True
-    return drop
+        chosen = removed & (table.part == part)
+        copies[part][table.index[chosen]] = True
+    return copies
 
 
-def _near(
+def _border_objects(
     number: int, objects: Objects, core: Box, scale: float, reach_px: int, rows: int
-) -> _Borders:
-    """The objects of one region near its border, cells and their nuclei together."""
+) -> _BorderObjects:
+    """Return the objects of a region near its border; a cell and its nuclei count as one there.
+
+    `rows` is the number of rows in the tables of earlier regions.
+    """
     box = objects.bounds() / scale - (core.x0, core.y0, core.x0, core.y0)
     depth = np.minimum.reduce(
         [box[:, 0], box[:, 1], core.width - box[:, 2], core.height - box[:, 3]]
     )
     parent = np.full(len(objects), -1) if objects.parent is None else objects.parent
-    unit = np.where(parent >= 0, parent, np.arange(len(objects)))
-    depth = depth[unit]
+    depth = depth[np.where(parent >= 0, parent, np.arange(len(objects)))]
     index = np.flatnonzero(depth < reach_px)
-    some = objects.take(index)
-    held = np.full(len(index), -1) if some.parent is None else some.parent
-    kinds = np.array([name != CELL_CLASS for name in objects.classes])
-    return _Borders(
-        np.full(len(index), number),
-        index,
-        np.where(held >= 0, held + rows, -1),
-        kinds[some.class_index],
-        some.polygons(),
-        depth[index],
+    near = objects.take(index)
+    parent = np.full(len(index), -1) if near.parent is None else near.parent
+    return _BorderObjects(
+        part=np.full(len(index), number),
+        index=index,
+        parent=np.where(parent >= 0, parent + rows, -1),
+        nucleus=~is_cell(near),
+        polygon=near.polygons(),
+        depth=depth[index],
     )
 
 
-def _alike(table: _Borders) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Pairs of rows from different regions whose outlines agree."""
+def _matches(table: _BorderObjects) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return pairs of rows from different regions whose outlines have an IoU of `SAME_IOU`."""
     a, b = shapely.STRtree(table.polygon).query(table.polygon, predicate="intersects")
     apart = (a < b) & (table.part[a] != table.part[b]) & (table.nucleus[a] == table.nucleus[b])
     a, b = a[apart], b[apart]
@@ -124,17 +145,19 @@ def _alike(table: _Borders) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return a[same], b[same]
 
 
-def _copies(table: _Borders, a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which rows go: cells first, then what they hold, then nuclei that are left twice."""
-    gone = np.zeros(len(table.part), np.bool_)
+def _removed(
+    table: _BorderObjects, a: NDArray[np.int64], b: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Return which rows to remove: copies of cells, nuclei in them, then copies of nuclei."""
+    removed = np.zeros(len(table.part), np.bool_)
     cells = ~table.nucleus[a]
     for i, j in zip(a[cells], b[cells], strict=True):
-        gone[j if table.depth[i] >= table.depth[j] else i] = True
-    gone |= (table.parent >= 0) & gone[table.parent]
+        removed[j if table.depth[i] >= table.depth[j] else i] = True
+    removed |= (table.parent >= 0) & removed[table.parent]
     for i, j in zip(a[~cells], b[~cells], strict=True):
-        if gone[i] or gone[j]:
+        if removed[i] or removed[j]:
             continue
         alone = table.parent[i] < 0, table.parent[j] < 0
         second = alone[1] if alone[0] != alone[1] else table.depth[i] >= table.depth[j]
-        gone[j if second else i] = True
-    return gone
+        removed[j if second else i] = True
+    return removed
