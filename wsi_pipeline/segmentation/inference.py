@@ -199,6 +199,8 @@ class Engine:
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_initialized():
             torch.cuda.empty_cache()
+        elif torch is not None and self.model.device.startswith("mps"):
+            torch.mps.empty_cache()
         return None
 
     def _too_large(self, side_px: int) -> str:

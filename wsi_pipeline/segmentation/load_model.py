@@ -1,8 +1,9 @@
-"""Models ready to run: the networks, opened here alone, and with them PyTorch."""
+"""Load models: networks with their weights, on a device. Only this module imports PyTorch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,33 +30,51 @@ __all__ = [
     "open_model",
 ]
 
-
 MOST_AT_ONCE = 4
-"""Calls of the network that go on at a time on a CPU."""
+"""Largest number of threads that call the network at the same time on a CPU."""
+
+_DEVICES = "use auto, cpu, cuda, cuda:0 or mps"
 
 
 def device_named(name: str) -> str:
-    """``auto`` resolved, anything else checked.
+    """Return the device with this name; for ``auto`` cuda where there is one, otherwise cpu.
+
+    An Apple GPU has to be named, ``mps``, since the networks were never run on one.
 
     Raises
     ------
     DeviceError
-        the device is not there, or its name means nothing
+        this machine has no such device, or the name is unknown
+
+    Examples
+    --------
+    >>> device_named("cpu")
+    'cpu'
+    >>> device_named("gpu")
+    Traceback (most recent call last):
+    ...
+    wsi_pipeline.core.errors.DeviceError: unknown device 'gpu'; use auto, cpu, cuda, cuda:0 or mps
     """
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise DeviceError(f"unknown device {name!r}; use auto, cpu, cuda or cuda:0") from None
+        raise DeviceError(f"unknown device {name!r}; {_DEVICES}") from None
     if device.type == "cuda":
-        there = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (device.index or 0) >= there:
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
             raise DeviceError(
-                f"no device {name!r}: this machine has {there} usable GPUs; use --device cpu"
+                f"no device {name!r}: this machine has {count} usable GPUs; use --device cpu"
+            )
+    elif device.type == "mps":
+        if not torch.backends.mps.is_available():
+            raise DeviceError(
+                f"no device {name!r}: this machine has no Apple GPU that PyTorch can use; "
+                "use --device cpu"
             )
     elif device.type != "cpu":
-        raise DeviceError(f"device {name!r} is not supported; use auto, cpu, cuda or cuda:0")
+        raise DeviceError(f"device {name!r} is not supported; {_DEVICES}")
     return name
 
 
@@ -67,20 +86,28 @@ def open_model(
     precision: str = "auto",
     least_score: float = 0.0,
 ) -> Model:
-    """The model of that name with the weights that ship, or the one in `checkpoint`.
+    """Open a model with the weights that ship with the package, or with those of a checkpoint.
 
     Parameters
     ----------
+    name
+        of a registered model; ignored if there is a checkpoint
+    device
+        see `device_named`
     precision
-        ``float32``, ``bfloat16``, or ``auto``: the latter where the device has it in hardware and
-        it is known to change nothing that counts for this architecture
+        ``float32``, ``bfloat16``, or ``auto``: bfloat16 where the device computes it in hardware
+        and the masks of this architecture stay the same (Dice at least 0.999), otherwise float32
     least_score
-        below which nobody wants an instance, so that no mask is computed for it
+        instances with a lower score may be left out, so that no mask is computed for them
 
     Raises
     ------
-    UnknownModelError, CheckpointError, DeviceError
-        with the known names, what is wrong with the file, or the devices there are
+    UnknownModelError
+        no registered model has this name
+    CheckpointError
+        the checkpoint cannot be read, or its weights do not fit
+    DeviceError
+        the device does not exist or cannot compute bfloat16
     """
     if checkpoint is None and name not in networks.MODELS:
         known = ", ".join(sorted(networks.MODELS))
@@ -94,16 +121,33 @@ def open_model(
     entry = networks.MODELS[card.name]
     if precision == "auto":
         precision = "bfloat16" if entry.bfloat16 and has_bfloat16(where) else "float32"
+    elif precision == "bfloat16":
+        _check_bfloat16(where)
     return _model(entry.faster(network), decode, card, where, precision, entry.tile_px)
 
 
 def has_bfloat16(device: str) -> bool:
-    """Whether a device computes bfloat16 in hardware, not by emulation."""
+    """Return whether a device is known to compute bfloat16 in hardware, not by emulation.
+
+    False for ``mps``: Apple's GPUs differ, and none was measured.
+    """
     if device.startswith("cuda"):
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    # Not in every PyTorch from 2.11 on; without it float32 is safe.
+    if device.startswith("mps"):
+        return False
+    # Some PyTorch versions from 2.11 on lack this function; float32 works everywhere.
     abilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(abilities.get("avx512_bf16") or abilities.get("amx_bf16"))
+
+
+def _check_bfloat16(device: str) -> None:
+    """Raise a DeviceError if PyTorch refuses bfloat16 on a device, as on macOS before 14."""
+    try:
+        torch.ones(1, dtype=torch.bfloat16, device=device) + 1
+    except (RuntimeError, TypeError) as error:
+        raise DeviceError(
+            f"{device} cannot compute bfloat16 ({error}); use --precision float32"
+        ) from error
 
 
 def model_from_module(
@@ -113,21 +157,34 @@ def model_from_module(
     decode: Callable[[torch.Tensor], torch.Tensor] | None = None,
     device: str = "auto",
 ) -> Model:
-    """A model from any torch module: normalised images (n, 3, h, w) → logits (n, 1 + k, h, w).
+    """Make a model of any torch module: normalised images (n, 3, h, w) → logits (n, 1 + k, h, w).
 
     Parameters
     ----------
     card
-        classes, mpp, halo and normalisation; its `name` appears in results
+        classes, mpp, halo, stride and normalisation; its `name` appears in results
     decode
-        output → uint8 (n, k, h, w), by default softmax without the background
+        output → uint8 (n, k, h, w); by default softmax without the background
+
+    Raises
+    ------
+    DeviceError
+        see `device_named`
+
+    Examples
+    --------
+    >>> card = Card(name="grey", task="nuclei", classes=("nucleus",), mpp=0.5, halo_px=0)
+    >>> module = torch.nn.Conv2d(3, 2, kernel_size=1)
+    >>> model = model_from_module(module, card, device="cpu")
+    >>> model.infer(np.zeros((1, 64, 64, 3), np.uint8))[0].shape
+    (1, 64, 64)
     """
     default = networks.MODELS["dssnet"].decode
     return _model(module.eval(), decode or default, card, device_named(device))
 
 
 def list_models() -> list[dict[str, Any]]:
-    """One row per registered model, with the card of its checkpoint where one ships."""
+    """List the registered models: name, summary, path, and card where weights ship."""
     rows = []
     for name, entry in networks.MODELS.items():
         path = weights_path(name)
@@ -144,49 +201,15 @@ def _model(
     precision: str = "float32",
     tile_px: int | None = None,
 ) -> Model:
+    """Move a network to its device and make a `Model` of it, of the kind that its card states."""
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
     network = network.to(device, dtype).to(memory_format=torch.channels_last)
-    torch_threads = None
-    if device == "cpu":
-        # Threads of one call wait for the slowest of them after each layer, and so for whatever
-        # else runs beside it; two calls do not wait for each other. Each takes half a gigabyte.
-        cores = usable_cores()
-        at_once = min(cores, MOST_AT_ONCE)
-        torch_threads = cores // at_once
-    else:
-        at_once = 2  # one computes while the other's tiles come and its answers go
     mean, std = (
         torch.tensor(value, dtype=torch.float32, device=device).view(-1, 1, 1)
         for value in (card.mean, card.std)
     )
-
-    def share() -> None:
-        if device != "cpu":
-            torch.cuda.set_stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
-
-    def run(images: Images, *more: int) -> Any:
-        x = torch.from_numpy(images)
-        if device != "cpu":
-            x = x.pin_memory()  # else the copy would hold up this thread, and all streams
-        x = x.to(device, non_blocking=True).permute(0, 3, 1, 2).float()
-        x = ((x - mean) / std).to(dtype, memory_format=torch.channels_last)
-        return decode(network(x, *more))
-
-    @torch.inference_mode()
-    def probabilities(images: Images) -> NDArray[np.uint8]:
-        scores: NDArray[np.uint8] = run(images).cpu().numpy()
-        return scores
-
-    @torch.inference_mode()
-    def core_probabilities(images: Images) -> NDArray[np.uint8]:
-        scores: NDArray[np.uint8] = run(images, card.halo_px).cpu().numpy()
-        return scores
-
-    @torch.inference_mode()
-    def instances(images: Images) -> list[Instances]:
-        found: list[Instances] = run(images)
-        return found
-
+    loaded = _LoadedNetwork(network, decode, mean, std, card.halo_px, device, dtype)
+    at_once, torch_threads = _threads(device)
     about: dict[str, Any] = {
         "name": card.name,
         "classes": card.classes,
@@ -198,18 +221,94 @@ def _model(
         "device": device,
         "precision": precision,
         "at_once": at_once,
-        "share": share,
+        "share": loaded.start_thread,
         "torch_threads": torch_threads,
         "card": {k: getattr(card, k) for k in ("task", "licence", "data", "parameters", "sha256")},
     }
     if card.task == "cells":
-        return InstanceModel(network=instances, **about)
-    core = core_probabilities if isinstance(network, FastDSSNet) else None
-    return PixelModel(network=probabilities, core_network=core, **about)
+        return InstanceModel(network=loaded.instances, **about)
+    core = loaded.core_probabilities if isinstance(network, FastDSSNet) else None
+    return PixelModel(network=loaded.probabilities, core_network=core, **about)
+
+
+def _threads(device: str) -> tuple[int, int | None]:
+    """Return how many threads call the network at the same time, and PyTorch's threads in each.
+
+    On a CPU the threads of one call wait for each other after every layer, while two calls do not
+    wait for each other; each call takes half a gigabyte. On a CUDA GPU one call computes while
+    the other copies. Elsewhere one call at a time, since there are no streams.
+    """
+    if device == "cpu":
+        cores = usable_cores()
+        at_once = min(cores, MOST_AT_ONCE)
+        return at_once, cores // at_once
+    return (2 if device.startswith("cuda") else 1), None
+
+
+@dataclass(frozen=True, eq=False)
+class _LoadedNetwork:
+    """A network on its device, with what turns images into its input and its output into answers.
+
+    Attributes
+    ----------
+    network
+        normalised images (n, 3, h, w) → output
+    decode
+        output → class probabilities uint8 (n, classes, h, w), or `Instances` of each image
+    mean, std
+        float32 (1 or 3, 1, 1) on the device: the input is ``(image − mean) / std``
+    halo_px, device, dtype
+        the model's halo; where and in which type the network computes
+    """
+
+    network: torch.nn.Module
+    decode: Callable[[Any], Any]
+    mean: torch.Tensor
+    std: torch.Tensor
+    halo_px: int
+    device: str
+    dtype: torch.dtype
+
+    @property
+    def on_cuda(self) -> bool:
+        """Whether the device is a CUDA GPU, with pinned memory and streams."""
+        return self.device.startswith("cuda")
+
+    def start_thread(self) -> None:
+        """Give the calling thread a CUDA stream of its own."""
+        if self.on_cuda:
+            torch.cuda.set_stream(torch.cuda.Stream(self.device))  # type: ignore[no-untyped-call]
+
+    def _run(self, images: Images, *margin: int) -> Any:
+        """Decode the network's output for images uint8 (n, h, w, 3)."""
+        x = torch.from_numpy(images)
+        if self.on_cuda:
+            x = x.pin_memory()  # a copy from other memory would block this thread and all streams
+        x = x.to(self.device, non_blocking=self.on_cuda).permute(0, 3, 1, 2).float()
+        x = ((x - self.mean) / self.std).to(self.dtype, memory_format=torch.channels_last)
+        return self.decode(self.network(x, *margin))
+
+    @torch.inference_mode()
+    def probabilities(self, images: Images) -> NDArray[np.uint8]:
+        """Compute class probabilities uint8 (n, classes, h, w)."""
+        scores: NDArray[np.uint8] = self._run(images).cpu().numpy()
+        return scores
+
+    @torch.inference_mode()
+    def core_probabilities(self, images: Images) -> NDArray[np.uint8]:
+        """Compute class probabilities without the halo on each side, for a `FastDSSNet`."""
+        scores: NDArray[np.uint8] = self._run(images, self.halo_px).cpu().numpy()
+        return scores
+
+    @torch.inference_mode()
+    def instances(self, images: Images) -> list[Instances]:
+        """Find the instances in each image."""
+        found: list[Instances] = self._run(images)
+        return found
 
 
 def model_for(config: RunConfig) -> Model:
-    """The model that a run with these settings uses; errors as `open_model`."""
+    """Open the model that a run with these settings uses; see `open_model` for errors."""
     return open_model(
         config.model,
         checkpoint=config.checkpoint,
