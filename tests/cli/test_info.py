@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from command_line import complaint, wsiseg
+from command_line import complaint, run_record, succeed, wsiseg
 
-from wsi_pipeline import pipeline
-from wsi_pipeline.segmentation.load_model import open_model
 from wsi_pipeline.synthetic.svs_writer import plan_slide, write_slide
 
 pytestmark = pytest.mark.usefixtures("cheap_models")
@@ -22,21 +20,21 @@ def test_info(made, bare):
     assert (plan["regions"], plan["tiles"]) == (1, 1)
     shown = wsiseg("info", made / "a.svs").stdout
     assert "0.25 x 0.25 µm (metadata)" in shown
-    assert "1 regions, about 1 tiles" in shown
+    assert "1 region, 1 tile" in shown
     assert "unknown; give --mpp" in wsiseg("info", bare).stdout
     assert "0.4 x 0.4 µm (--mpp)" in wsiseg("info", bare, "--mpp", 0.4).stdout
     assert "'x'" in complaint(wsiseg("info", made / "a.svs", "--model", "x"), 2)
     assert "no.svs" in complaint(wsiseg("info", "no.svs"), 2)
 
 
-def test_info_counts_the_regions_that_a_run_works_on(tmp_path):
-    write_slide(tmp_path / "wide.svs", plan_slide(5000, 800, mpp=0.5, seed=2, tissue=0.2))
-    plan = json.loads(wsiseg("info", tmp_path / "wide.svs", "--json").stdout)["model"]
-    model = open_model("dssnet", device="cpu")
-    with pipeline.open_slide(tmp_path / "wide.svs") as slide:
-        job = pipeline._Job(slide, model, pipeline.RunConfig(out=tmp_path))
-        job.look()
-    assert plan["regions"] == len(job.regions)
+@pytest.mark.parametrize("model", ["dssnet", "donet"])
+def test_info_counts_the_regions_that_a_run_works_on(model, tmp_path):
+    slide = tmp_path / "wide.svs"
+    write_slide(slide, plan_slide(5000, 800, mpp=0.5, seed=2, tissue=0.2))
+    plan = json.loads(succeed("info", slide, "--model", model, "--json"))["model"]
+    succeed("run", slide, "--model", model, "--out", tmp_path / "out", "--device", "cpu")
+    assert plan["regions"] == run_record(tmp_path)["regions"] > 1
+    assert plan["tiles"] >= plan["regions"]
 
 
 def test_models():

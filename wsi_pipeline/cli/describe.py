@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsi_pipeline.core.errors import UnknownModelError
+from wsi_pipeline.core.progress import announce
 
 if TYPE_CHECKING:
     from wsi_pipeline.runs.work_plan import Overview
@@ -72,9 +73,11 @@ def _work(slide: Slide, overview: Overview, name: str) -> dict[str, Any]:
     """Return how a run of the named model would divide the slide."""
     from wsi_pipeline.core.config import RunConfig
     from wsi_pipeline.runs.work_plan import plan_work
-    from wsi_pipeline.segmentation.load_model import open_model
 
-    model = open_model(name, device="cpu")
+    with announce(f"loading the network {name} (PyTorch)"):
+        from wsi_pipeline.segmentation.load_model import open_model
+
+        model = open_model(name, device="cpu")
     plan = plan_work(slide, model, RunConfig(model=name), overview=overview)
     return {
         "name": model.name,
@@ -137,9 +140,13 @@ def slide_rows(about: Mapping[str, Any]) -> list[list[str]]:
         rows += [
             ["model", f"{plan['name']} at {plan['mpp']:g} µm, scale {plan['scale']:g}"],
             ["tile", f"{plan['tile_px']} px, halo {halo} (network), {around} (objects)"],
-            ["work", f"{plan['regions']} regions, about {plan['tiles']} tiles"],
+            ["work", f"{_count(plan['regions'], 'region')}, {_count(plan['tiles'], 'tile')}"],
         ]
     return rows
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _focus(focus: Mapping[str, Any]) -> str:

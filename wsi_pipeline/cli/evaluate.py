@@ -19,6 +19,7 @@ from wsi_pipeline.cli.output import as_json as to_json
 from wsi_pipeline.cli.output import table
 from wsi_pipeline.core.errors import UsageError
 from wsi_pipeline.core.machine import keep_freed_memory
+from wsi_pipeline.core.progress import announce
 
 __all__ = ["evaluate"]
 
@@ -52,11 +53,11 @@ def evaluate(as_json: bool, quiet: bool, **settings: Any) -> None:
 
     Images and truth are resampled to the model's µm per pixel; areas are in its pixels.
     """
-    from wsi_pipeline.evaluation.coco_evaluation import evaluate_run, score_rows
-    from wsi_pipeline.segmentation.load_model import device_named
-
     if quiet and not as_json and settings["out"] is None:
         raise UsageError("--quiet without --out or --json gives no result; add --out DIR")
+    with announce("loading PyTorch", quiet=quiet):
+        from wsi_pipeline.evaluation.coco_evaluation import evaluate_run, score_rows
+        from wsi_pipeline.segmentation.load_model import device_named
     if device_named(settings["device"]) == "cpu":
         keep_freed_memory()
     with announce_compilation(quiet=quiet):
