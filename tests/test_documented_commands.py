@@ -44,7 +44,7 @@ ONLY_SLOW = {
 
 SHORTER = {
     r"^wsiseg synth .*--fields": ("--fields", "2", "--size", "64"),
-    r"^wsiseg synth .*--size": ("--size", "512"),
+    r"^wsiseg synth .*--size": ("--size", "256"),
 }
 """Options that are added to make a command quick; the last one of a kind counts."""
 
