@@ -1,4 +1,4 @@
-"""Laws of the project itself: requirements, layout, the order of the stages."""
+"""Requirements, versions and documents of the project agree with each other."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MODELS = sorted((ROOT / "models").rglob("*.py"))
 
 
 def imports(path):
-    """What a file imports anywhere in it, as (dots, module, names)."""
+    """Yield all imports of a file, as (dots, module, names)."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom):
             yield node.level, node.module or "", [a.name for a in node.names]
@@ -49,6 +49,7 @@ def test_public_names_are_loaded_when_asked_for():
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"
+    assert [name for name in wsi_pipeline.__all__ if not hasattr(wsi_pipeline, name)] == []
     assert set(wsi_pipeline.__all__) <= set(dir(wsi_pipeline))
     with pytest.raises(AttributeError, match="run_slides"):
         _ = wsi_pipeline.run_slides

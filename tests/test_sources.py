@@ -23,7 +23,7 @@ EXCEPTIONS = {
     "models/training/pretrained.py": ["torch.load(", "weights_only=True"],
     # Messages of a Dask cluster, which unpickles every message anyway: see docs/security.md.
     "wsi_pipeline/runs/dask_worker.py": ["pickle.loads("],
-    "wsi_pipeline/runs/run_folder.py": ["np.load(", "allow_pickle=False"],
+    "wsi_pipeline/runs/part_file.py": ["np.load(", "allow_pickle=False"],
 }
 
 
