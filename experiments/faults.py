@@ -1,11 +1,12 @@
-"""Every fault, injected many times into `wsiseg run`: what it cost, and how long until mended.
+"""Inject every fault into `wsiseg run`, several times; measure what is lost and how long it takes.
 
     python experiments/faults.py [NAME …] [--times 3] [--network] [--work DIR]
 
-Each run is a process of its own on a generated slide in 64 regions, with a threshold in the
-network's place unless --network is given. After each fault the same command runs again, and its
-objects are compared with those of an undisturbed run. Prints a table and writes it to
-experiments/results/faults.md. Full and read-only disks are real ones where this user may mount.
+Each run is a process of its own on a generated slide in 64 regions. A threshold takes the place of
+the network unless --network is given. After each fault the same command runs again, and its objects
+are compared with those of an undisturbed run. The script prints a table and writes it to
+experiments/results/faults.md. Full and read-only disks are real if the user may mount file systems.
+It needs Linux.
 """
 
 from __future__ import annotations
@@ -27,9 +28,12 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
+from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.objects import Objects
+from wsi_pipeline.core.run_layout import PARQUET, PARTS, read_run, run_folder_path
 from wsi_pipeline.formats.geoparquet import read_parquet
 from wsi_pipeline.runs.lock import LOCK, Owner
+from wsi_pipeline.segmentation.model import Model
 from wsi_pipeline.synthetic.svs_writer import plan_slide, write_slide
 
 RESULTS = Path(__file__).parent / "results" / "faults.md"
@@ -42,33 +46,28 @@ LIMIT_S = 1800.0
 
 
 def child(fault: str, network: bool, arguments: list[str]) -> None:
-    """`wsiseg run` with a fault from within."""
-    from wsi_pipeline import pipeline
-    from wsi_pipeline.benchmark.threshold_model import make_threshold_model
+    """Run `wsiseg run` with a fault inside the process."""
     from wsi_pipeline.cli import main as cli
     from wsi_pipeline.runs import work_plan
-    from wsi_pipeline.segmentation import load_model as registry
-    from wsi_pipeline.segmentation.model import Model
-    from wsi_pipeline.slides import fast_tiff as direct
+    from wsi_pipeline.segmentation import load_model
+    from wsi_pipeline.slides.fast_tiff import FastTiffReader
 
-    # A shell that starts this in the background has it ignored.
+    # A shell that starts a process in the background lets it ignore SIGINT.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     work_plan.REGION_PX = 256
-    read, reads = direct.FastTiffReader.read, []
-    opened = registry.model_for
+    if fault == "stall":
+        FastTiffReader.read = stalling(FastTiffReader.read)
+    if fault == "clock":
+        now = time.time()
+        time.time = lambda: now + random.uniform(-1e9, 1e9)
+    load_model.model_for = disturbed_models(load_model.model_for, fault, network)
+    sys.argv = ["wsiseg", "run", *arguments]
+    cli.main()
 
-    def model_for(config: pipeline.RunConfig) -> Model:
-        model = opened(config) if network else make_threshold_model("dssnet")
-        inner = model.network
 
-        def predict(images: np.ndarray) -> np.ndarray:
-            if fault == "memory" and len(images) > 2:
-                raise MemoryError
-            if not network:
-                time.sleep(0.05)  # a moment in which something can happen
-            return inner(images)
-
-        return replace(model, network=predict, core_network=None)
+def stalling(read: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+    """Return a function that reads, but does not answer the eleventh and twelfth time."""
+    reads: list[int] = []
 
     def stalled(*where: object) -> np.ndarray:
         reads.append(1)
@@ -76,14 +75,29 @@ def child(fault: str, network: bool, arguments: list[str]) -> None:
             time.sleep(LIMIT_S)
         return read(*where)
 
-    if fault == "stall":
-        direct.FastTiffReader.read = stalled
-    if fault == "clock":
-        now = time.time()
-        time.time = lambda: now + random.uniform(-1e9, 1e9)
-    registry.model_for = model_for
-    sys.argv = ["wsiseg", "run", *arguments]
-    cli.main()
+    return stalled
+
+
+def disturbed_models(
+    opened: Callable[[RunConfig], Model], fault: str, network: bool
+) -> Callable[[RunConfig], Model]:
+    """Return a function that opens a model whose network is slower, or runs out of memory."""
+    from wsi_pipeline.benchmark.threshold_model import make_threshold_model
+
+    def model_for(config: RunConfig) -> Model:
+        model = opened(config) if network else make_threshold_model("dssnet")
+        inner = model.network
+
+        def predict(images: np.ndarray) -> np.ndarray:
+            if fault == "memory" and len(images) > 2:
+                raise MemoryError
+            if not network:
+                time.sleep(0.05)  # time in which something can happen
+            return inner(images)
+
+        return replace(model, network=predict, core_network=None)
+
+    return model_for
 
 
 # --- faults
@@ -91,7 +105,7 @@ def child(fault: str, network: bool, arguments: list[str]) -> None:
 
 @dataclass
 class Trial:
-    """One run of the slide, to be disturbed."""
+    """One run of the slide that is disturbed."""
 
     slide: Path
     out: Path
@@ -101,43 +115,44 @@ class Trial:
     @property
     def folder(self) -> Path:
         """The run folder."""
-        return self.out / self.slide.stem
+        model = "dssnet" if self.network else "threshold"
+        return run_folder_path(self.out, self.slide.stem, model)
 
     def start(self, fault: str = "", *more: str) -> subprocess.Popen[str]:
-        """The command, in a process of its own."""
+        """Start the command in a process of its own."""
         command = [sys.executable, __file__, "--child", fault, *(["--network"] * self.network)]
         command += ["--", str(self.slide), "--out", str(self.out), "--quiet"]
-        return subprocess.Popen([*command, *more], stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen([*command, *more], stderr=subprocess.PIPE, encoding="utf-8")
 
     def finish(self, fault: str = "", *more: str) -> int:
-        """The command until its end; the exit code."""
+        """Run the command to its end; return the exit code."""
         process = self.start(fault, *more)
-        self.told = process.communicate(timeout=LIMIT_S)[1]
+        self.message = process.communicate(timeout=LIMIT_S)[1]
         return process.returncode
 
     def done(self) -> int:
-        """Regions on disk."""
-        return len(list(self.folder.glob("parts/*.npz")))
+        """Return the number of regions on disk."""
+        return len(list((self.folder / PARTS).glob("*.npz")))
 
     def half_way(self, process: subprocess.Popen[str]) -> None:
-        """Wait until some regions, at random, are on disk."""
+        """Wait until a random number of regions is on disk."""
         some = self.random.randint(1, 30)
         while self.done() < some and process.poll() is None:
             time.sleep(0.005)
 
     def objects(self) -> Objects:
-        """What was found, by id."""
-        found = read_parquet(self.folder / "objects.parquet")
+        """Read the objects, sorted by id."""
+        found = read_parquet(self.folder / PARQUET)
         return found.take(np.lexsort(found.ids.T))
 
 
 Fault = Callable[[Trial], tuple[int, ...]]
 FAULTS: dict[str, tuple[str, str, Fault]] = {}
-"""By name: what it is, how it is injected, and what does so; exit codes are what comes back."""
+"""By name: the fault, how it is injected, and the function that does it and returns exit codes."""
 
 
 def fault(name: str, what: str, how: str) -> Callable[[Fault], Fault]:
-    """Enter a fault into the table."""
+    """Add a fault to the table."""
 
     def enter(function: Fault) -> Fault:
         FAULTS[name] = what, how, function
@@ -147,11 +162,11 @@ def fault(name: str, what: str, how: str) -> Callable[[Fault], Fault]:
 
 
 def disturbed(trial: Trial, act: Callable[[subprocess.Popen[str]], None]) -> tuple[int, ...]:
-    """A run to which `act` happens half way."""
+    """Run, and call `act` half way."""
     process = trial.start()
     trial.half_way(process)
     act(process)
-    trial.told = process.communicate(timeout=LIMIT_S)[1]
+    trial.message = process.communicate(timeout=LIMIT_S)[1]
     return (process.returncode,)
 
 
@@ -183,7 +198,7 @@ def _elsewhere(trial: Trial) -> tuple[int, ...]:
     codes = disturbed(trial, lambda process: process.kill())
     left = replace(Owner.here(), machine="another", host="node17")
     path = trial.folder / LOCK
-    path.write_text(json.dumps(asdict(left)))
+    path.write_text(json.dumps(asdict(left)), encoding="utf-8")
     os.utime(path, (time.time() - 3600,) * 2)
     return codes
 
@@ -214,7 +229,7 @@ def _full(trial: Trial) -> tuple[int, ...]:
 
 @contextmanager
 def small_disk(path: Path) -> Iterator[bool]:
-    """A file system of 64 MB at `path`, where this user may mount one."""
+    """Mount a file system of 64 MB at `path`; yield whether the user may do so."""
     path.mkdir(parents=True, exist_ok=True)
     mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(path)]
     real = subprocess.run(mount, capture_output=True).returncode == 0
@@ -227,7 +242,7 @@ def small_disk(path: Path) -> Iterator[bool]:
 
 @fault("read-only", "folder becomes read-only", "chattr +i, or chmod where not root, at a region")
 def _read_only(trial: Trial) -> tuple[int, ...]:
-    parts = trial.folder / "parts"
+    parts = trial.folder / PARTS
 
     def protect(process: subprocess.Popen[str]) -> None:
         parts.chmod(0o555)
@@ -275,7 +290,7 @@ def _tile(trial: Trial) -> tuple[int, ...]:
 @fault("memory", "GPU out of memory", "no memory for more than two tiles; --batch 16")
 def _memory(trial: Trial) -> tuple[int, ...]:
     codes = (trial.finish("memory", "--batch", "16", "--tile-px", "128"),)
-    assert json.loads((trial.folder / "run.json").read_text())["batch_reduced_to"] == 2
+    assert read_run(trial.folder)["batch_reduced_to"] == 2
     return codes
 
 
@@ -288,26 +303,26 @@ def _clock(trial: Trial) -> tuple[int, ...]:
 
 CLUSTER = {
     "worker": (
-        "worker killed", "SIGKILL in the middle, tests/test_cluster.py",
+        "worker killed", "SIGKILL in the middle, tests/runs/test_dask.py",
         "test_a_worker_that_is_killed_costs_nothing",
     ),
     "scheduler": (
-        "scheduler gone", "SIGKILL in the middle, tests/test_cluster.py",
+        "scheduler gone", "SIGKILL in the middle, tests/runs/test_dask.py",
         "test_a_scheduler_that_is_killed_leaves_what_was_done",
     ),
 }  # fmt: skip
-"""By name: what it is, how it is injected, and the test that compares the objects afterwards."""
+"""By name: the fault, how it is injected, and the test that compares the objects afterwards."""
 
 
 def cluster_row(name: str, times: int) -> str:
-    """A test that injects a fault, so many times; its time holds both runs and their start."""
+    """Run a test that injects a fault, several times; its time includes both runs."""
     what, how, test = CLUSTER[name]
     path = Path(__file__).parents[1] / "tests" / "runs" / "test_dask.py"
     began = time.perf_counter()
     for _ in range(times):
         tests = [f"{path}::{name}" for name in ("test_a_cluster_writes_the_same_files", test)]
-        command = [sys.executable, "-m", "pytest", *tests]
-        ended = subprocess.run(command, capture_output=True, text=True, cwd=path.parents[1])
+        command = [sys.executable, "-m", "pytest", "-m", "not heavy", *tests]
+        ended = subprocess.run(command, capture_output=True, encoding="utf-8", cwd=path.parents[1])
         if ended.returncode:
             raise SystemExit(f"{name}: {ended.stdout}")
     seconds = (time.perf_counter() - began) / times
@@ -318,7 +333,7 @@ def cluster_row(name: str, times: int) -> str:
 
 
 def lost(trial: Trial, reference: Objects) -> str:
-    """How the objects differ from those of the undisturbed run."""
+    """Describe how the objects differ from those of the undisturbed run."""
     found = trial.objects()
     columns = ("ids", "class_index", "score", "coords", "ring_offsets")
     if all(np.array_equal(getattr(found, k), getattr(reference, k)) for k in columns):
@@ -328,16 +343,16 @@ def lost(trial: Trial, reference: Objects) -> str:
 
 
 def row(name: str, times: int, trial: Trial, reference: Objects) -> str:
-    """Inject a fault so many times, mend it, and compare."""
+    """Inject a fault `times` times, run the command again, and compare."""
     what, how, inject = FAULTS[name]
     codes, seconds, losses, kept = set(), [], set(), []
     for _ in range(times):
         shutil.rmtree(trial.out, ignore_errors=True)
         codes.add(inject(trial))
-        kept.append(trial.done() if (trial.folder / "parts").exists() else 64)
+        kept.append(trial.done() if (trial.folder / PARTS).exists() else 64)
         began = time.perf_counter()
         if trial.finish():
-            raise SystemExit(f"{name}: the run after it failed: {trial.told}")
+            raise SystemExit(f"{name}: the run after it failed: {trial.message}")
         seconds.append(time.perf_counter() - began)
         losses.add(lost(trial, reference))
     exits = ", ".join(sorted("+".join(map(str, c)) for c in codes))
@@ -348,11 +363,11 @@ def row(name: str, times: int, trial: Trial, reference: Objects) -> str:
 
 
 def main() -> None:
-    """Run the faults asked for, or be the process that one happens to."""
+    """Run the faults that are named, or, with --child, the process that is disturbed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join([*FAULTS, *CLUSTER]))
     parser.add_argument("--times", type=int, default=3)
-    parser.add_argument("--network", action="store_true", help="the real one")
+    parser.add_argument("--network", action="store_true", help="use the real network")
     parser.add_argument("--work", type=Path, default=Path("build/faults"))
     parser.add_argument("--child", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -365,16 +380,16 @@ def main() -> None:
     slide = work / "slide.svs"
     write_slide(slide, plan_slide(SIZE, SIZE, mpp=0.5, seed=SEED, tissue=0.7))
     trial = Trial(slide, work / "out", arguments.network, random.Random(SEED))
-    assert trial.finish() == 0, trial.told  # files of Python's libraries are in memory from here on
+    assert trial.finish() == 0, trial.message  # from here on the libraries' files are cached
     shutil.rmtree(trial.out)
     began = time.perf_counter()
-    assert trial.finish() == 0, trial.told
+    assert trial.finish() == 0, trial.message
     seconds, reference = time.perf_counter() - began, trial.objects()
     lines = [
         f"# Faults\n\n{len(reference)} objects in {SIZE}² pixels, 64 regions; undisturbed the "
-        f"command takes {seconds:.1f} s, its start included. After each fault it is given again: "
-        "what is then missing is lost, and the time it takes is the recovery. A process that was "
-        "killed counts as exit code -9.\n",
+        f"command takes {seconds:.1f} s, start included. After each fault the command runs again: "
+        "objects that are then missing are lost, and its time is the recovery. A process that was "
+        "killed has exit code -9.\n",
         "| fault | how injected | times | exit codes | regions kept | lost | s to recover |",
         "|---|---|---|---|---|---|---|",
     ]
@@ -387,7 +402,7 @@ def main() -> None:
         )
         print(lines[-1], flush=True)
         RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text("\n".join(lines) + "\n")
+        RESULTS.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

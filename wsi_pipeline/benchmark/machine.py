@@ -63,7 +63,7 @@ def describe_machine() -> dict[str, Any]:
 
 def _processor() -> str:
     about = Path("/proc/cpuinfo")
-    lines = about.read_text().splitlines() if about.is_file() else []
+    lines = about.read_text(encoding="utf-8").splitlines() if about.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
 
@@ -72,7 +72,7 @@ def _cores() -> float:
     """Cores that may be used, by the scheduler and by the limit of a container."""
     count = usable_cores()
     try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="utf-8").split()
         return count if quota == "max" else min(count, round(int(quota) / int(period), 1))
     except (OSError, ValueError):
         return count
@@ -207,7 +207,7 @@ def run_process(
         began = time.perf_counter()
         with subprocess.Popen(
             command, env=os.environ | dict(environment), stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE, text=True,
+            stderr=subprocess.PIPE, encoding="utf-8", errors="replace",
         ) as process:  # fmt: skip
             listener = threading.Thread(target=said.extend, args=(process.stderr,), daemon=True)
             listener.start()

@@ -143,7 +143,7 @@ def _memory() -> Iterator[Finding]:
 def _cgroup(name: str) -> list[str]:
     """Return the words of a file that limits the container; none outside Linux containers."""
     try:
-        return Path("/sys/fs/cgroup", name).read_text().split()
+        return Path("/sys/fs/cgroup", name).read_text(encoding="utf-8").split()
     except OSError:
         return []
 

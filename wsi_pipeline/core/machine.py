@@ -51,7 +51,8 @@ def peak_bytes(process: int | None = None) -> int:
     """
     # Linux: `getrusage` also counts what the parent process held at the fork; this does not.
     with suppress(OSError):
-        for line in Path(f"/proc/{process or 'self'}/status").read_text().splitlines():
+        status = Path(f"/proc/{process or 'self'}/status").read_text(encoding="utf-8")
+        for line in status.splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     try:
