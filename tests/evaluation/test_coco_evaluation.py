@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import cv2
 import numpy as np
@@ -192,6 +193,13 @@ def test_the_command(folder, tmp_path, monkeypatch):
         result = CliRunner().invoke(cli, [*args, option, value])
         assert result.exit_code == 2
         assert f"{option} {value}" in result.stderr
+
+
+def test_without_pycocotools_the_error_names_the_remedy(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    result = CliRunner().invoke(cli, ["evaluate", "--data", str(folder)])
+    assert result.exit_code == 2
+    assert "pip install" in result.stderr
 
 
 def test_quiet_commands_leave_a_result_or_refuse(folder, monkeypatch):

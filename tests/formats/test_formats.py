@@ -16,17 +16,14 @@ from wsi_pipeline.core.errors import DataError, OutputError, UsageError
 from wsi_pipeline.core.objects import Objects
 from wsi_pipeline.core.polygons import make_valid
 from wsi_pipeline.formats.coco import write_coco
-from wsi_pipeline.formats.convert import FORMATS, SlideInfo, export
 from wsi_pipeline.formats.geojson import (
     GeoJsonWriter,
     format_features,
     read_geojson,
-    read_header,
 )
-from wsi_pipeline.formats.geoparquet import ParquetWriter, read_metadata, read_parquet
+from wsi_pipeline.formats.geoparquet import ParquetWriter, read_parquet
 from wsi_pipeline.formats.ome_zarr import write_label_image
 
-SLIDE = SlideInfo(width=300, height=200, mpp=0.5, file_name="a.svs", provenance={"model": "µ"})
 WRITERS = {"geojson": GeoJsonWriter, "geojson.gz": GeoJsonWriter, "parquet": ParquetWriter}
 READERS = {"geojson": read_geojson, "geojson.gz": read_geojson, "parquet": read_parquet}
 FIELDS = ("ids", "class_index", "score", "coords", "ring_offsets", "object_offsets")
@@ -339,43 +336,3 @@ def test_coco_of_no_objects_is_coco(tmp_path):
     path = tmp_path / "a.json"
     write_coco(path, Objects.empty(["a"]), width=9, height=9, file_name="a.svs")
     assert json.loads(path.read_text())["annotations"] == []
-
-
-# --- the table ---
-
-
-ENDINGS = {"coco": "json", "labels": "ome.zarr"}
-
-
-@pytest.mark.parametrize("name", FORMATS)
-def test_every_format_can_be_exported_from_objects_and_from_files(tmp_path, name):
-    objects = boxes((0, 0, 20, 10), (30, 5, 50, 25))
-    source = tmp_path / "source.parquet"
-    export(objects, source, format="parquet", slide=SLIDE)
-    for k, given_objects in enumerate((objects, source, str(source))):
-        destination = tmp_path / f"{k}.{ENDINGS.get(name, name)}"
-        export(given_objects, destination, format=name, slide=SLIDE)
-        assert destination.exists()
-        if name in READERS:
-            assert_same(READERS[name](destination), objects)
-
-
-def test_provenance_survives_from_file_to_file(tmp_path):
-    export(boxes((0, 0, 9, 9)), tmp_path / "a.parquet", format="parquet", slide=SLIDE)
-    export(tmp_path / "a.parquet", tmp_path / "b.geojson", format="geojson", slide=SlideInfo())
-    export(tmp_path / "b.geojson", tmp_path / "c.parquet", format="parquet", slide=SlideInfo())
-    noted = {"model": "µ", "classes": ["nucleus"], "measurements": []}
-    assert read_header(tmp_path / "b.geojson") == noted == read_metadata(tmp_path / "c.parquet")
-
-
-def test_export_says_what_is_wrong(tmp_path):
-    objects = boxes((0, 0, 9, 9))
-    for name, path, slide, message in [
-        ("shapefile", "a.shp", SLIDE, "known are geojson"),
-        ("geojson.gz", "a.geojson", SLIDE, r"\.geojson\.gz"),
-        ("coco", "a.json", SlideInfo(), "width and height; export"),
-        ("labels", "a.zarr", SlideInfo(width=9, height=9), "slide's mpp; "),
-    ]:
-        with pytest.raises(UsageError, match=message):
-            export(objects, tmp_path / path, format=name, slide=slide)
-    assert list(tmp_path.iterdir()) == []
