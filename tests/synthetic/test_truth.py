@@ -51,5 +51,5 @@ def test_synth_writes_cells_with_nuclei_and_nuclei_alone(tmp_path):
     assert shapely.area(own.polygons()).sum() == pytest.approx(
         shapely.area(nuclei.polygons()).sum(), rel=0.01
     )
-    with pytest.raises(ConfigError, match="at most 2"):
+    with pytest.raises(ConfigError, match="between 0 and 1, got 2"):
         make_slide(tmp_path / "b.svs", **size, max_overlap=2, quiet=True)

@@ -7,9 +7,7 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "object_ids",
-]
+__all__ = ["object_ids", "uuids"]
 
 
 def object_ids(
@@ -26,14 +24,25 @@ def object_ids(
     place = (position[:, 1].astype(np.uint64) << np.uint64(32)) | position[:, 0].astype(np.uint64)
     if kind is not None:
         place ^= _mixed(kind)
-    halves = [_mixed(place ^ np.uint64(int.from_bytes(digest[i : i + 8], "big"))) for i in (0, 8)]
-    high = (halves[0] & np.uint64(0xFFFFFFFFFFFF0FFF)) | np.uint64(0x8000)
-    low = (halves[1] & np.uint64(0x3FFFFFFFFFFFFFFF)) | np.uint64(1 << 63)
+    return uuids(
+        np.stack([place ^ np.uint64(int.from_bytes(digest[i : i + 8], "big")) for i in (0, 8)], 1)
+    )
+
+
+def uuids(halves: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return UUIDs of version 8 (RFC 9562), uint64 (n, 2), from any numbers, uint64 (n, 2).
+
+    The high half comes from the first number and the low half from the second. Different numbers
+    give different halves, up to the six bits that state version and variant.
+    """
+    mixed = _mixed(halves)
+    high = (mixed[:, 0] & np.uint64(0xFFFFFFFFFFFF0FFF)) | np.uint64(0x8000)
+    low = (mixed[:, 1] & np.uint64(0x3FFFFFFFFFFFFFFF)) | np.uint64(1 << 63)
     return np.stack([high, low], 1)
 
 
 def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """SplitMix64's finaliser: a bijection, so different positions never share an id's half."""
+    """Return SplitMix64's finaliser of `x`, a bijection (Steele et al. 2014, figure 16)."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))

@@ -1,14 +1,13 @@
-"""Single cells of liquid-based cervical cytology, painted as optical density.
+"""Paint single cells of liquid-based cervical cytology as optical density.
 
-A sprite is one cell on its own. By the law of Beer and Lambert optical densities add up, so
-sprites can be laid over each other in any order.
+A sprite is one cell by itself. By the law of Beer and Lambert optical densities add up, so sprites
+can be laid over each other in any order.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -16,157 +15,16 @@ import shapely
 from numba import njit
 from numpy.typing import NDArray
 
-__all__ = [
-    "CELL_KINDS",
-    "OD_STEPS",
-    "CellKind",
-    "Painter",
-    "Sprite",
-    "Stain",
-    "Style",
-    "coverage",
-    "draw_style",
-    "quantise",
-    "rotated",
-]
+from wsi_pipeline.synthetic.cell_kinds import CellKind
+from wsi_pipeline.synthetic.stains import Style
+
+__all__ = ["OD_STEPS", "Painter", "Sprite", "coverage", "quantise", "rotated"]
 
 Array = NDArray[np.float32]
 Points = NDArray[np.float64]
-Stain = Literal["pap", "pale", "grey", "brown"]
 
-OD_STEPS = 1024  # sprites are stored as uint16 in steps of 1/1024 of optical density
-
-
-class CellKind(NamedTuple):
-    """What cells of one kind look like; ranges are (low, high), lengths in µm."""
-
-    share: float
-    width_um: tuple[float, float]
-    aspect: tuple[float, float]
-    corners: int  # 0: round
-    nucleus_um2: tuple[float, float]
-    nucleus_aspect: float
-    irregular: float
-    thickness: tuple[float, float]
-    chromatin: tuple[float, float]
-    eosin: float
-    offcentre: float
-    fold: float
-    dome: float  # 0: flat like a leaf, 1: thickest in the middle
-
-
-# Sizes after The Bethesda System for Reporting Cervical Cytology, 3rd ed. (2015): an intermediate
-# nucleus of 35-50 µm² is the yardstick, LSIL is beyond three times that.
-CELL_KINDS: dict[str, CellKind] = {
-    "superficial": CellKind(
-        0.11, (45, 60), (1.0, 1.35), 6, (20, 28), 1.15, 0.02,
-        (0.16, 0.34), (1.0, 1.5), 0.85, 0.25, 0.30, 0.0,
-    ),
-    "intermediate": CellKind(
-        0.26, (35, 58), (1.0, 1.6), 7, (35, 50), 1.25, 0.03,
-        (0.12, 0.34), (0.55, 1.0), 0.25, 0.35, 0.40, 0.0,
-    ),
-    "parabasal": CellKind(
-        0.28, (15, 25), (1.0, 1.3), 0, (42, 60), 1.2, 0.03,
-        (0.22, 0.42), (0.55, 0.95), 0.08, 0.20, 0.0, 0.5,
-    ),
-    "metaplastic": CellKind(
-        0.17, (18, 30), (1.0, 1.5), 8, (45, 65), 1.25, 0.05,
-        (0.25, 0.48), (0.55, 0.95), 0.12, 0.30, 0.05, 0.4,
-    ),
-    "columnar": CellKind(
-        0.09, (14, 20), (1.9, 3.0), 0, (35, 55), 1.4, 0.04,
-        (0.14, 0.30), (0.55, 0.95), 0.10, 0.50, 0.0, 0.3,
-    ),
-    "lsil": CellKind(
-        0.04, (36, 55), (1.0, 1.4), 7, (115, 170), 1.4, 0.10,
-        (0.14, 0.34), (0.75, 1.25), 0.40, 0.25, 0.15, 0.0,
-    ),
-    "hsil": CellKind(
-        0.05, (13, 20), (1.0, 1.5), 0, (75, 130), 1.4, 0.13,
-        (0.24, 0.45), (0.85, 1.40), 0.15, 0.10, 0.0, 0.4,
-    ),
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Style:
-    """Stain, light and focus of one slide.
-
-    Attributes
-    ----------
-    stains
-        float32 (4, 3): RGB optical density of haematoxylin, eosin, orange G and light green
-    white
-        RGB of the empty slide, 0 to 255
-    nucleus, cytoplasm
-        strength of the nuclear and the cytoplasmic stain, 1 is usual
-    eosin
-        what the share of eosinophilic cells is multiplied by
-    blur_um
-        usual focus blur of a cell, standard deviation in µm
-    noise
-        standard deviation of the sensor noise, in grey levels
-    shade
-        how much darker a camera field is at its corner, 0 to 1
-    """
-
-    stains: Array
-    white: tuple[float, float, float]
-    nucleus: float
-    cytoplasm: float
-    eosin: float
-    blur_um: float
-    noise: float
-    shade: float
-
-    @property
-    def monochrome(self) -> bool:
-        """Whether the camera sees no colours."""
-        return bool(np.ptp(self.stains, axis=1).max() < 1e-6)
-
-
-_STAINS = np.array(
-    [[1.0, 0.93, 0.52], [0.14, 0.80, 0.46], [0.06, 0.42, 0.92], [0.86, 0.34, 0.31]], np.float32
-)
-_MAGENTA = np.array([0.10, 0.85, 0.16], np.float32)
-_BROWN = np.array(
-    [[0.80, 0.95, 1.0], [0.18, 0.42, 0.85], [0.15, 0.40, 0.90], [0.30, 0.38, 0.50]], np.float32
-)
-
-
-def draw_style(rng: np.random.Generator, stain: Stain = "pap") -> Style:
-    """A stain, light and focus as one laboratory's might be.
-
-    Parameters
-    ----------
-    rng
-        source of chance
-    stain
-        ``pap`` Papanicolaou, ``pale`` the same faded, ``grey`` a monochrome camera,
-        ``brown`` a silver stain
-    """
-    stains = _BROWN if stain == "brown" else _STAINS
-    stains = (stains * rng.lognormal(0, 0.13, stains.shape)).astype(np.float32)
-    magenta = rng.choice([0.0, 1.0]) * rng.uniform(0, 0.9)
-    stains[1] = stains[1] * (1 - magenta) + _MAGENTA * magenta
-    white = rng.uniform(228, 250) + rng.normal(0, 2.5, 3)
-    if stain == "brown":
-        white += rng.uniform(-14, 0) * np.array([0.4, 0.6, 1.0])
-    if stain == "grey":
-        stains = np.repeat(stains.mean(1, keepdims=True) * 1.1, 3, 1)
-        white = np.repeat(white[:1], 3)
-    pale = 0.6 if stain == "pale" else 1.0
-    return Style(
-        stains=stains,
-        white=tuple(np.clip(white, 150, 253).tolist()),
-        nucleus=pale * float(rng.uniform(0.75, 1.25)),
-        cytoplasm=pale * float(rng.uniform(0.6, 1.35)),
-        eosin=float(rng.choice([0.3, 1.0, 1.0, 1.6, 3.0])),
-        blur_um=float(rng.uniform(0.1, 0.3)),
-        noise=float(rng.uniform(0.8, 2.2)),
-        shade=float(rng.uniform(0.01, 0.04)),
-    )
+OD_STEPS = 1024
+"""Sprites are stored as uint16 in steps of 1/1024 of optical density."""
 
 
 class Sprite(NamedTuple):
@@ -177,20 +35,24 @@ class Sprite(NamedTuple):
 
 
 def _to_area(points: Points, area: float) -> Points:
-    """The outline with its centroid at the origin and the given area."""
+    """Return the outline moved and scaled: centroid at the origin, and the given area."""
     polygon = shapely.Polygon(points)
     return (points - polygon.centroid.coords[0]) * math.sqrt(area / polygon.area)
 
 
 def rotated(points: Points, angle: float) -> Points:
-    """Points turned about the origin."""
+    """Return points (n, 2) turned about the origin by an angle in radians."""
     c, s = math.cos(angle), math.sin(angle)
     return points @ np.array([[c, s], [-s, c]])
 
 
 @njit(nogil=True, cache=True)
 def coverage(points: Points, shape: tuple[int, int]) -> Array:
-    """Share of each pixel (h, w) inside the outline: four scan lines a pixel, exact along x."""
+    """Return the share of each pixel (h, w) inside an outline (n, 2).
+
+    Four scan lines per pixel with the even-odd rule; along x the share is exact. Hand-written
+    because cv2.fillPoly has no partial coverage with sub-pixel borders in both directions.
+    """
     height, width = shape
     out = np.zeros((height, width), np.float32)
     crossings = np.empty(len(points))
@@ -213,7 +75,17 @@ def coverage(points: Points, shape: tuple[int, int]) -> Array:
 
 
 class Painter:
-    """Paints sprites; holds the noise from which all textures are cut."""
+    """Paint sprites. All textures are windows of the same noise.
+
+    Parameters
+    ----------
+    mpp
+        µm per pixel
+    style
+        stain and focus
+    rng
+        random generator; the same state gives the same sprites
+    """
 
     def __init__(self, mpp: float, style: Style, rng: np.random.Generator) -> None:
         self.mpp, self.style, self.rng = mpp, style, rng
@@ -228,16 +100,16 @@ class Painter:
             self._noise[length_um] = np.tile(band, (2, 2))
 
     def texture(self, length_um: float, shape: tuple[int, int]) -> Array:
-        """Smooth noise (h, w) of mean 0 and deviation 1 with grains of `length_um`."""
+        """Return smooth noise (h, w), mean 0 and deviation 1, with grains of `length_um`."""
         oy, ox = self.rng.integers(0, self._size, 2)
         return self._noise[length_um][oy : oy + shape[0], ox : ox + shape[1]]
 
     def tint(self, spread: float) -> Points:
-        """Factors around 1 by which one cell's colour differs from the stain's."""
+        """Draw factors around 1 by which the colour of one cell differs from the stain."""
         return self.rng.lognormal(0, spread, 1 if self.style.monochrome else 3)
 
     def outline(self, area: float, aspect: float, corners: int, rough: float, n: int) -> Points:
-        """A closed-curve outline of `n` vertices around the origin, `area` in px²."""
+        """Draw an outline of `n` vertices around the origin, not closed, `area` in px²."""
         rng = self.rng
         theta = np.arange(n) * (2 * math.pi / n)
         if corners:
@@ -262,7 +134,7 @@ class Painter:
         return _to_area(rotated(stretched, rng.uniform(0, 2 * math.pi)), area)
 
     def cell(self, kind: CellKind, name: str) -> Sprite:
-        """One cell with its nucleus, sometimes two."""
+        """Paint one cell with its nucleus; one cell in 25 has two."""
         rng, mpp = self.rng, self.mpp
         aspect = rng.uniform(*kind.aspect)
         width = rng.uniform(*kind.width_um) / mpp
@@ -288,7 +160,7 @@ class Painter:
         return Sprite(quantise(od, blur), [edge, *nuclei])
 
     def _nuclei(self, kind: CellKind, body: Points) -> list[Points]:
-        """Outlines of the nuclei inside a cell around the origin."""
+        """Draw the outlines of the nuclei inside a cell around the origin."""
         rng, mpp = self.rng, self.mpp
         twin = rng.random() < 0.04
         outlines = []
@@ -300,7 +172,7 @@ class Painter:
         reach = math.sqrt(cell.area / math.pi) * kind.offcentre
         major = body[np.argmax((body**2).sum(1))]
         for scale in np.linspace(1, 0, 9):
-            if kind.offcentre >= 0.5:  # endocervical cells have it at their base
+            if kind.offcentre >= 0.5:  # columnar cells have it at one end
                 at = major * kind.offcentre * scale
             else:
                 angle = rng.uniform(0, 2 * math.pi)
@@ -317,7 +189,14 @@ class Painter:
         return [outlines[0]]
 
     def _fold(self, body: Points, nuclei: list[Points]) -> tuple[Points, Points | None]:
-        """Fold a flap of the cell back over itself: what remains, and the flap; or neither."""
+        """Fold a flap of a cell back over it.
+
+        Returns
+        -------
+        body, flap
+            the rest of the outline, and the flap; where a nucleus lies on the fold, the whole
+            outline and None
+        """
         rng = self.rng
         turn = rng.uniform(0, 2 * math.pi)
         points = rotated(body, turn)
@@ -343,7 +222,7 @@ class Painter:
         nuclei: list[Points],
         shape: tuple[int, int],
     ) -> Array:
-        """Optical density (h, w, 3) of the cell's body."""
+        """Return the optical density (h, w, 3) of a cell without its nuclei."""
         rng, mpp = self.rng, self.mpp
         inside = coverage(edge, shape)
         depth = depth_um(inside, mpp)
@@ -374,7 +253,7 @@ class Painter:
         return od.astype(np.float32)
 
     def _cytoplasm_colour(self, kind: CellKind) -> Array:
-        """RGB density of one cell's cytoplasm per unit of thickness."""
+        """Draw the RGB optical density of one cell's cytoplasm per unit of thickness."""
         rng = self.rng
         _, eosin, orange, green = self.style.stains
         if rng.random() < kind.eosin * self.style.eosin:
@@ -387,7 +266,7 @@ class Painter:
         return np.asarray(mixed * self.tint(0.08), np.float32)
 
     def _wrinkles(self, shape: tuple[int, int]) -> Array:
-        """Thin dark creases, where the noise crosses zero."""
+        """Draw thin dark creases: lines where the noise is zero."""
         rng = self.rng
         where = np.clip(self.texture(14.0, shape) + rng.uniform(-0.8, 0.4), 0, 1.5)
         crease = np.exp(-((self.texture(6.0, shape) / rng.uniform(0.05, 0.14)) ** 2))
@@ -396,7 +275,7 @@ class Painter:
     def _chromatin(
         self, kind: CellKind, name: str, nuclei: list[Points], shape: tuple[int, int]
     ) -> Array:
-        """Optical density (h, w, 3) of the nuclei."""
+        """Return the optical density (h, w, 3) of the nuclei."""
         rng, mpp = self.rng, self.mpp
         amount = np.zeros(shape, np.float32)
         coarse = rng.uniform(0.06, 0.2) if name in ("lsil", "hsil") else rng.uniform(0.03, 0.15)
@@ -418,13 +297,13 @@ class Painter:
 
 
 def depth_um(inside: Array, mpp: float) -> Array:
-    """Distance in µm from each pixel inside to the outline."""
+    """Return the distance in µm from each pixel inside to the outline."""
     mask = (inside > 0.5).astype(np.uint8)
     depth = cv2.distanceTransform(mask, cv2.DIST_L2, 5)
     return np.asarray(depth, np.float32) * np.float32(mpp)
 
 
 def quantise(od: Array, blur: float) -> NDArray[np.uint16]:
-    """Density as it is stored, out of focus by `blur` pixels (standard deviation)."""
+    """Return optical density in the stored steps, blurred by `blur` pixels (standard deviation)."""
     soft = cv2.GaussianBlur(od, (0, 0), blur, borderType=cv2.BORDER_CONSTANT) if blur > 0.2 else od
     return np.asarray(np.clip(np.rint(soft * OD_STEPS), 0, 4 * OD_STEPS), np.uint16)

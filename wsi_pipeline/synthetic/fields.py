@@ -1,4 +1,4 @@
-"""Single microscope fields of synthetic cytology with their truth, to train networks on."""
+"""Write microscope fields of synthetic cytology with their truth, to train networks on."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from wsi_pipeline.core.errors import ConfigError, OutputError
 from wsi_pipeline.core.files import as_output_error, write_text
 from wsi_pipeline.core.geometry import Box
-from wsi_pipeline.synthetic.cell_painter import CELL_KINDS, Stain, Style, draw_style
+from wsi_pipeline.synthetic.cell_kinds import CELL_KINDS
 from wsi_pipeline.synthetic.placement import plan_slide
 from wsi_pipeline.synthetic.render import render, truth_objects
 from wsi_pipeline.synthetic.sprites import Bank
+from wsi_pipeline.synthetic.stains import Stain, Style, draw_style
 
 __all__ = ["write_fields"]
 
@@ -35,38 +36,38 @@ def write_fields(
 ) -> None:
     """Write `count` fields as PNG with their truth in COCO's format, to train networks on.
 
-    ``folder/images/field_0000.png`` … and ``folder/annotations.json``: category 1 is the nucleus,
-    2 the cytoplasm (the whole cell); both carry the `cell_id` of their cell in that image.
-    Polygons are amodal and end at the field's border. Stain, density, mixture, light, focus and
-    mpp differ between fields.
+    The files are ``folder/images/field_0000.png`` … and ``folder/annotations.json``. Category 1 is
+    the nucleus, 2 the cytoplasm (the whole cell); both have the `cell_id` of their cell in that
+    image. Polygons include parts under other cells and end at the border of the field. Stain,
+    density, mixture, light, focus and mpp vary between fields.
 
     Parameters
     ----------
     folder
-        made if it is not there; files in it are replaced
+        folder to write; it is made if needed, and files in it are replaced
     count
         number of fields
     size_px
-        pixels a side
+        side in pixels
     mpp
-        µm per pixel, or the range that each bank's is drawn from
+        µm per pixel, or the range from which that of each bank is drawn
     seed
-        where all chance comes from; field i of a longer series is the same
+        seed of all random numbers; field i does not depend on `count`
     per_bank
-        how many fields share their stain and sprites
+        number of fields with the same stain and sprites
 
     Raises
     ------
     ConfigError
-        where a number makes no sense
+        a number is not possible
     OutputError
-        where an image cannot be written
+        a file cannot be written
     """
     low, high = mpp if isinstance(mpp, tuple) else (mpp, mpp)
     if count < 1 or size_px < 64 or per_bank < 1 or not 0.05 <= low <= high <= 2:
         raise ConfigError(
-            f"{count} fields of {size_px} px at {low} to {high} µm, {per_bank} to a stain, are not "
-            "possible; take at least 1, 64 px, 0.05 to 2 µm and 1"
+            "fields need a count of at least 1, a size of at least 64 px, an mpp of 0.05 to 2 and "
+            f"at least 1 per bank; got {count}, {size_px} px, {low:g} to {high:g} and {per_bank}"
         )
     folder = Path(folder)
     with as_output_error(folder):
@@ -83,7 +84,7 @@ def write_fields(
         pixels, nuclei, cells, links = _field(style, bank, size_px, seed * 1_000_003 + i)
         name = f"images/field_{i:04d}.png"
         if not cv2.imwrite(str(folder / name), pixels[..., ::-1]):
-            raise OutputError(f"{folder / name} cannot be written; free space or rights?")
+            raise OutputError(f"{folder / name} cannot be written; check the free space")
         size = {"width": size_px, "height": size_px, "mpp": bank_mpp}
         images.append({"id": i + 1, "file_name": name, **size})
         for category, polygons, owner in ((2, cells, range(len(cells))), (1, nuclei, links)):
@@ -100,7 +101,7 @@ def write_fields(
 def _field(
     style: Style, bank: Bank, size_px: int, seed: int
 ) -> tuple[NDArray[np.uint8], list[Any], list[Any], NDArray[np.int64]]:
-    """Pixels of one field, its nuclei and cells cut at the border (None: outside), the links."""
+    """Return a field's pixels, nuclei and cells cut at its border (None: outside), and links."""
     rng = np.random.default_rng([seed, 11])
     margin = int(bank.shape.max())
     side = size_px + 2 * margin
@@ -133,7 +134,7 @@ def _field(
 def _photograph(
     rng: np.random.Generator, pixels: NDArray[np.uint8], style: Style
 ) -> NDArray[np.uint8]:
-    """What microscope and camera add to one field: vignette, focus, contrast, tint, JPEG."""
+    """Add the effects of microscope and camera: vignette, focus, contrast, tint, JPEG."""
     h, w = pixels.shape[:2]
     fy, fx = np.mgrid[-1 : 1 : h * 1j, -1 : 1 : w * 1j]
     tilt = rng.normal(0, 0.03, 2)
@@ -159,7 +160,7 @@ def _photograph(
 
 
 def _shape(polygon: shapely.Polygon) -> dict[str, Any]:
-    """Outline, area and box as COCO has them."""
+    """Return outline, area and box in COCO's form."""
     x0, y0, x1, y1 = polygon.bounds
     ring = np.round(np.asarray(polygon.exterior.coords)[:-1], 2)
     return {

@@ -1,4 +1,4 @@
-"""Where the cells of a synthetic slide lie: placed all at once, before any pixel is made."""
+"""Place the cells of a synthetic slide, all at once, before any pixel is painted."""
 
 from __future__ import annotations
 
@@ -13,14 +13,18 @@ from numba import njit
 from numpy.typing import NDArray
 
 from wsi_pipeline.core.errors import ConfigError
-from wsi_pipeline.synthetic.cell_painter import CELL_KINDS, Stain, Style, draw_style
+from wsi_pipeline.synthetic.cell_kinds import CELL_KINDS
 from wsi_pipeline.synthetic.sprites import DEBRIS_KINDS, Bank
+from wsi_pipeline.synthetic.stains import Stain, Style, draw_style
 
 __all__ = ["BIN_PX", "SlidePlan", "plan_slide"]
 
-BIN_PX = 512  # sprites are sorted by blocks of this size
-_MEGAPIXEL_UM2 = 250.0**2  # a million pixels of 0.25 µm
-_NUCLEUS_OVERLAP, _CELL_OVERLAP = 0.12, 0.5  # of the smaller one, taking both for circles
+BIN_PX = 512
+"""Side of the blocks by which sprites are sorted."""
+_MEGAPIXEL_UM2 = 250.0**2
+"""Area of a million pixels at 0.25 µm per pixel."""
+_NUCLEUS_OVERLAP, _CELL_OVERLAP = 0.12, 0.5
+"""Largest shared area ÷ area of the smaller one, where both are taken as circles."""
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -28,7 +32,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class SlidePlan:
-    """Every sprite of a slide, `n` cells and pieces of debris, before any pixel is made.
+    """All sprites of a slide, n cells and pieces of debris, and where they lie.
 
     Attributes
     ----------
@@ -37,7 +41,7 @@ class SlidePlan:
     mpp
         µm per pixel
     seed
-        where all chance comes from
+        seed of all random numbers
     style, bank
         stain and light; the sprites
     x, y
@@ -47,8 +51,8 @@ class SlidePlan:
     variant
         int64 (n,): bit 0 mirrors x, bit 1 mirrors y, bit 2 then swaps x and y
     bin_start
-        int64 (bins + 1,): where each block of `BIN_PX`, row by row, begins; a sprite belongs to
-        the block that holds its corner
+        int64 (blocks + 1,): position of the first sprite of each block of `BIN_PX`, row by row; a
+        sprite belongs to the block with its left top corner
     """
 
     width: int
@@ -65,12 +69,12 @@ class SlidePlan:
 
     @property
     def cells(self) -> Ints:
-        """Positions of the cells among the sprites, debris left out."""
+        """int64 (cells,): positions of the cells among the sprites."""
         return np.flatnonzero(self.bank.kind[self.sprite] < len(CELL_KINDS))
 
     @property
     def nucleus_cell(self) -> Ints:
-        """int64 (nuclei,): which cell of `truth_objects` holds each nucleus."""
+        """int64 (nuclei,): position in `cells` of the cell that holds each nucleus."""
         count = (self.bank.circles[self.sprite[self.cells], 1:, 2] > 0).sum(1)
         return np.repeat(np.arange(len(count)), count)
 
@@ -99,33 +103,31 @@ def plan_slide(
     mpp
         µm per pixel
     seed
-        where all chance comes from
+        seed of all random numbers
     tissue
-        share of the slide under the deposit, 0 to 1
+        share of the slide that is covered by cells and debris, 0 to 1
     density
-        nuclei per 62 500 µm² of deposit (a megapixel at 0.25 µm)
+        nuclei per 62 500 µm² of the covered area (a megapixel at 0.25 µm)
     clustering
         share of the cells that lie in clusters, 0 to 1
     mix
-        kind of cell → weight; as in `CELL_KINDS` if not given
+        kind of cell → weight; the shares of `CELL_KINDS` if not given
     max_overlap
-        share of the smaller of any two cells that the other may cover, 0 to 1, which leaves room
-        for fewer cells; if not given 0.5 of cells taken for circles, and every sixth may lie
-        wholly over another
+        largest shared area of two cells ÷ area of the smaller one, 0 to 1; fewer cells fit then.
+        If not given: 0.5 of cells taken as circles, and every sixth cell may lie wholly over
+        another
     stain
         see `draw_style`; used where `style` is not given
     style, bank
-        to share between slides; made from `seed` if not given
+        style and sprites to use for several slides; drawn from `seed` if not given
 
     Raises
     ------
     ConfigError
-        where a size, `mpp`, share or kind of cell makes no sense
+        a size, `mpp`, share or kind of cell is not possible
     """
     mix = mix if mix is not None else {name: kind.share for name, kind in CELL_KINDS.items()}
-    _check(width, height, mpp, tissue, density, clustering, mix)
-    if max_overlap is not None and not 0 <= max_overlap <= 1:
-        raise ConfigError(f"an overlap of at most {max_overlap} makes no sense; take 0 to 1")
+    _check(width, height, mpp, tissue, density, clustering, mix, max_overlap)
     rng = np.random.default_rng([seed, width, height, round(mpp * 1e6)])
     style = style or draw_style(rng, stain)
     bank = bank or Bank.paint(mpp, style, seed=seed)
@@ -149,10 +151,8 @@ def plan_slide(
         own = sprite[free], corner[free], size[free], variant[free]
         free = free[_apart(_outlines(bank, *own), max_overlap)]
     keep = np.concatenate([free, spare + np.flatnonzero(fits[spare:])])
-    columns, rows = -(-width // BIN_PX), -(-height // BIN_PX)
-    bins = corner[keep, 1] // BIN_PX * columns + corner[keep, 0] // BIN_PX
-    keep = keep[np.argsort(bins, kind="stable")]
-    count = np.bincount(bins, minlength=columns * rows)
+    order, bin_start = _by_block(corner[keep], width, height)
+    keep = keep[order]
     return SlidePlan(
         width=width,
         height=height,
@@ -164,7 +164,7 @@ def plan_slide(
         y=np.ascontiguousarray(corner[keep, 1]),
         sprite=sprite[keep],
         variant=variant[keep],
-        bin_start=np.concatenate([[0], np.cumsum(count)]).astype(np.int64),
+        bin_start=bin_start,
     )
 
 
@@ -176,23 +176,28 @@ def _check(
     density: float,
     clustering: float,
     mix: Mapping[str, float],
+    max_overlap: float | None,
 ) -> None:
     if not 0.05 <= mpp <= 2 or min(width, height) * mpp < 64:
         raise ConfigError(
-            f"a slide of {width} × {height} px at {mpp} µm is not possible; "
-            "take at least 64 µm a side and an mpp of 0.05 to 2"
+            f"a slide needs at least 64 µm a side and an mpp of 0.05 to 2, got {width} × {height} "
+            f"px at {mpp} µm per px"
         )
     if not (0 <= tissue <= 1 and 0 <= clustering <= 1 and 0 <= density <= 400):
         raise ConfigError(
-            f"tissue {tissue} and clustering {clustering} must lie in 0 to 1, "
-            f"density {density} in 0 to 400"
+            f"tissue {tissue} and clustering {clustering} must be between 0 and 1, "
+            f"density {density} between 0 and 400"
         )
     if not set(mix) <= set(CELL_KINDS) or min(mix.values(), default=0) < 0 or not any(mix.values()):
-        raise ConfigError(f"mix {dict(mix)} must give weights to some of {', '.join(CELL_KINDS)}")
+        raise ConfigError(
+            f"mix {dict(mix)} must have weights, not negative, of some of {', '.join(CELL_KINDS)}"
+        )
+    if max_overlap is not None and not 0 <= max_overlap <= 1:
+        raise ConfigError(f"max_overlap must be between 0 and 1, got {max_overlap:g}")
 
 
 class _Deposit:
-    """Where on the slide there are cells, and how densely: a coarse map to draw places from."""
+    """Area of the slide that is covered by cells, and how densely: a map to draw positions from."""
 
     def __init__(self, rng: np.random.Generator, width: int, height: int, tissue: float) -> None:
         self.step = max(width, height) / 256
@@ -208,14 +213,14 @@ class _Deposit:
         self.cumulative = np.cumsum(weight)
 
     def draw(self, rng: np.random.Generator, count: int) -> Floats:
-        """`count` places (count, 2), x and y in level-0 pixels."""
+        """Draw positions (count, 2), x and y in level-0 pixels."""
         at = np.searchsorted(self.cumulative, rng.random(count) * self.cumulative[-1], "right")
         row, column = np.divmod(np.minimum(at, len(self.cumulative) - 1), self.shape[1])
         return (np.stack([column, row], 1) + rng.random((count, 2))) * self.step
 
 
 def _smooth(rng: np.random.Generator, shape: tuple[int, int], sigma: float) -> Floats:
-    """Noise of mean 0 and deviation 1, smooth over `sigma` map pixels."""
+    """Return noise of mean 0 and deviation 1, smooth over `sigma` map pixels."""
     field = cv2.GaussianBlur(rng.normal(size=shape), (0, 0), sigma)
     return np.asarray((field - field.mean()) / max(field.std(), 1e-9))
 
@@ -229,7 +234,7 @@ def _scatter(
     mpp: float,
     mix: Mapping[str, float],
 ) -> tuple[Floats, Floats, Ints]:
-    """Centres x, y and kinds of the candidates, cells before debris."""
+    """Draw centres x, y and kinds of the candidates, cells before debris."""
     weights = np.array([mix.get(name, 0.0) for name in CELL_KINDS])
     weights /= weights.sum()
     rest = np.array(list(DEBRIS_KINDS.values()))
@@ -247,14 +252,23 @@ def _scatter(
     return place[:, 0], place[:, 1], np.concatenate([kind, other])
 
 
+def _by_block(corner: Ints, width: int, height: int) -> tuple[Ints, Ints]:
+    """Return the order of corners (n, 2) by blocks of `BIN_PX`, and where each block begins."""
+    columns, rows = -(-width // BIN_PX), -(-height // BIN_PX)
+    bins = corner[:, 1] // BIN_PX * columns + corner[:, 0] // BIN_PX
+    count = np.bincount(bins, minlength=columns * rows)
+    starts = np.concatenate([[0], np.cumsum(count)]).astype(np.int64)
+    return np.argsort(bins, kind="stable"), starts
+
+
 def _choose(rng: np.random.Generator, bank: Bank, kind: Ints) -> Ints:
-    """A sprite of each kind."""
+    """Draw a sprite for each kind."""
     first = np.searchsorted(bank.kind, np.arange(len(CELL_KINDS) + len(DEBRIS_KINDS) + 1))
     return first[kind] + (rng.random(len(kind)) * np.diff(first)[kind]).astype(np.int64)
 
 
 def _place(corner: Ints, circles: Floats, size: Ints, variant: Ints) -> Floats:
-    """Slide positions (n, 3, 2) of the circles of mirrored sprites of `size` (width, height)."""
+    """Return slide positions (n, 3, 2) of the circles of mirrored sprites, size (width, height)."""
     at = circles[:, :, :2].copy()
     swap = variant & 4 == 4
     own = np.where(swap[:, None], size[:, ::-1], size)  # before x and y are swapped
@@ -268,7 +282,7 @@ def _place(corner: Ints, circles: Floats, size: Ints, variant: Ints) -> Floats:
 def _outlines(
     bank: Bank, sprite: Ints, corner: Ints, size: Ints, variant: Ints
 ) -> NDArray[np.object_]:
-    """The cells (n,) of mirrored sprites where they lie, as polygons."""
+    """Return the cells (n,) of mirrored sprites as polygons on the slide."""
     begin, end = bank.ring_start[sprite, 0], bank.ring_start[sprite, 1]
     start = np.cumsum(end - begin) - (end - begin)
     cell = np.repeat(np.arange(len(sprite)), end - begin)
@@ -281,7 +295,7 @@ def _outlines(
 
 
 def _apart(shapes: NDArray[np.object_], limit: float) -> NDArray[np.bool_]:
-    """Which polygons (n,) stay, in turn, when none may share more than `limit` of the smaller."""
+    """Return which polygons (n,) to keep so that none share more than `limit` of the smaller."""
     stays = np.ones(len(shapes), bool)
     later, earlier = shapely.STRtree(shapes).query(shapes, predicate="intersects")
     later, earlier = later[earlier < later], earlier[earlier < later]
@@ -296,7 +310,11 @@ def _apart(shapes: NDArray[np.object_], limit: float) -> NDArray[np.bool_]:
 
 @njit(nogil=True, cache=True)
 def _lens(distance: float, r: float, s: float) -> float:
-    """Shared area of two circles over the smaller one's."""
+    """Return the shared area of two circles ÷ the area of the smaller one.
+
+    The lens is two circular segments: each is the sector r² acos(a/r) without the triangle
+    a √(r² − a²), where a is the distance from the centre to the common chord.
+    """
     if distance >= r + s:
         return 0.0
     small, large = min(r, s), max(r, s)
@@ -311,7 +329,7 @@ def _lens(distance: float, r: float, s: float) -> float:
 
 @njit(nogil=True, cache=True)
 def _crowds(a: Floats, ra: Floats, b: Floats, rb: Floats, cell_limit: float) -> bool:
-    """Whether two cells, or any of their nuclei, share too much; circles as in `Bank`."""
+    """Return whether two cells, or any of their nuclei, share too much; circles as in `Bank`."""
     if _lens(math.hypot(a[0, 0] - b[0, 0], a[0, 1] - b[0, 1]), ra[0], rb[0]) > cell_limit:
         return True
     for i in range(1, 3):
@@ -332,11 +350,14 @@ def _accept(
     reach: int,
     limits: tuple[float, float],
 ) -> Ints:
-    """Indices of up to `wanted` candidates, in turn each that does not crowd an earlier one.
+    """Return up to `wanted` candidates, each of which shares little with all earlier ones.
 
-    `at` (n, 3, 2) and `radius` (n, 3) are circles as in `Bank`; `reach` is the largest sprite's
-    side. Cells may share up to `limits[0]` of the smaller one, every sixth candidate up to
-    `limits[1]`: small cells do lie wholly over others.
+    `at` (n, 3, 2) and `radius` (n, 3) are circles as in `Bank`; `reach` is the side of the largest
+    sprite. Cells may share up to `limits[0]` of the smaller one. Every sixth candidate may share up
+    to `limits[1]`, because small cells lie wholly over others on real slides.
+
+    Candidates are kept in blocks of side `reach`, each a linked list, so that a candidate is
+    compared with those of nine blocks only.
     """
     keep = np.zeros(wanted, np.int64)
     if len(at) == 0:

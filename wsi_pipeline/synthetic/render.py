@@ -1,8 +1,8 @@
 """Pixels and outlines of a planned synthetic slide.
 
-Beer and Lambert: a pixel is the light there times exp(-sum of the optical densities of all cells
-over it). Sums do not depend on order, so any window shows the same pixels however a slide is
-tiled, and a slide of any size needs no more memory than its plan.
+By the law of Beer and Lambert, a pixel is light × exp(−sum of the optical densities of all cells
+over it). The sum does not depend on the order of the cells, so a window has the same pixels however
+the slide is tiled, and a slide of any size needs the memory of its plan only.
 """
 
 from __future__ import annotations
@@ -16,24 +16,25 @@ from numba import njit
 from numpy.typing import NDArray
 
 from wsi_pipeline.core.geometry import Box
+from wsi_pipeline.core.ids import uuids
 from wsi_pipeline.core.objects import Objects
 from wsi_pipeline.synthetic.cell_painter import OD_STEPS
 from wsi_pipeline.synthetic.placement import BIN_PX, Ints, SlidePlan
 
 __all__ = ["PERIOD_PX", "densities", "expose", "render", "truth_cells", "truth_objects"]
 
-# A scanner stitches camera fields: shading and noise repeat with this period, and so do the
-# pixels of empty glass. A power of two.
 PERIOD_PX = 1024
+"""Side of a camera field, a power of two. A scanner joins such fields: shading and noise, and so
+the pixels of empty glass, repeat with this period."""
 
 
 def render(plan: SlidePlan, box: Box) -> NDArray[np.uint8]:
-    """The pixels (h, w, 3) of a window, RGB; glass goes on beyond the slide's border."""
+    """Return the RGB pixels (h, w, 3) of a window; beyond the border of the slide lies glass."""
     return expose(plan, densities(plan, box), box)
 
 
 def densities(plan: SlidePlan, box: Box) -> NDArray[np.uint16] | None:
-    """Summed optical density × `OD_STEPS` (h, w, 3) of a window; None where it is empty."""
+    """Return the summed optical density × `OD_STEPS` (h, w, 3) of a window; None if it is empty."""
     canvas = np.zeros((box.height, box.width, 3), np.uint16)
     bank = plan.bank
     met = _lay(
@@ -49,7 +50,7 @@ def densities(plan: SlidePlan, box: Box) -> NDArray[np.uint16] | None:
 
 
 def expose(plan: SlidePlan, canvas: NDArray[np.uint16] | None, box: Box) -> NDArray[np.uint8]:
-    """What the camera sees, RGB (h, w, 3), of the densities of a window; of glass if None."""
+    """Return the camera's RGB pixels (h, w, 3) of a window's densities; of glass for None."""
     if canvas is None:
         canvas = np.zeros((box.height, box.width, 3), np.uint16)
     light, noise, transmittance = _camera(plan.seed, plan.style.noise, plan.style.shade)
@@ -63,11 +64,11 @@ def expose(plan: SlidePlan, canvas: NDArray[np.uint16] | None, box: Box) -> NDAr
 def _camera(
     seed: int, noise: float, shade: float
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """One period of the shading (by column or row) and of the noise; exp(-od)."""
+    """Return one period of the shading (by column or row), one of the noise, and exp(−od)."""
     rng = np.random.default_rng([seed, 99])
     t = np.arange(PERIOD_PX) * (2 * math.pi / PERIOD_PX)
     light = (1 - shade / 4 * (1 - np.cos(t))).astype(np.float32)
-    # A colour sensor interpolates its channels from each other: half the noise is common to all.
+    # A colour sensor interpolates between its channels, so they have half of the noise in common.
     square = (PERIOD_PX, PERIOD_PX)
     grain = rng.standard_normal((*square, 3), np.float32)
     grain = (grain + rng.standard_normal((*square, 1), np.float32)) * np.float32(0.7 * noise)
@@ -85,7 +86,7 @@ def _lay(
     bin_start: Ints,
     bank: tuple[NDArray[np.uint16], Ints, Ints],
 ) -> int:
-    """Add to the canvas the densities of all sprites that meet `box`; how many did."""
+    """Add the densities of all sprites in `box` to the canvas; return their number."""
     x0, y0, x1, y1 = box
     columns, rows = bins
     met = 0
@@ -107,7 +108,7 @@ def _stamp(
     sprites: tuple[Ints, Ints, Ints, Ints],
     bank: tuple[NDArray[np.uint16], Ints, Ints],
 ) -> int:
-    """Add sprite k; 1 if it meets the window, else 0."""
+    """Add sprite k to the canvas; return 1 if it lies in the window, else 0."""
     xs, ys, which, variants = sprites
     pixels, start, shape = bank
     x, y, s, v = xs[k], ys[k], which[k], variants[k]
@@ -148,7 +149,7 @@ def _expose(
     noise: NDArray[np.float32],
     out: NDArray[np.uint8],
 ) -> None:
-    """Light times transmittance plus noise."""
+    """Put light × transmittance + noise into `out`, rounded to 0 … 255."""
     wrap = noise.shape[0] - 1
     last = len(transmittance) - 1
     for j in range(canvas.shape[0]):
@@ -163,9 +164,9 @@ def _expose(
 
 
 def truth_objects(plan: SlidePlan) -> tuple[Objects, Objects]:
-    """All nuclei and all cells of a plan, whole even where others lie over them.
+    """Return all nuclei and all cells of a plan, whole where other cells lie over them too.
 
-    Nuclei are in the order of their cells; `SlidePlan.nucleus_cell` says which cell holds each.
+    Nuclei have the order of their cells; `SlidePlan.nucleus_cell` gives the cell of each.
     """
     cells = plan.cells
     rings = plan.bank.ring_start[plan.sprite[cells]]
@@ -177,9 +178,9 @@ def truth_objects(plan: SlidePlan) -> tuple[Objects, Objects]:
 
 
 def truth_cells(plan: SlidePlan) -> Objects:
-    """The same cells and nuclei in one list, of classes "cell" and "nucleus", with `parent`.
+    """Return the same cells and nuclei in one list, with classes "cell", "nucleus" and `parent`.
 
-    The cells come first, as positions in `SlidePlan.nucleus_cell` are theirs.
+    The cells come first, so that `SlidePlan.nucleus_cell` holds for the whole list.
     """
     nuclei, cells = truth_objects(plan)
     names = ("cell", "nucleus")
@@ -190,7 +191,7 @@ def truth_cells(plan: SlidePlan) -> Objects:
 
 
 def _trace(plan: SlidePlan, owner: Ints, begin: Ints, end: Ints, name: str) -> Objects:
-    """Objects from the bank's vertices `begin` to `end`, moved to where their sprites lie."""
+    """Return objects from the bank's vertices ``begin:end``, moved to their places on the slide."""
     n = len(owner)
     if n == 0:
         return Objects.empty((name,))
@@ -216,13 +217,7 @@ def _trace(plan: SlidePlan, owner: Ints, begin: Ints, end: Ints, name: str) -> O
 
 
 def _ids(plan: SlidePlan, name: str, count: int) -> NDArray[np.uint64]:
-    """UUIDs (count, 2) of version 8 from the plan, the class and the position: splitmix64."""
+    """Return UUIDs (count, 2) from the plan, the class and the object's number."""
     state = np.random.SeedSequence([plan.seed, plan.width, plan.height, *name.encode()])
     step = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    z = state.generate_state(2, np.uint64) + step[:, None]
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    z ^= z >> np.uint64(31)
-    z[:, 0] = z[:, 0] & ~np.uint64(0xF000) | np.uint64(0x8000)
-    z[:, 1] = z[:, 1] & ~np.uint64(0xC << 60) | np.uint64(0x8 << 60)
-    return z
+    return uuids(state.generate_state(2, np.uint64) + step[:, None])

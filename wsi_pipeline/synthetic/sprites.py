@@ -1,4 +1,4 @@
-"""A slide's stock of sprites: its cells, and the debris that is in no truth."""
+"""The sprites of a slide: cells, and debris that is not part of the truth."""
 
 from __future__ import annotations
 
@@ -10,22 +10,15 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from wsi_pipeline.synthetic.cell_painter import (
-    CELL_KINDS,
-    Painter,
-    Sprite,
-    Style,
-    coverage,
-    quantise,
-    rotated,
-)
+from wsi_pipeline.synthetic.cell_kinds import CELL_KINDS
+from wsi_pipeline.synthetic.cell_painter import Painter, Sprite, coverage, quantise, rotated
+from wsi_pipeline.synthetic.stains import Style
 
 __all__ = ["DEBRIS_KINDS", "Bank"]
 
 Array = NDArray[np.float32]
 Points = NDArray[np.float64]
 
-# Shares per cell; none of it is in the truth.
 DEBRIS_KINDS: dict[str, float] = {
     "neutrophil": 0.17,
     "specks": 0.05,
@@ -34,7 +27,7 @@ DEBRIS_KINDS: dict[str, float] = {
     "precipitate": 0.012,
     "fragment": 0.03,
 }
-
+"""Kind of debris → its number per cell."""
 
 _SHARES = sum(k.share**0.7 for k in CELL_KINDS.values())
 
@@ -52,17 +45,17 @@ class Bank:
     pixels
         uint16 (pixels × 3,): optical density × `OD_STEPS`, sprites one after the other
     start
-        int64 (n,): where a sprite begins in `pixels`
+        int64 (n,): position in `pixels` of each sprite's first value
     shape
         int64 (n, 2): height and width
     circles
         float64 (n, 3, 3): x, y, radius of circles of the same area as the cell and its nuclei;
         radius 0 where there is none
     rings
-        float64 (vertices, 2): outlines in sprite pixel edges, per cell first its own, then its
-        nuclei's; closed
+        float64 (vertices, 2): closed outlines in pixel edges of the sprite; of each cell first the
+        cell, then its nuclei
     ring_start
-        int64 (n, 4): cell, first nucleus, second nucleus, end in `rings`
+        int64 (n, 4): positions in `rings` of cell, first nucleus, second nucleus, and end
     """
 
     mpp: float
@@ -76,7 +69,7 @@ class Bank:
 
     @classmethod
     def paint(cls, mpp: float, style: Style, *, count: int = 384, seed: int = 0) -> Bank:
-        """About `count` sprites, the same for the same arguments."""
+        """Paint about `count` sprites; the same arguments give the same sprites."""
         rng = np.random.default_rng([seed, 77])
         painter = _DebrisPainter(mpp, style, rng)
         sprites: list[tuple[int, Sprite]] = []
@@ -120,10 +113,10 @@ class Bank:
 
 
 class _DebrisPainter(Painter):
-    """Paints what lies between the cells."""
+    """Paint what lies between the cells."""
 
     def debris(self, name: str) -> Sprite:
-        """One distractor; it has no outline in the truth."""
+        """Paint one piece of debris; it has no outline in the truth."""
         size_um = {"neutrophil": 18.0, "specks": 34.0, "mucus": 90.0, "smudge": 60.0}.get(
             name, 30.0
         )
@@ -135,7 +128,7 @@ class _DebrisPainter(Painter):
         return Sprite(_crop(quantise(od, blur_um / self.mpp)), [])
 
     def _disk(self, shape: tuple[int, int], x: float, y: float, r: float, rough: float) -> Array:
-        """Coverage of a roundish spot; lengths in µm from the sprite's middle."""
+        """Return the coverage of a round spot; lengths in µm, from the middle of the sprite."""
         points = self.outline(math.pi * (r / self.mpp) ** 2, self.rng.uniform(1, 1.4), 0, rough, 32)
         return coverage(points + np.array([x, y]) / self.mpp + np.array(shape[::-1]) / 2, shape)
 
@@ -213,7 +206,7 @@ class _DebrisPainter(Painter):
 
 
 def _crop(od: NDArray[np.uint16]) -> NDArray[np.uint16]:
-    """Without the empty margin."""
+    """Return a sprite without its empty margin."""
     filled = od.max(2) > 2
     rows, columns = np.flatnonzero(filled.any(1)), np.flatnonzero(filled.any(0))
     if len(rows) == 0:

@@ -1,9 +1,6 @@
-"""Synthetic liquid-based cervical cytology with exact truth: slides, and fields to train on.
+"""Write a synthetic slide as an Aperio SVS file.
 
-    plan_slide → SlidePlan → render, truth_objects, truth_cells, write_slide
-
-Cells are painted once (`synth_cells`, `synth_bank`), placed all at once (`synth_plan`) and laid
-over each other where a window needs them (`synth_render`); `synth_fields` photographs them.
+plan_slide → SlidePlan → render, truth_objects, truth_cells, write_slide
 """
 
 from __future__ import annotations
@@ -23,7 +20,6 @@ from numpy.typing import NDArray
 from wsi_pipeline.core.errors import ConfigError
 from wsi_pipeline.core.files import part_path
 from wsi_pipeline.core.geometry import Box
-from wsi_pipeline.synthetic.cell_painter import Style
 from wsi_pipeline.synthetic.fields import write_fields
 from wsi_pipeline.synthetic.placement import SlidePlan, plan_slide
 from wsi_pipeline.synthetic.render import (
@@ -34,6 +30,7 @@ from wsi_pipeline.synthetic.render import (
     truth_cells,
     truth_objects,
 )
+from wsi_pipeline.synthetic.stains import Style
 
 __all__ = [
     "SlidePlan",
@@ -46,13 +43,14 @@ __all__ = [
 ]
 
 _TILE_PX = 256
-_BLOCK_PX = PERIOD_PX  # rendered at once: 4 × 4 tiles, one tile of level 1
+_BLOCK_PX = PERIOD_PX
+"""Side of what is rendered at once: 4 × 4 tiles, one tile of level 1."""
 _MAKER = "Aperio Image Library (wsiseg synthetic slide)"
 Pixels = NDArray[np.uint8]
 
 
 class _Block(NamedTuple):
-    """A rendered block: its 16 tiles row by row, its tile at 1/4, and its pixels at 1/16."""
+    """A rendered block: its 16 tiles row by row, its tile at 1/4 size, its pixels at 1/16."""
 
     tiles: list[bytes]
     quarter: bytes
@@ -69,8 +67,8 @@ def write_slide(
 ) -> None:
     """Write a plan as a pyramidal slide in Aperio's format, which OpenSlide and QuPath open.
 
-    Memory stays bounded: two bands of encoded tiles, the encoded quarter level and 1/256 of the
-    pixels. The file appears under its name only when it is complete.
+    It needs memory for two rows of encoded blocks, the encoded quarter level and 1/256 of the
+    pixels. The file appears when it is complete.
 
     Parameters
     ----------
@@ -83,18 +81,20 @@ def write_slide(
     workers
         threads that render and encode; one per processor if not given
     progress
-        called with (blocks done, blocks in all)
+        called with (finished blocks, all blocks)
 
     Raises
     ------
     ConfigError
-        where the name does not end in ``.svs`` or the quality makes no sense
+        the name does not end in ``.svs``, or the quality is not possible
     OutputError
-        where the file cannot be written
+        the file cannot be written
     """
     path = Path(path)
     if path.suffix.lower() != ".svs" or not 1 <= quality <= 100:
-        raise ConfigError(f"{path.name} at JPEG quality {quality}: take NAME.svs and 1 to 100")
+        raise ConfigError(
+            f"the name must end in .svs, the JPEG quality be 1 to 100; got {path.name}, {quality}"
+        )
     pool = ThreadPoolExecutor(workers or os.cpu_count() or 1)
     try:
         with part_path(path) as part:
@@ -122,7 +122,7 @@ def _write_aperio(
                 y, x = row * _BLOCK_PX // 16, column * _BLOCK_PX // 16
                 small[y : y + _BLOCK_PX // 16, x : x + _BLOCK_PX // 16] = block.small
                 quarter.append(block.quarter)
-            # tifffile takes no more than the last tile, so nothing may come after it.
+            # tifffile stops after the last tile, so no code after the loop would run.
             progress((row + 1) * columns, rows * columns)
             per_row = -(-width // _TILE_PX)
             for line in range(min(4, -(-(height - row * _BLOCK_PX) // _TILE_PX))):
@@ -148,7 +148,7 @@ def _write_aperio(
 
 
 def _bands(plan: SlidePlan, quality: int, pool: ThreadPoolExecutor) -> Iterator[list[_Block]]:
-    """Rows of blocks from top to bottom; the next one is made while this one is written."""
+    """Yield rows of blocks from top to bottom; the next row is made while this one is written."""
     columns, rows = -(-plan.width // _BLOCK_PX), -(-plan.height // _BLOCK_PX)
     glass = _encode_block(expose(plan, None, Box(0, 0, _BLOCK_PX, _BLOCK_PX)), quality)
 
@@ -189,7 +189,7 @@ def _jpeg(pixels: Pixels, quality: int) -> bytes:
 def _reduced(
     plan: SlidePlan, quarter: list[bytes], small: Pixels, quality: int
 ) -> Iterator[tuple[int, Iterator[bytes]]]:
-    """Factor and encoded tiles of each reduced level, down to about 2000 px."""
+    """Yield factor and encoded tiles of each reduced level, down to about 2000 px."""
     factor, longest = 4, max(plan.width, plan.height)
     while longest * 4 > 2048 * factor:
         if factor == 4:
@@ -204,7 +204,7 @@ def _reduced(
 
 
 def _kept(quarter: list[bytes], plan: SlidePlan) -> Iterator[bytes]:
-    """The tiles that the quarter level has; a last block may be too thin for a pixel of it."""
+    """Yield the tiles of the quarter level; a last block may be too thin for a pixel of it."""
     columns = -(-plan.width // _BLOCK_PX)
     wide = -(-(plan.width // 4) // _TILE_PX)
     for row in range(-(-(plan.height // 4) // _TILE_PX)):
@@ -242,7 +242,7 @@ def _write_level(
 def _write_image(
     tif: tifffile.TiffWriter, pixels: Pixels, about: str, quality: int, kind: int
 ) -> None:
-    """A small image in one strip, as Aperio keeps thumbnail, label and macro."""
+    """Write a small image in one strip, as Aperio stores thumbnail, label and macro."""
     tif.write(
         pixels,
         photometric="rgb",
@@ -261,14 +261,14 @@ def _size(pixels: Pixels) -> str:
 
 
 def _fit(pixels: Pixels, width: int, height: int) -> Pixels:
-    """The image scaled to fit, its shape kept."""
+    """Return the image scaled to fit, with its ratio of sides."""
     scale = min(width / pixels.shape[1], height / pixels.shape[0])
     size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
     return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _label(plan: SlidePlan) -> Pixels:
-    """The paper label: what the slide is and how to make it again."""
+    """Return the label of the slide, with its seed and pixel size."""
     label = np.full((400, 440, 3), (238, 238, 230), np.uint8)
     lines = ("SYNTHETIC", "liquid-based Pap", f"seed {plan.seed}", f"{plan.mpp:g} um/px")
     for k, line in enumerate(lines):
@@ -278,7 +278,7 @@ def _label(plan: SlidePlan) -> Pixels:
 
 
 def _macro(thumbnail: Pixels, style: Style) -> Pixels:
-    """The whole glass with its frosted end, the deposit to the right."""
+    """Return a picture of the whole glass with its frosted end on the left."""
     macro = np.full((430, 1280, 3), np.array(style.white) * 0.98, np.uint8)
     macro[:, :400] = (205, 208, 214)
     deposit = _fit(thumbnail, 800, 380)
