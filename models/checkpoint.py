@@ -17,7 +17,14 @@ from .files import written_aside
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Card", "load_checkpoint", "read_card", "save_checkpoint", "weights_path"]
+__all__ = [
+    "Card",
+    "load_checkpoint",
+    "load_torch_file",
+    "read_card",
+    "save_checkpoint",
+    "weights_path",
+]
 
 
 @dataclass(frozen=True)
@@ -154,3 +161,22 @@ def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], Card]:
     with safe_open(path, "pt") as file:
         names = list(file.keys())
         return {k: file.get_tensor(k).float() for k in names}, card
+
+
+def load_torch_file(path: Path, *, device: str = "cpu") -> Any:
+    """Read a file of `torch.save` that holds weights and plain values; nothing in it is run.
+
+    Raises
+    ------
+    ValueError
+        not such a file; the message names it
+    """
+    from pickle import UnpicklingError
+
+    import torch
+
+    try:
+        return torch.load(path, map_location=device, weights_only=True)  # noqa: TID251
+    except (UnpicklingError, RuntimeError, EOFError) as error:
+        reason = str(error).splitlines()[0] if str(error) else "it is empty"
+        raise ValueError(f"{path}: not a file of weights alone ({reason})") from error

@@ -1,6 +1,7 @@
-"""Which networks there are: a literal table, and the way from a checkpoint to a network.
+"""The networks that there are: a literal table, and the way from a checkpoint to a network.
 
-The instance models are imported when one is used: torchvision's detection parts take a second.
+A network's module is imported when the network is used, since PyTorch and torchvision's detection
+parts take seconds.
 """
 
 from __future__ import annotations
@@ -10,36 +11,42 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from types import MappingProxyType, ModuleType
-from typing import Any
-
-import torch
-from torch import Tensor, nn
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from .checkpoint import Card, load_checkpoint, weights_path
-from .predictions import Instances
-from .semantic import dssnet as _dssnet
-from .semantic.dssnet_fast import rewrite
+from .instance.config import CASCADE, DONET, MASKRCNN, InstanceConfig
+from .semantic.config import DSSNetConfig
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = ["MODELS", "Entry", "build", "load", "weights_path"]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One architecture.
+    """One architecture. Builder, loss and decoding are three separate things.
 
     Attributes
     ----------
-    builder
-        options → network with fresh weights
-    for_inference
-        makes its weights ready, the same before saving and before loading
-    decode
-        what the network puts out → class probabilities per pixel, or `Instances` of each image
+    summary
+        what it finds, with its source
     task
         as in `Card`
+    config
+        the builder's keywords with their defaults, a settings dataclass
+    builder
+        keywords → network with fresh weights
+    loss
+        makes the loss; None where the network returns its losses in training mode, as
+        torchvision's detectors do
+    for_inference
+        makes the weights of a network ready, the same before saving and before loading
+    decode
+        output of the network → class probabilities per pixel, or `Instances` of each image
     faster
-        makes of a network ready for inference one that computes the same in less time
+        network ready for inference → one that computes the same in less time
     bfloat16
         whether that precision changes nothing that counts (Dice of the masks at least 0.999)
     inference_options
@@ -49,62 +56,67 @@ class Entry:
         default tile on a slide, if not the card's
     """
 
+    summary: str
+    task: str
+    config: Any
     builder: Callable[..., nn.Module]
+    loss: Callable[[], nn.Module] | None
     for_inference: Callable[[Any], nn.Module]
     decode: Callable[[Any], Any]
-    summary: str
-    task: str = "nuclei"
-    faster: Callable[[Any], nn.Module] = lambda network: network
+    faster: Callable[[Any], nn.Module]
     bfloat16: bool = False
     inference_options: Mapping[str, Any] = field(default_factory=dict)
     tile_px: int | None = None
 
 
-def _instance(name: str, summary: str) -> Entry:
-    """An instance model; class 0 is the cell, 1 the nucleus."""
+def _lazy(module: str, name: str) -> Callable[..., Any]:
+    """Return a function that imports `module` of this package when it is called."""
 
-    def builder(**options: Any) -> nn.Module:
-        network: nn.Module = getattr(_instance_models(), name)(**options)
-        return network
+    def call(*arguments: Any, **keywords: Any) -> Any:
+        return getattr(import_module(module, __package__), name)(*arguments, **keywords)
 
-    def for_inference(network: nn.Module) -> nn.Module:
-        ready: nn.Module = _instance_models().for_inference(network)
-        return ready
+    return call
 
-    def decode(output: list[dict[str, Tensor]]) -> list[Instances]:
-        found: list[Instances] = _instance_models().instances(output)
-        return found
 
-    def faster(network: nn.Module) -> nn.Module:
-        quick: nn.Module = import_module(".instance.fast", __package__).faster(network)
-        return quick
-
-    # More than any window holds: a limit that is reached drops cells.
-    options = {"max_detections": 4000}
+def _instance(name: str, config: InstanceConfig, summary: str) -> Entry:
+    """Make the entry of an instance network; class 0 is the cell, 1 the nucleus."""
     return Entry(
-        builder, for_inference, decode, summary, task="cells", faster=faster, bfloat16=True,
-        inference_options=options, tile_px=960,
-    )  # fmt: skip
-
-
-def _instance_models() -> ModuleType:
-    return import_module(".instance.network", __package__)
+        summary=summary,
+        task="cells",
+        config=config,
+        builder=_lazy(".instance.network", name),
+        loss=None,
+        for_inference=_lazy(".instance.network", "for_inference"),
+        decode=_lazy(".instance.network", "instances"),
+        faster=_lazy(".instance.fast", "faster"),
+        bfloat16=True,
+        # More than any window holds: a limit that is reached drops cells.
+        inference_options={"max_detections": 4000},
+        tile_px=960,
+    )
 
 
 MODELS: Mapping[str, Entry] = MappingProxyType(
     {
         "dssnet": Entry(
-            _dssnet.dssnet,
-            _dssnet.for_inference,
-            _dssnet.decode,
-            "nuclei, real time (Luo et al. 2022)",
-            faster=rewrite,
+            summary="nuclei, real time (Luo et al. 2022)",
+            task="nuclei",
+            config=DSSNetConfig(),
+            builder=_lazy(".semantic.dssnet", "dssnet"),
+            loss=_lazy(".semantic.dssnet", "DSSLoss"),
+            for_inference=_lazy(".semantic.dssnet", "for_inference"),
+            decode=_lazy(".semantic.dssnet", "decode"),
+            faster=_lazy(".semantic.dssnet_fast", "rewrite"),
             bfloat16=True,
             inference_options={"sr_head": False, "edge_head": False},
         ),
-        "donet": _instance("donet", "overlapping cells and nuclei (Jiang et al. 2023)"),
-        "cascade": _instance("cascade", "overlapping cells and nuclei, cascade (IMBMDCR-Net)"),
-        "maskrcnn": _instance("maskrcnn", "overlapping cells and nuclei (He et al. 2017)"),
+        "donet": _instance("donet", DONET, "overlapping cells and nuclei (Jiang et al. 2023)"),
+        "cascade": _instance(
+            "cascade", CASCADE, "overlapping cells and nuclei, cascade (IMBMDCR-Net)"
+        ),
+        "maskrcnn": _instance(
+            "maskrcnn", MASKRCNN, "overlapping cells and nuclei (He et al. 2017)"
+        ),
     }
 )
 
@@ -116,38 +128,44 @@ def _entry(name: str) -> Entry:
 
 
 def build(name: str, **options: Any) -> nn.Module:
-    """A network with fresh weights.
+    """Build a network with fresh weights.
 
     Raises
     ------
     ValueError
-        no such model; the message names those there are
+        no such model or option; the message names those there are
     """
     return _entry(name).builder(**options)
 
 
 def load(path: Path, *, least_score: float = 0.0) -> tuple[nn.Module, Callable[[Any], Any], Card]:
-    """Network ready for inference, its decoder and card, from a checkpoint.
+    """Load a checkpoint: the network ready for inference, its decoder and its card.
 
-    An instance model need not find what is below `least_score`.
+    Parameters
+    ----------
+    least_score
+        an instance network need not return detections below this score
 
     Raises
     ------
     FileNotFoundError, ValueError
         as `read_card`, or the weights do not fit the architecture that the card names
     """
+    import torch
+
     state, card = load_checkpoint(path)
     entry = _entry(card.name)
     options = {**card.options, **entry.inference_options}
     if "score" in options and least_score > options["score"]:
         options["score"] = math.nextafter(least_score, 0)  # the network's bound is exclusive
-    network = entry.builder(**options)
     try:
-        network = entry.for_inference(network)
+        network = entry.for_inference(entry.builder(**options))
         network.load_state_dict(state)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise ValueError(f"{path}: weights do not fit {card.name}: {reason}") from error
     if any(not torch.isfinite(v).all() for v in state.values()):
-        raise ValueError(f"{path}: weights hold values that are not finite")
+        raise ValueError(
+            f"{path}: weights hold values that are not finite; train or copy them anew"
+        )
     return network, entry.decode, card

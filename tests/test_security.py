@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import pickle
 import shutil
 import struct
 import subprocess
@@ -26,7 +25,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 from wsiseg_models.training import pretrained
-from wsiseg_models.training.loop import start_from
+from wsiseg_models.training.initial_weights import start_from
 
 from wsi_pipeline.batch.run_many import run_slides
 from wsi_pipeline.core.config import RunConfig
@@ -61,7 +60,7 @@ def test_a_checkpoint_cannot_run_code(tmp_path):
     torch.save({"ema": {}, "x": Exploit(done)}, path)
     with pytest.raises(ValueError, match="not a file of weights alone"):
         pretrained._read(path)
-    with pytest.raises(pickle.UnpicklingError):
+    with pytest.raises(ValueError, match="not a file of weights alone"):
         start_from(torch.nn.Linear(1, 1), path)
     renamed = shutil.copy(path, tmp_path / "own.safetensors")
     with pytest.raises(CheckpointError, match="not a safetensors file"):

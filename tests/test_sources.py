@@ -19,8 +19,7 @@ SOURCES = [path for name in PACKAGES for path in sorted((ROOT / name).rglob("*.p
 EXCEPTIONS = {
     # The comparison has just written this file itself.
     "experiments/peers/peer.py": ["torch.jit.load("],
-    "models/training/loop.py": ["torch.load(", "weights_only=True"],
-    "models/training/pretrained.py": ["torch.load(", "weights_only=True"],
+    "models/checkpoint.py": ["torch.load(", "weights_only=True"],
     # Messages of a Dask cluster, which unpickles every message anyway: see docs/security.md.
     "wsi_pipeline/runs/dask_worker.py": ["pickle.loads("],
     "wsi_pipeline/runs/part_file.py": ["np.load(", "allow_pickle=False"],

@@ -1,11 +1,13 @@
-"""The numbers of the instance models: one frozen record, and the published ones by name."""
+"""Settings of the instance networks, and the published ones by name."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 from typing import Any
+
+from ..settings import check_choices, setting, typed
 
 __all__ = [
     "CASCADE",
@@ -15,11 +17,10 @@ __all__ = [
     "LIGHT",
     "MASKRCNN",
     "InstanceConfig",
-    "configure",
 ]
 
 CELL = 1
-"""Label of the whole cell; the only class whose instances are taken apart where they overlap."""
+"""Label of the whole cell, the only class that DoNet decomposes where instances overlap."""
 
 _BACKBONES = (
     "resnet18",
@@ -29,144 +30,185 @@ _BACKBONES = (
     "resnext101_64x4d",
     "res2net101",
 )
-_CHOICES = {
-    "backbone": _BACKBONES,
-    "norm": ("frozen", "group", "batch"),
-    "dcn": ("op", "grid"),
-    "rpn_box_loss": ("l1", "smooth_l1"),
-    "box_loss": ("l1", "smooth_l1", "iou", "giou", "diou", "ciou"),
-    "consistency": ("soft", "code", "off"),
-    "attention": ("prob", "code"),
-}
+
+
+_MAY_BE_0 = ("trainable_layers", "fusion_width")
+_SHARES = (
+    "rpn_positive_iou", "rpn_negative_iou", "rpn_fraction", "rpn_nms", "stage_iou",
+    "roi_fraction", "attention_floor", "attention_score", "score", "nms",
+)  # fmt: skip
+_DIVISORS = ("anchor_ratios", "stage_box_weights")
+
+
+def _flat(value: Any) -> Iterator[float]:
+    """Yield the numbers of nested tuples."""
+    if isinstance(value, tuple):
+        for part in value:
+            yield from _flat(part)
+    else:
+        yield value
 
 
 @dataclass(frozen=True)
 class InstanceConfig:
-    """Everything that decides an instance network; JSON-able. Defaults are Mask R-CNN's.
+    """Settings of an instance network, JSON-able. The defaults are those of Mask R-CNN.
 
-    Attributes
-    ----------
-    classes
-        without background; label 1 is the whole cell
-    backbone, trunk_width, norm, trainable_layers
-        trunk, channels of its stem (64 as published), kind of norm (``frozen`` for transfer,
-        ``group`` or ``batch`` from scratch), stages that learn, counted from the last (5 = all)
-    dcn_stages, dcn, mask_scale
-        stages (3 to 5) with modulated deformable convolutions; torchvision's operator or
-        `grid_sample`; factor on the modulation, 2 is the identity at the start (for transfer)
-    fpn_width
-        channels of P2 to P6
-    anchor_px, anchor_ratios
-        one size per level P2 to P6; heights over widths
-    rpn_positive_iou, rpn_negative_iou, rpn_samples, rpn_fraction
-        which anchors train the proposals: IoU bounds, number per image, share of positive ones
-    rpn_nms, rpn_pre_nms, rpn_post_nms
-        proposals: NMS per level, number per level before and in all after it, (train, test)
-    rpn_box_loss, rpn_beta, box_loss, box_beta, box_loss_weight
-        regression losses; beta is where smooth L1 turns
-    stage_iou, stage_box_weights, stage_weights
-        one entry per box stage: IoU of a match, box coder (x, y, w, h), weight of its losses
-    roi_samples, roi_fraction
-        regions per image that train the heads, share of positive ones
-    class_agnostic, average_scores
-        one box for all classes; scores averaged over the stages or those of the last
-    box_width, mask_width, mask_convs, mask_every_stage
-        of the heads; a mask head in every stage or one at the end
-    drm, crm, mrp
-        DoNet's decomposition, recombination and two passes
-    chained
-        the concatenation unit as printed (three convolutions) or as its code runs (one)
-    fusion_width
-        channels inside the fusion unit; 0 = as many as enter, as published
-    consistency, consistency_weight
-        ``soft`` xor, the published one (``code``, no gradient) or ``off``
-    attention, attention_floor, attention_score
-        how cells weigh the second pass, least weight, least score of a cell that counts (test)
-    mask_weight, intersection_weight, complement_weight, refined_weight
-        of the mask losses
-    score, nms, max_detections
-        of the output, per path
+    Each field carries its help text (see `wsiseg_models.settings`). Label 1 is the whole cell.
+
+    Raises
+    ------
+    ValueError
+        a value that cannot be, or two that do not fit together; the message names the fields
+
+    Examples
+    --------
+    >>> InstanceConfig(backbone="resnet18", anchor_px=[16, 32, 64, 128, 256]).anchor_px
+    (16, 32, 64, 128, 256)
     """
 
-    classes: int = 2
-    backbone: str = "resnet50"
-    trunk_width: int = 64
-    norm: str = "frozen"
-    trainable_layers: int = 3
-    dcn_stages: tuple[int, ...] = ()
-    dcn: str = "op"
-    mask_scale: float = 1.0
-    fpn_width: int = 256
-    anchor_px: tuple[int, ...] = (32, 64, 128, 256, 512)
-    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
-    rpn_positive_iou: float = 0.7
-    rpn_negative_iou: float = 0.3
-    rpn_samples: int = 256
-    rpn_fraction: float = 0.5
-    rpn_nms: float = 0.7
-    rpn_pre_nms: tuple[int, ...] = (2000, 1000)
-    rpn_post_nms: tuple[int, ...] = (2000, 1000)
-    rpn_box_loss: str = "smooth_l1"
-    rpn_beta: float = 1 / 9
-    box_loss: str = "smooth_l1"
-    box_beta: float = 1 / 9
-    box_loss_weight: float = 1.0
-    stage_iou: tuple[float, ...] = (0.5,)
-    stage_box_weights: tuple[tuple[float, ...], ...] = ((10.0, 10.0, 5.0, 5.0),)
-    stage_weights: tuple[float, ...] = (1.0,)
-    roi_samples: int = 512
-    roi_fraction: float = 0.25
-    class_agnostic: bool = False
-    average_scores: bool = True
-    box_width: int = 1024
-    mask_width: int = 256
-    mask_convs: int = 4
-    mask_every_stage: bool = False
-    drm: bool = False
-    crm: bool = False
-    mrp: bool = False
-    chained: bool = False
-    fusion_width: int = 0
-    consistency: str = "soft"
-    consistency_weight: float = 0.1
-    attention: str = "prob"
-    attention_floor: float = 0.0
-    attention_score: float = 0.5
-    mask_weight: float = 1.0
-    intersection_weight: float = 1.0
-    complement_weight: float = 1.0
-    refined_weight: float = 1.0
-    score: float = 0.05
-    nms: float = 0.5
-    max_detections: int = 100
+    classes: int = setting(2, "Set the number of classes, background left out.")
+
+    # Trunk and pyramid.
+    backbone: str = setting("resnet50", "Choose the trunk.", choices=_BACKBONES)
+    trunk_width: int = setting(64, "Set the channels of the trunk's stem (as published: 64).")
+    norm: str = setting(
+        "frozen",
+        "Choose the trunk's norms: frozen to start from pretrained weights, group or batch to "
+        "train from scratch.",
+        choices=("frozen", "group", "batch"),
+    )
+    trainable_layers: int = setting(
+        3, "Train this many stages of the trunk, counted from the last (5 = all)."
+    )
+    dcn_stages: tuple[int, ...] = setting(
+        (), "Use modulated deformable convolutions in these stages (of 3, 4, 5)."
+    )
+    dcn: str = setting(
+        "op",
+        "Compute deformable convolutions with torchvision's operator (op) or with grid_sample "
+        "(grid).",
+        choices=("op", "grid"),
+    )
+    mask_scale: float = setting(
+        1.0,
+        "Multiply the modulation of deformable convolutions; 2 makes them plain convolutions at "
+        "the start.",
+    )
+    fpn_width: int = setting(256, "Set the channels of the pyramid, P2 to P6.")
+
+    # Proposals.
+    anchor_px: tuple[int, ...] = setting(
+        (32, 64, 128, 256, 512), "Set the anchor size of each level, P2 to P6, in model pixels."
+    )
+    anchor_ratios: tuple[float, ...] = setting(
+        (0.5, 1.0, 2.0), "Set the ratios of height to width of the anchors."
+    )
+    rpn_positive_iou: float = setting(0.7, "Learn anchors from this IoU on as objects.")
+    rpn_negative_iou: float = setting(0.3, "Learn anchors below this IoU as background.")
+    rpn_samples: int = setting(256, "Train proposals on this many anchors per image.")
+    rpn_fraction: float = setting(0.5, "Set the largest share of objects among these anchors.")
+    rpn_nms: float = setting(0.7, "Drop proposals that overlap a better one by this IoU.")
+    rpn_pre_nms: tuple[int, ...] = setting(
+        (2000, 1000), "Keep this many proposals per level before NMS (training, test)."
+    )
+    rpn_post_nms: tuple[int, ...] = setting(
+        (2000, 1000), "Keep this many proposals after NMS (training, test)."
+    )
+    rpn_box_loss: str = setting(
+        "smooth_l1", "Choose the box loss of the proposals.", choices=("l1", "smooth_l1")
+    )
+    rpn_beta: float = setting(1 / 9, "Set where the proposals' smooth L1 turns linear.")
+
+    # Boxes.
+    box_loss: str = setting(
+        "smooth_l1",
+        "Choose the box loss of the regions.",
+        choices=("l1", "smooth_l1", "iou", "giou", "diou", "ciou"),
+    )
+    box_beta: float = setting(1 / 9, "Set where the regions' smooth L1 turns linear.")
+    box_loss_weight: float = setting(1.0, "Weigh the box loss.")
+    stage_iou: tuple[float, ...] = setting(
+        (0.5,), "Set the IoU of a match in each box stage; their number is that of the stages."
+    )
+    stage_box_weights: tuple[tuple[float, ...], ...] = setting(
+        ((10.0, 10.0, 5.0, 5.0),), "Set the box coder's weights (x, y, w, h) in each box stage."
+    )
+    stage_weights: tuple[float, ...] = setting((1.0,), "Weigh the losses of each box stage.")
+    roi_samples: int = setting(512, "Train the heads on this many regions per image.")
+    roi_fraction: float = setting(0.25, "Set the largest share of objects among these regions.")
+    class_agnostic: bool = setting(False, "Predict one box for all classes.")
+    average_scores: bool = setting(
+        True, "Average scores over the box stages instead of taking the last."
+    )
+    box_width: int = setting(1024, "Set the channels of the box heads.")
+
+    # Masks.
+    mask_width: int = setting(256, "Set the channels of the mask heads.")
+    mask_convs: int = setting(4, "Set the number of convolutions of a mask head.")
+    mask_every_stage: bool = setting(
+        False, "Use a mask head in every box stage, not one at the end."
+    )
+    drm: bool = setting(False, "Use DoNet's decomposition of cells into overlap and rest.")
+    crm: bool = setting(False, "Use DoNet's recombination of the two parts.")
+    mrp: bool = setting(False, "Use DoNet's second pass, which finds nuclei inside cells.")
+    chained: bool = setting(
+        False, "Use three convolutions before each part, as DoNet is printed; its code has one."
+    )
+    fusion_width: int = setting(
+        0, "Set the channels inside the fusion unit; 0 is as many as enter, as published."
+    )
+    consistency: str = setting(
+        "soft",
+        "Choose the consistency loss: soft xor, the published one without gradient (code), or off.",
+        choices=("soft", "code", "off"),
+    )
+    consistency_weight: float = setting(0.1, "Weigh the consistency loss.")
+    attention: str = setting(
+        "prob",
+        "Choose how cells weigh the second pass: by probability, or as DoNet's code does.",
+        choices=("prob", "code"),
+    )
+    attention_floor: float = setting(0.0, "Set the least weight of the second pass, 0 to 1.")
+    attention_score: float = setting(
+        0.5, "Use cells from this score on to weigh the second pass (test)."
+    )
+    mask_weight: float = setting(1.0, "Weigh the loss of the mask (DoNet: of the coarse mask).")
+    intersection_weight: float = setting(1.0, "Weigh the loss of the overlap.")
+    complement_weight: float = setting(1.0, "Weigh the loss of the rest.")
+    refined_weight: float = setting(1.0, "Weigh the loss of the refined mask.")
+
+    # Output.
+    score: float = setting(0.05, "Leave out detections below this score.")
+    nms: float = setting(0.5, "Drop detections that overlap a better one by this IoU.")
+    max_detections: int = setting(100, "Keep this many detections per image and pass.")
 
     def __post_init__(self) -> None:
         for f in fields(self):
-            object.__setattr__(self, f.name, _typed(f.name, getattr(self, f.name), f.default))
-        for name, known in _CHOICES.items():
-            if getattr(self, name) not in known:
-                value = getattr(self, name)
-                raise ValueError(f"{name}: unknown {value!r}; known: {', '.join(known)}")
+            object.__setattr__(self, f.name, typed(f.name, getattr(self, f.name), f.default))
+        check_choices(self)
         self._check_numbers()
         self._check_parts()
 
     def _check_numbers(self) -> None:
         for f in fields(self):
             value = getattr(self, f.name)
-            least = 0 if f.name in ("trainable_layers", "fusion_width") else 1
-            if type(value) is int and value < least:
-                raise ValueError(f"{f.name}: {value} is below {least}")
-            if isinstance(value, float) and value < 0:
-                raise ValueError(f"{f.name}: {value} is below 0")
-        for name in ("rpn_fraction", "roi_fraction", "attention_floor"):
-            if getattr(self, name) > 1:
-                raise ValueError(f"{name}: {getattr(self, name)} is above 1")
+            if isinstance(value, str | bool):
+                continue
+            numbers = list(_flat(value))
+            whole = all(type(n) is int for n in numbers)
+            least = 1 if whole and f.name not in _MAY_BE_0 else 0
+            if min(numbers, default=least) < least:
+                raise ValueError(f"{f.name} {value} must be {least} or more")
+            if f.name in _SHARES and max(numbers, default=0) > 1:
+                raise ValueError(f"{f.name} {value} must be 1 or less")
+            if f.name in _DIVISORS and 0 in numbers:
+                raise ValueError(f"{f.name} {value} must be above 0")
         if self.trainable_layers > 5:
-            raise ValueError(f"trainable_layers: {self.trainable_layers} is above 5 (all)")
+            raise ValueError(f"trainable_layers {self.trainable_layers} must be 5 (all) or less")
         if self.rpn_negative_iou > self.rpn_positive_iou:
             raise ValueError(
-                f"rpn_negative_iou: {self.rpn_negative_iou} is above rpn_positive_iou "
-                f"{self.rpn_positive_iou}"
+                f"rpn_negative_iou {self.rpn_negative_iou} is above rpn_positive_iou "
+                f"{self.rpn_positive_iou}; lower it"
             )
 
     def _check_parts(self) -> None:
@@ -174,53 +216,26 @@ class InstanceConfig:
         stages = len(self.stage_iou)
         for name, n in {**lengths, "stage_box_weights": stages, "stage_weights": stages}.items():
             if len(getattr(self, name)) != n:
-                raise ValueError(f"{name}: {len(getattr(self, name))} entries, {n} are needed")
+                raise ValueError(f"{name} has {len(getattr(self, name))} entries; give {n}")
         if not stages:
-            raise ValueError("stage_iou: at least one box stage is needed")
+            raise ValueError("stage_iou is empty; give one IoU per box stage, e.g. 0.5")
         if any(len(weights) != 4 for weights in self.stage_box_weights):
-            raise ValueError("stage_box_weights: each stage has four, for x, y, w and h")
+            raise ValueError("stage_box_weights: give four numbers per stage, for x, y, w and h")
         if not set(self.dcn_stages) <= {3, 4, 5}:
-            raise ValueError(f"dcn_stages: {self.dcn_stages} is not among stages 3, 4 and 5")
+            raise ValueError(f"dcn_stages {self.dcn_stages}: only stages 3, 4 and 5 can have them")
         if self.dcn_stages and self.backbone == "res2net101":
-            raise ValueError("dcn_stages: res2net101 has none; use a ResNet or ResNeXt")
+            raise ValueError("dcn_stages: res2net101 has none; use a ResNet or ResNeXt as backbone")
         if self.crm and not self.drm:
-            raise ValueError("crm: recombines what drm has taken apart; switch drm on")
+            raise ValueError("crm needs drm, whose parts it recombines; switch drm on")
         if self.mrp and self.classes < 2:
-            raise ValueError("mrp: the second pass looks for a second class; classes is 1")
+            raise ValueError("mrp needs a second class for its second pass; set classes to 2")
         if stages > 1 and not self.class_agnostic:
-            raise ValueError("class_agnostic: box stages that follow each other need it on")
+            raise ValueError("several box stages need class_agnostic; switch it on")
         widths = (self.trunk_width, self.fpn_width)
         if self.norm == "group" and any(width % 8 for width in widths):
-            raise ValueError(f"norm: groups of 8 channels do not divide widths {widths}")
-
-
-def _typed(name: str, value: Any, like: Any) -> Any:
-    """`value` in the type of the default `like`: JSON has lists for tuples and 1 for 1.0."""
-    if isinstance(like, tuple):
-        if not isinstance(value, list | tuple):
-            raise ValueError(f"{name}: {value!r} is not a list")
-        # Stages of the trunk, the one empty default, are whole numbers.
-        return tuple(_typed(name, v, like[0] if like else 0) for v in value)
-    if isinstance(like, float) and type(value) is int:
-        return float(value)
-    if type(value) is not type(like):
-        raise ValueError(f"{name}: {value!r} is not of type {type(like).__name__}")
-    return value
-
-
-def configure(base: InstanceConfig, options: Mapping[str, Any]) -> InstanceConfig:
-    """`base` with `options` in place of its fields.
-
-    Raises
-    ------
-    ValueError
-        a field that does not exist or cannot have that value; the message names it
-    """
-    known = {f.name for f in fields(InstanceConfig)}
-    unknown = sorted(set(options) - known)
-    if unknown:
-        raise ValueError(f"unknown option {unknown[0]!r}; known: {', '.join(sorted(known))}")
-    return replace(base, **options)
+            raise ValueError(
+                f"norm group needs trunk_width and fpn_width that are multiples of 8, got {widths}"
+            )
 
 
 MASKRCNN = InstanceConfig()

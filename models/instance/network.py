@@ -18,8 +18,9 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import FrozenBatchNorm2d
 
 from ..predictions import Instances
+from ..settings import configure
 from .backbone import ModulatedDeformConv2d, build_backbone
-from .config import CASCADE, CELL, DONET, IMBMDCR, MASKRCNN, InstanceConfig, configure
+from .config import CASCADE, CELL, DONET, IMBMDCR, MASKRCNN, InstanceConfig
 from .mask_pasting import Sum, attention, paste_sum
 from .roi_heads import Detections, RegionHeads
 from .rpn import RegionProposals

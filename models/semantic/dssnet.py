@@ -8,12 +8,16 @@ Network, loss and decoding are three things: `DSSNet`, `DSSLoss`, `decode`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
+
+from ..settings import configure
+from .config import DSSNetConfig
 
 __all__ = ["DSSLoss", "DSSNet", "WNeck", "decode", "dssnet", "for_inference", "ssim"]
 
@@ -145,39 +149,22 @@ class _Segmentation(nn.Module):
 class DSSNet(nn.Module):
     """RGB (n, 3, h, w), ``(x − 128) / 128``, h and w multiples of 8 → logits (n, classes, h, w).
 
-    In training mode with heads, returns also the edge map (n, 1, h/2, w/2) and the
-    reconstruction (n, 3, h, w), each None where its head is off.
+    In training mode it returns three things: the logits, the edge map (n, 1, h/2, w/2) and the
+    reconstruction (n, 3, h, w); the last two are None where their head is off.
     """
 
-    def __init__(
-        self, classes: int, width: int, depth: int, block: str, sr_head: bool, edge_head: bool
-    ) -> None:
+    def __init__(self, config: DSSNetConfig) -> None:
         super().__init__()
+        self.config = config
+        width = config.width
         trunk = int(1.4 * width)
         self.down = _Down(width)
         self.entry = _conv(width, trunk)
-        self.trunk = nn.Sequential(*(BLOCKS[block](trunk) for _ in range(depth)))
+        self.trunk = nn.Sequential(*(BLOCKS[config.block](trunk) for _ in range(config.depth)))
         self.fusion = _Fusion(2 * trunk)
-        self.segmentation = _Segmentation(2 * trunk, classes)
-        self.edge: nn.Module | None = None
-        if edge_head:
-            w = 2 * trunk
-            self.edge = nn.Sequential(
-                _conv(w, w), nn.PReLU(), _conv(w, w), _conv(w, 1), nn.Conv2d(1, 1, 3, padding=1)
-            )
-        self.sr: nn.Module | None = None
-        if sr_head:
-            self.sr = nn.Sequential(
-                _conv(width, 42),
-                nn.PReLU(),
-                _conv(42, 64),
-                nn.PReLU(),
-                *(WNeck(64) for _ in range(5)),
-                _conv(64, 192),
-                nn.PReLU(),
-                _conv(192, 192),
-                nn.PixelShuffle(STRIDE),
-            )
+        self.segmentation = _Segmentation(2 * trunk, config.classes)
+        self.edge: nn.Module | None = _edge_head(2 * trunk) if config.edge_head else None
+        self.sr: nn.Module | None = _sr_head(width) if config.sr_head else None
 
     def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Down-sampled input (n, width, h/8, w/8) and fused features (n, 84, h/2, w/2)."""
@@ -195,33 +182,47 @@ class DSSNet(nn.Module):
         return logits, edge, None if self.sr is None else self.sr(down)
 
 
-def dssnet(
-    *,
-    classes: int = 2,
-    width: int = 30,
-    depth: int = 10,
-    block: str = "wneck",
-    sr_head: bool = True,
-    edge_head: bool = True,
-) -> DSSNet:
-    """DSSNet with the paper's options (its ablation tables).
+def _edge_head(width: int) -> nn.Module:
+    """Build the edge head, which only training needs (paper, section 2.4)."""
+    return nn.Sequential(
+        _conv(width, width),
+        nn.PReLU(),
+        _conv(width, width),
+        _conv(width, 1),
+        nn.Conv2d(1, 1, 3, padding=1),
+    )
 
-    Parameters
-    ----------
-    classes
-        background included: 2 for one nucleus class, 3 for negative and positive nuclei
-    width
-        channels of the down-sampling part, 9 to 36 in the paper; the trunk has 1.4 times as many
-    depth
-        blocks of the trunk, 4 to 13 in the paper
-    block
-        one of `BLOCKS`
-    sr_head, edge_head
-        the two training-only heads: super-resolution and edge supervision
+
+def _sr_head(width: int) -> nn.Module:
+    """Build the super-resolution head, which only training needs."""
+    return nn.Sequential(
+        _conv(width, 42),
+        nn.PReLU(),
+        _conv(42, 64),
+        nn.PReLU(),
+        *(WNeck(64) for _ in range(5)),
+        _conv(64, 192),
+        nn.PReLU(),
+        _conv(192, 192),
+        nn.PixelShuffle(STRIDE),
+    )
+
+
+def dssnet(**options: Any) -> DSSNet:
+    """Build DSSNet with fresh weights; `options` are fields of `DSSNetConfig`.
+
+    Raises
+    ------
+    ValueError
+        an option that does not exist or cannot have that value
+
+    Examples
+    --------
+    >>> network = dssnet(width=12, depth=2).eval()
+    >>> network(torch.zeros(1, 3, 64, 40)).shape
+    torch.Size([1, 2, 64, 40])
     """
-    if block not in BLOCKS:
-        raise ValueError(f"unknown block {block!r}; known: {', '.join(BLOCKS)}")
-    return DSSNet(classes, width, depth, block, sr_head, edge_head)
+    return DSSNet(configure(DSSNetConfig(), options))
 
 
 def for_inference(network: DSSNet) -> DSSNet:

@@ -1,4 +1,4 @@
-"""Random change of geometry, stain, light and focus."""
+"""Random changes of geometry, stain, light and focus."""
 
 from __future__ import annotations
 
@@ -9,27 +9,31 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from ..settings import setting
 from .semantic_data import Sample
 
-__all__ = [
-    "Augmentation",
-]
+__all__ = ["Augmentation"]
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random change of geometry, stain, light and focus; strong, since every lab differs."""
+    """Change geometry, stain, light and focus at random; strongly, since laboratories differ."""
 
-    scale: float = 1.3
-    stain: float = 1.0
-    grey: float = 0.15
-    blur: float = 0.3
+    scale: float = setting(
+        1.3,
+        "Zoom crops in or out at random by up to this factor; 1: not at all.",
+        flags=("--zoom",),
+    )
+    stain: float = setting(1.0, "Set the strength of random changes of stain; 0: none.")
+    grey: float = setting(0.15, "Show this share of the crops in grey.")
+    blur: float = setting(0.3, "Blur this share of the crops.")
 
     def __post_init__(self) -> None:
-        if self.scale < 1 or self.stain < 0 or not 0 <= self.grey <= 1:
+        if self.scale < 1 or self.stain < 0 or not 0 <= self.grey <= 1 or not 0 <= self.blur <= 1:
             raise ValueError(
-                f"augmentation by zoom {self.scale}, stain {self.stain} and grey {self.grey} makes "
-                "no sense; zoom is at least 1, stain at least 0, grey a share"
+                f"augmentation with zoom {self.scale:g}, stain {self.stain:g}, grey {self.grey:g} "
+                f"and blur {self.blur:g}: zoom must be 1 or more, stain 0 or more, grey and blur "
+                "within 0 and 1"
             )
 
     def place(
@@ -42,10 +46,18 @@ class Augmentation:
         *,
         zoom: float = 1.0,
     ) -> NDArray[np.float64]:
-        """Where a crop of `size` lies in an image (h, w): (2, 3), crop pixel → image pixel.
+        """Draw where a crop lies in an image: the matrix (2, 3) from crop to image pixels.
 
-        Half of the crops are laid near one of the points (row, col) that `inside` gives; `zoom`
-        is what the crop is enlarged by besides the random zoom.
+        Parameters
+        ----------
+        h, w
+            size of the image
+        size
+            side of the crop
+        inside
+            gives points (row, col); half of the crops lie near one of them
+        zoom
+            factor by which the crop is enlarged besides the random zoom
         """
         zoom *= self.scale ** rng.uniform(-1, 1)
         angle = rng.uniform(0, 2 * np.pi)
@@ -64,7 +76,7 @@ class Augmentation:
     def crop(
         self, sample: Sample, size: int, rng: np.random.Generator
     ) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-        """A turned, scaled, mirrored crop (size, size) of image and labels."""
+        """Return a turned, scaled, mirrored crop (size, size) of image and labels."""
         h, w = sample.labels.shape
         matrix = self.place(h, w, size, rng, lambda: np.argwhere(sample.labels > 0))
         way = cv2.WARP_INVERSE_MAP
@@ -79,7 +91,10 @@ class Augmentation:
         return image.astype(np.uint8), labels.astype(np.int32)
 
     def colour(self, image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-        """Another lab's stain and camera: densities mixed and scaled, light, focus, noise."""
+        """Imitate another stain and camera: mix and scale densities, change light, focus, noise.
+
+        Densities are −log of the transmitted light (Beer–Lambert), in which stains add up.
+        """
         density = -np.log((image.astype(np.float32) + 1) / 256)
         if rng.random() < self.grey:
             density[:] = density @ rng.dirichlet(np.ones(3)).astype(np.float32)[:, None]

@@ -15,9 +15,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from ..settings import setting
 from .instance_data import CELL, NUCLEUS_LABEL, InstanceSample, warp
 
-__all__ = ["Clusters", "Patch", "add_cell", "cut", "free_cells", "overlap", "shine_through"]
+__all__ = ["Clusters", "CutCell", "add_cell", "cut", "free_cells", "overlap", "shine_through"]
 
 RING_PX = 8
 """Depth of the ring around a cell from which its local background is read."""
@@ -30,48 +31,51 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 
 @dataclass(frozen=True)
 class Clusters:
-    """How cells of other places are added to a crop.
+    """How cells of other places are added to a crop."""
 
-    Attributes
-    ----------
-    chance
-        that cells are added to a crop at all
-    most
-        cells that are added at most, one by one
-    overlap
-        range of intersection over the smaller of two cells, between the new cell and the one that
-        it overlaps most
-    alpha
-        range of the exponent of its transmittance: under 1 fainter, above 1 denser
-    scale
-        largest random zoom of the new cell
-    feather_px
-        depth over which its edge fades, half of it outside
-    """
-
-    chance: float = 0.0
-    most: int = 3
-    overlap: tuple[float, float] = (0.1, 0.6)
-    alpha: tuple[float, float] = (0.6, 1.2)
-    scale: float = 1.2
-    feather_px: float = 2.5
+    chance: float = setting(
+        0.0, "Paste cells over others in this share of the crops.", flags=("--cluster-chance",)
+    )
+    most: int = setting(3, "Paste at most this many cells, one by one.", flags=("--cluster-most",))
+    overlap: tuple[float, float] = setting(
+        (0.1, 0.6),
+        "Draw the overlap of a pasted cell, a share of the smaller cell, from this range.",
+        flags=("--cluster-overlap",),
+        metavar="LOW HIGH",
+    )
+    alpha: tuple[float, float] = setting(
+        (0.6, 1.2),
+        "Draw the density of a pasted cell from this range; 1: as it was.",
+        flags=("--cluster-alpha",),
+        metavar="LOW HIGH",
+    )
+    scale: float = setting(
+        1.2, "Zoom a pasted cell in or out by up to this factor.", flags=("--cluster-scale",)
+    )
+    feather_px: float = setting(
+        2.5, "Fade the edge of a pasted cell over this depth.", flags=("--cluster-feather-px",)
+    )
 
     def __post_init__(self) -> None:
         low, high = self.overlap
         if not 0 < low < high <= 1:
             raise ValueError(
-                f"overlap {low:g} to {high:g} is no range within 0 and 1; try 0.1 to 0.6"
+                f"cluster overlap {low:g} to {high:g} is no range within 0 and 1; try 0.1 to 0.6"
             )
-        if not 0 <= self.chance <= 1 or self.most < 1 or self.scale < 1 or self.alpha[0] <= 0:
+        low, high = self.alpha
+        if not 0 < low <= high:
             raise ValueError(
-                f"clusters with chance {self.chance:g}, at most {self.most} cells, zoom "
-                f"{self.scale:g} and alpha from {self.alpha[0]:g} make no sense; chance is a "
-                "share, zoom and cells are at least 1, alpha is above 0"
+                f"cluster alpha {low:g} to {high:g} is no range above 0; try 0.6 to 1.2"
             )
+        if not 0 <= self.chance <= 1:
+            raise ValueError(f"cluster chance {self.chance:g} must be within 0 and 1")
+        for name, least in (("most", 1), ("scale", 1), ("feather_px", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"cluster {name} {getattr(self, name):g} must be {least} or more")
 
 
 @dataclass(frozen=True, eq=False)
-class Patch:
+class CutCell:
     """A cell cut out, with its nuclei, in a frame (h, w) of its own.
 
     Attributes
@@ -103,7 +107,7 @@ def free_cells(sample: InstanceSample, *, most: float = 0.15) -> NDArray[np.intp
 
 def cut(
     sample: InstanceSample, i: int, rng: np.random.Generator, settings: Clusters
-) -> Patch | None:
+) -> CutCell | None:
     """Cell `i`, turned, mirrored and zoomed at random; None where no background is around it."""
     x0, y0, x1, y1 = (int(v) for v in sample.windows[i])
     zoom = settings.scale ** rng.uniform(-1, 1)
@@ -127,7 +131,7 @@ def cut(
         return None
     through = np.clip(frame.image / background, MIN_TRANSMITTANCE, 1).astype(np.float32)
     cell, *nuclei = (_whole(frame, n) for n in range(len(frame)))
-    return Patch(through, cell, tuple(nuclei))
+    return CutCell(through, cell, tuple(nuclei))
 
 
 def _background(sample: InstanceSample, i: int) -> NDArray[np.float32] | None:
@@ -186,7 +190,7 @@ def shine_through(
 
 
 def add_cell(
-    scene: InstanceSample, patch: Patch, rng: np.random.Generator, settings: Clusters, *,
+    scene: InstanceSample, cut_out: CutCell, rng: np.random.Generator, settings: Clusters, *,
     tries: int = 4,
 ) -> InstanceSample:  # fmt: skip
     """A scene with one more cell, laid over one that it has.
@@ -197,7 +201,7 @@ def add_cell(
     """
     hosts = np.flatnonzero(scene.labels == CELL)
     low, high = settings.overlap
-    rows, columns = np.nonzero(patch.cell)
+    rows, columns = np.nonzero(cut_out.cell)
     middle = np.array([columns.mean(), rows.mean()])
     for _ in range(tries if len(hosts) else 0):
         host = int(rng.choice(hosts))
@@ -206,16 +210,16 @@ def add_cell(
         start = np.array([x0 + x1, y0 + y1]) / 2 - middle
         angle, wanted = rng.uniform(0, 2 * np.pi), rng.uniform(low, high)
         way = np.array([np.cos(angle), np.sin(angle)])
-        near, far = 0.0, float(np.hypot(x1 - x0, y1 - y0) + np.hypot(*patch.cell.shape))
+        near, far = 0.0, float(np.hypot(x1 - x0, y1 - y0) + np.hypot(*cut_out.cell.shape))
         while far - near > 1:
             half = (near + far) / 2
-            cell = _laid(patch.cell, start + half * way, scene.image.shape)
+            cell = _laid(cut_out.cell, start + half * way, scene.image.shape)
             near, far = (half, far) if overlap(lone, cell) > wanted else (near, half)
         corner = start + near * way
-        cell = _laid(patch.cell, corner, scene.image.shape)
-        if low <= overlap(scene, cell) <= high and 2 * cell.sum() >= patch.cell.sum():
+        cell = _laid(cut_out.cell, corner, scene.image.shape)
+        if low <= overlap(scene, cell) <= high and 2 * cell.sum() >= cut_out.cell.sum():
             alpha = float(rng.uniform(*settings.alpha))
-            return _joined(scene, patch, corner, alpha, settings.feather_px)
+            return _joined(scene, cut_out, corner, alpha, settings.feather_px)
     return scene
 
 
@@ -234,12 +238,16 @@ def _laid(
 
 
 def _joined(
-    scene: InstanceSample, patch: Patch, corner: NDArray[np.float64], alpha: float, feather: float
+    scene: InstanceSample,
+    cut_out: CutCell,
+    corner: NDArray[np.float64],
+    alpha: float,
+    feather: float,
 ) -> InstanceSample:
-    """`scene` seen through `patch`, with its cell and nuclei as new instances."""
+    """`scene` seen through `cut_out`, with its cell and nuclei as new instances."""
     shape = scene.image.shape
-    whole = [_laid(m, corner, shape) for m in (patch.cell, *patch.nuclei)]
-    through = _laid(patch.transmittance, corner, shape, fill=1)
+    whole = [_laid(m, corner, shape) for m in (cut_out.cell, *cut_out.nuclei)]
+    through = _laid(cut_out.transmittance, corner, shape, fill=1)
     image = shine_through(scene.image, through, whole[0], alpha=alpha, feather_px=feather)
     windows, masks, labels = [], [], []
     for position, mask in enumerate(whole):

@@ -104,9 +104,9 @@ class InstanceCrops(Dataset[InstanceBatch]):
             return scene
         for _ in range(rng.integers(1, self.clusters.most + 1)):
             donor, cell = self.donors[rng.integers(len(self.donors))]
-            patch = cut(self.samples[donor], cell, rng, self.clusters)
-            if patch is not None:
-                scene = add_cell(scene, patch, rng, self.clusters)
+            cut_out = cut(self.samples[donor], cell, rng, self.clusters)
+            if cut_out is not None:
+                scene = add_cell(scene, cut_out, rng, self.clusters)
         return scene
 
 

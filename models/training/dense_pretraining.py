@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from .crops import targets_of
 from .instance_data import CELL, NUCLEUS_LABEL, InstanceSample
-from .validation import Normal, run_padded
+from .normalise import Normal
+from .validation import run_padded
 
 __all__ = ["MAPS", "Dense", "dense_maps", "validate_dense"]
 

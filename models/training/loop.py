@@ -1,7 +1,7 @@
-"""What every training shares: running mean of weights, learning rates, resuming, the loop itself.
+"""The training loop: running mean of weights, batches, state on disk, resuming.
 
-A run is a folder: ``state.pt``, from which training goes on, and ``log.jsonl``, one line for each
-time it was validated.
+A run is a folder: ``state.pt``, from which training resumes, and ``log.jsonl``, one line for each
+validation.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,23 +22,20 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from ..checkpoint import load_checkpoint
+from ..checkpoint import load_torch_file
 from ..files import written_aside
 
-__all__ = [
-    "Ema",
-    "Run",
-    "cosine",
-    "milestones",
-    "run_steps",
-    "start_from",
-    "stream",
-    "warm_up",
-]
+__all__ = ["Ema", "Run", "run_steps", "seeded", "stream"]
 
 
 class Ema:
-    """Running mean of a network's weights, as float32."""
+    """Running mean of a network's weights, as float32.
+
+    Parameters
+    ----------
+    decay
+        share that the mean keeps at each step
+    """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.decay = decay
@@ -45,31 +43,36 @@ class Ema:
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
-        """Take in the weights after `step`; early steps count for less."""
+        """Add the weights after `step` to the mean; the first steps count less."""
         decay = min(self.decay, (1 + step) / (10 + step))
         for k, v in network.state_dict().items():
             self.state[k].lerp_(v.float(), 1 - decay)
 
 
-def cosine(step: int, steps: int) -> float:
-    """Learning rate as a share of the highest: half a cosine from 1 to 0."""
-    return 0.5 * (1 + math.cos(math.pi * min(1, step / steps)))
+@contextmanager
+def seeded(seed: int, device: str) -> Iterator[None]:
+    """Seed torch's random numbers, and restore their state afterwards (CPU and CUDA)."""
+    cuda = range(torch.cuda.device_count()) if device.startswith("cuda") else ()
+    with torch.random.fork_rng(cuda):
+        torch.manual_seed(seed)
+        yield
 
 
-def milestones(step: int, at: Sequence[int], gamma: float = 0.1) -> float:
-    """Learning rate as a share of the highest: `gamma` times as high after each step of `at`."""
-    return gamma ** sum(step >= m for m in at)
-
-
-def warm_up(step: int, steps: int, factor: float) -> float:
-    """Share of the learning rate, which rises in a line from `factor` to 1 over `steps`."""
-    return min(1.0, factor + (1 - factor) * step / max(steps, 1))
+@contextmanager
+def _one_opencv_thread() -> Iterator[None]:
+    """Keep OpenCV to one thread, and restore their number afterwards."""
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads)
 
 
 def stream(
     data: Dataset[Any], start: int, stop: int, *, workers: int, device: str
 ) -> Iterator[Any]:
-    """The batches of steps `start` to `stop`, made ahead by other processes."""
+    """Return the batches of steps `start` to `stop`, made ahead by other processes."""
     loader = DataLoader(
         data,
         batch_size=None,
@@ -78,58 +81,21 @@ def stream(
         pin_memory=device.startswith("cuda"),
         prefetch_factor=4 if workers else None,
     )
-    # OpenCV's threads do not live on in a forked process, which would wait for them for ever.
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
+    # OpenCV's threads do not exist in a forked process, which would wait for them for ever.
+    with _one_opencv_thread():
         return iter(loader)
-    finally:
-        cv2.setNumThreads(threads)
-
-
-def start_from(network: nn.Module, path: Path) -> dict[str, Any]:
-    """Copy what fits from another run's state or a checkpoint; what was copied and what not.
-
-    Raises
-    ------
-    ValueError
-        a checkpoint of a network with batch norm, which is folded in there; only the state of its
-        run has the weights that can be trained further
-    """
-    mine = network.state_dict()
-    if path.suffix == ".safetensors":
-        stored = _unfolded(load_checkpoint(path)[0], mine)
-        lost = [k for k in mine if k.endswith("running_mean") and k not in stored]
-        if lost:
-            raise ValueError(f"{path}: batch norms are folded; start from the run's state.pt")
-    else:
-        stored = torch.load(path, map_location="cpu", weights_only=True)["ema"]  # noqa: TID251
-    fits = {k for k, v in mine.items() if k in stored and stored[k].shape == v.shape}
-    network.load_state_dict({k: stored[k] if k in fits else v for k, v in mine.items()})
-    return {"copied": len(fits), "fresh": sorted(set(mine) - fits)}
-
-
-def _unfolded(stored: dict[str, Tensor], mine: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`stored` with each weight that `mine` has as length and direction (weight norm) as such."""
-    parts = ".parametrizations.weight.original"
-    for name in [k.removesuffix(f"{parts}1") for k in mine if k.endswith(f"{parts}1")]:
-        weight = stored.pop(f"{name}.weight", None)
-        if weight is not None:
-            stored[f"{name}{parts}0"] = weight.norm(2, (1, 2, 3), keepdim=True)
-            stored[f"{name}{parts}1"] = weight
-    return stored
 
 
 @dataclass
 class Run:
-    """A training run: what is trained, how long, and the folder it can go on from.
+    """A training run: what is trained, for how long, and the folder from which it resumes.
 
     Attributes
     ----------
     settings
-        JSON of all that must agree for a run to be continued
+        JSON of all settings that must agree for the run to be resumed
     minutes
-        spent so far, earlier sittings included
+        time spent so far, over all starts
     """
 
     out: Path
@@ -145,7 +111,7 @@ class Run:
     minutes: float = 0.0
 
     def resume(self) -> None:
-        """Go on from the state in the folder, if there is one.
+        """Load the state in the folder, if there is one.
 
         Raises
         ------
@@ -158,7 +124,7 @@ class Run:
         path = self.out / "state.pt"
         if not path.is_file():
             return
-        state = torch.load(path, map_location=self.device, weights_only=True)  # noqa: TID251
+        state = load_torch_file(path, device=self.device)
         before = json.loads(state["config"])
         changed = sorted(k for k in self.settings if before.get(k) != self.settings[k])
         if changed:
@@ -184,10 +150,31 @@ class Run:
             torch.save(state, aside)
 
     def log(self, losses: Mapping[str, float], measured: Mapping[str, Any]) -> None:
-        """Append a line on where the run stands."""
+        """Append losses and validation of this step to log.jsonl."""
         line = {"step": self.step, "minutes": round(self.minutes, 2), "loss": losses}
-        with (self.out / "log.jsonl").open("a") as file:
+        with (self.out / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({**line, "held out": measured}) + "\n")
+
+
+class _Progress:
+    """Progress on stderr: a bar on a terminal, otherwise one line per validation."""
+
+    def __init__(self, run: Run, *, quiet: bool) -> None:
+        self.run = run
+        self.lines = not quiet and not sys.stderr.isatty()
+        self.bar = tqdm(
+            total=run.steps, initial=run.step, unit="step", disable=quiet or self.lines,
+            file=sys.stderr,
+        )  # fmt: skip
+
+    def show(self, numbers: Mapping[str, Any]) -> None:
+        """Print losses and scores by name; None is left out."""
+        self.bar.set_postfix(numbers)
+        if self.lines:
+            text = ", ".join(f"{k} {v:.3f}" for k, v in numbers.items() if v is not None)
+            at = f"step {self.run.step} of {self.run.steps}, {self.run.minutes:.1f} min"
+            sys.stderr.write(f"{at}: {text}\n")
+            sys.stderr.flush()
 
 
 def run_steps(
@@ -200,25 +187,22 @@ def run_steps(
     shown: Callable[[Mapping[str, Any]], Mapping[str, Any]],
     quiet: bool,
 ) -> None:
-    """Train from where `run` stands to its last step, or until its time is up.
+    """Train from the current step of `run` to its last step, or until its time is up.
 
     Parameters
     ----------
     update
-        step and batch → loss terms, after one step of the optimiser
+        makes one step of the optimizer: step and batch → loss terms
     rate
         step → learning rate
     validate
-        what the averaged network reaches on held-out images, for the log
+        returns the scores of the averaged network on held-out images, for the log
     shown
-        what of that the progress bar shows
+        picks the scores that are printed
     """
     before, clock = run.minutes, time.monotonic()
     running: dict[str, Tensor] = {}
-    plain = not quiet and not sys.stderr.isatty()  # a bar is for a terminal
-    bar = tqdm(
-        total=run.steps, initial=run.step, unit="step", disable=quiet or plain, file=sys.stderr
-    )
+    progress = _Progress(run, quiet=quiet)
     for step, batch in enumerate(batches, run.step):
         for group in run.optimizer.param_groups:
             group["lr"] = rate(step)
@@ -228,21 +212,15 @@ def run_steps(
             running[name] = 0.98 * running.get(name, value) + 0.02 * value
         run.step = step + 1
         run.minutes = before + (time.monotonic() - clock) / 60
-        bar.update()
+        progress.bar.update()
         late = run.minutes - before > run.max_minutes
         if run.step % run.save_every == 0 or run.step == run.steps or late:
             run.save()
             losses = {k: float(v) for k, v in running.items()}
             measured = validate()
             run.log(losses, measured)
-            told = {**losses, **shown(measured)}
-            bar.set_postfix(told)
-            if plain:
-                numbers = ", ".join(f"{k} {v:.3f}" for k, v in told.items() if v is not None)
-                at = f"step {run.step} of {run.steps}, {run.minutes:.1f} min"
-                sys.stderr.write(f"{at}: {numbers}\n")
-                sys.stderr.flush()
+            progress.show({**losses, **shown(measured)})
         if late:
             break
-    bar.close()
+    progress.bar.close()
     run.minutes = before + (time.monotonic() - clock) / 60

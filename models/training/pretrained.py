@@ -6,13 +6,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ..checkpoint import load_torch_file
 from ..instance.network import InstanceNetwork
 
 __all__ = ["Report", "load_backbone", "load_detector"]
@@ -44,20 +44,18 @@ class Report:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    """State of a safetensors or torch file, never executing anything from it."""
+    """Read the state of a safetensors or torch file; nothing in it is run."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file of weights; nothing is downloaded")
-    try:
-        if path.suffix == ".safetensors":
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251
-    except (SafetensorError, UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{path}: not a file of weights alone ({reason})") from error
+        raise FileNotFoundError(f"{path}: no such file; nothing is downloaded")
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"{path}: not a file of weights alone ({error})") from error
+    state = load_torch_file(path)
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ValueError(f"{path}: holds no state dict; save model.state_dict()")
-    return state
+    return dict(state)
 
 
 def _pattern(name: str) -> str:

@@ -1,12 +1,8 @@
-"""Training: resumable, deterministic, with validation on images that are held out."""
+"""Train a network that classifies pixels; a run is deterministic and can be resumed."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,109 +12,39 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .. import registry
-from ..checkpoint import Card, save_checkpoint
-from ..semantic.dssnet import DSSLoss
-from .augment import Augmentation
+from ..checkpoint import Card
 from .coco import Split
+from .config import SemanticTrainConfig
 from .crops import Crops
-from .loop import Ema, Run, cosine, run_steps, start_from, stream
+from .finish import averaged_network, training_record, write_checkpoint
+from .initial_weights import take_weights
+from .loop import Ema, Run, run_steps, seeded, stream
+from .normalise import Normal
+from .optimizers import build_optimizer, cosine
 from .receptive_field import measure_halo
 from .semantic_data import Sample, load_set
+from .weighted_sets import WeightedSets, gather_sets
 
-__all__ = ["TrainConfig", "predict_image", "train", "validate"]
+__all__ = ["predict_image", "train_semantic", "validate"]
 
+MEAN = STD = 128.0
+"""The network gets (image − mean) / std."""
+STRIDE = 8
+CLIP = 1.0
+"""Largest norm of the gradient."""
+WARM_UP_STEPS = 100
 
-@dataclass(frozen=True)
-class TrainConfig:
-    """Everything that decides a training run.
-
-    Attributes
-    ----------
-    data
-        sets, ``DIR`` or ``DIR@MPP``, each with an optional weight: ``DIR=2`` is drawn twice as
-        often
-    options
-        keywords of the network's builder
-    mpp
-        µm per pixel that the network will expect
-    crop_px, batch, steps, lr, optimizer, weight_decay
-        of the optimisation; ``adam`` is the authors' code, ``sgd`` (momentum 0.9) the paper
-    hard_weight
-        how many times pixels count that the network still gets wrong
-    workers
-        processes that make batches; 0 makes them between the steps
-    ema
-        decay of the running mean of the weights, which is what is saved and validated; 0 is off
-    """
-
-    model: str
-    data: tuple[str, ...]
-    out: Path
-    classes: tuple[str, ...] = ("nucleus",)
-    categories: tuple[str, ...] = ()
-    options: Mapping[str, Any] = field(default_factory=dict)
-    mpp: float = 0.5
-    split: str = "fold:0/5"
-    crop_px: int = 256
-    batch: int = 8
-    steps: int = 4000
-    lr: float = 1e-3
-    optimizer: str = "adam"
-    weight_decay: float = 5e-4
-    hard_weight: float = 1.0
-    ema: float = 0.998
-    seed: int = 0
-    workers: int = 1
-    device: str = "cpu"
-    amp: bool = True
-    save_every: int = 250
-    max_minutes: float = math.inf
-    initial: Path | None = None
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    licence: str = ""
-
-    def __post_init__(self) -> None:
-        if self.crop_px % 8 or self.crop_px <= 0:
-            raise ValueError(f"crop_px {self.crop_px} is not a multiple of 8")
-        if self.optimizer not in ("adam", "sgd"):
-            raise ValueError(f"unknown optimizer {self.optimizer!r}; use adam or sgd")
-        if self.batch < 1 or self.steps < 1:
-            raise ValueError("batch and steps are at least 1")
-
-
-def _weighted(spec: str) -> tuple[str, float]:
-    """``DIR@MPP=2`` → set and weight."""
-    where, _, weight = spec.rpartition("=")
-    return (where, float(weight)) if where else (spec, 1.0)
-
-
-def _load(config: TrainConfig) -> tuple[list[Sample], NDArray[np.float64], list[Sample]]:
-    """Training samples, the chance of each to be drawn, and held-out samples."""
-    samples: list[Sample] = []
-    chances: list[float] = []
-    held: list[Sample] = []
-    split = Split(config.split)
-    for spec in config.data:
-        where, weight = _weighted(spec)
-        mine, theirs = load_set(where, mpp=config.mpp, split=split, categories=config.categories)
-        area = np.array([s.labels.size for s in mine], float)
-        chances += list(weight * area / area.sum()) if mine else []
-        samples += mine
-        held += theirs
-    if not samples:
-        raise ValueError(f"no image is left to train on with split {config.split!r}")
-    return samples, np.array(chances) / sum(chances), held
+Score = Callable[[nn.Module, Callable[[Tensor], Tensor], Sequence[Sample]], dict[str, Any]]
 
 
 @torch.no_grad()
 def predict_image(
     network: nn.Module, decode: Callable[[Tensor], Tensor], image: NDArray[np.uint8], device: str
 ) -> NDArray[np.uint8]:
-    """Class probabilities (k, h, w), 0 to 255, of one image (h, w, 3) of any size."""
+    """Return class probabilities (k, h, w), 0 to 255, of an image (h, w, 3) of any size."""
     h, w = image.shape[:2]
-    padded = np.pad(image, ((0, -h % 8), (0, -w % 8), (0, 0)), mode="reflect")
-    x = torch.from_numpy(padded).to(device).permute(2, 0, 1)[None].float()
-    x = ((x - 128) / 128).contiguous(memory_format=torch.channels_last)
+    padded = np.pad(image, ((0, -h % STRIDE), (0, -w % STRIDE), (0, 0)), mode="reflect")
+    x = Normal(MEAN, STD, device)(torch.from_numpy(padded)[None])
     return decode(network(x))[0, :, :h, :w].cpu().numpy()
 
 
@@ -129,7 +55,10 @@ def validate(
     classes: int,
     device: str,
 ) -> dict[str, dict[str, float]]:
-    """IoU per class and mean IoU over background and classes, per set; unknown pixels left out."""
+    """Return per set the IoU of each class and their mean, background included.
+
+    Pixels whose class is unknown are left out.
+    """
     counts: dict[str, NDArray[np.int64]] = {}
     network.eval()
     for sample in samples:
@@ -148,89 +77,85 @@ def validate(
     return out
 
 
-def _optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.Optimizer:
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(
-            network.parameters(), config.lr, momentum=0.9, weight_decay=config.weight_decay
-        )
-    return torch.optim.AdamW(network.parameters(), config.lr, weight_decay=config.weight_decay)
-
-
-def _rate(step: int, steps: int) -> float:
-    """Warm-up over 100 steps, then cosine to zero."""
-    return min(1, (step + 1) / 100) * cosine(step, steps)
-
-
-def train(
-    config: TrainConfig,
-    *,
-    quiet: bool = False,
-    score: Callable[[nn.Module, Callable[[Tensor], Tensor], Sequence[Sample]], dict[str, Any]]
-    | None = None,
+def train_semantic(
+    config: SemanticTrainConfig, *, quiet: bool = False, score: Score | None = None
 ) -> Path:
-    """Train, or continue where `config.out` stopped, and write ``<model>.safetensors`` there.
+    """Train, or resume the run in `config.out`, and write ``<model>.safetensors`` there.
 
     Parameters
     ----------
     score
-        further metrics of the finished network on the held-out samples, for the card
+        returns further scores of the finished network on the held-out samples, for the card
 
     Returns
     -------
     Path
-        the checkpoint; beside it ``log.jsonl`` and ``state.pt``, from which training resumes
+        the checkpoint; beside it ``log.jsonl``, and ``state.pt``, from which training resumes
 
     Raises
     ------
-    ValueError
-        data, options or device cannot be used, or `config.out` holds another run
+    ValueError, FileNotFoundError
+        data, options or initial weights cannot be used, or `config.out` holds another run
     """
-    torch.manual_seed(config.seed)
-    samples, chances, held = _load(config)
-    network = registry.build(config.model, classes=len(config.classes) + 1, **config.options)
+    with seeded(config.seed, config.device):
+        return _train(config, quiet, score)
+
+
+def _train(config: SemanticTrainConfig, quiet: bool, score: Score | None) -> Path:
+    data = gather_sets(config, lambda spec: _load(config, spec))
     entry = registry.MODELS[config.model]
-    network = network.to(config.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if config.initial is not None:
-        start_from(network, config.initial)
+    network = entry.builder(**config.builder_options())
+    started_from = take_weights(config, network, quiet)
+    network = network.to(config.device).to(memory_format=torch.channels_last)
     run = Run(
-        config.out, network, _optimizer(config, network), Ema(network, config.ema),
-        _fingerprint(config), config.steps, config.device, config.save_every, config.max_minutes,
+        config.out, network, build_optimizer(config, network), Ema(network, config.ema),
+        config.fingerprint(), config.steps, config.device, config.save_every, config.max_minutes,
     )  # fmt: skip
     run.resume()
     crops = Crops(
-        samples, chances, size=config.crop_px, batch=config.batch, seed=config.seed,
+        data.samples, data.chances, size=config.crop_px, batch=config.batch, seed=config.seed,
         augmentation=config.augmentation,
     )  # fmt: skip
-    loss = DSSLoss().to(config.device)
+    assert entry.loss is not None
+    loss, normal = entry.loss().to(config.device), Normal(MEAN, STD, config.device)
 
     def measure() -> dict[str, dict[str, float]]:
-        ready = _evaluated(config, entry, run.ema)
-        return validate(ready, entry.decode, held, len(config.classes), config.device)
+        ready = averaged_network(config.model, config.builder_options(), run.ema, config.device)
+        return validate(ready, entry.decode, data.held, len(config.classes), config.device)
 
     run_steps(
         run,
         stream(crops, run.step, config.steps, workers=config.workers, device=config.device),
-        update=lambda _, batch: _step(config, network, run.optimizer, loss, batch),
+        update=lambda _, batch: _step(config, network, run.optimizer, loss, normal, batch),
         rate=lambda step: config.lr * _rate(step, config.steps),
         validate=measure,
         shown=lambda measured: {group: m["mIoU"] for group, m in measured.items()},
         quiet=quiet,
     )
-    return _finish(config, entry, run, samples, held, measure(), score)
+    return _finish(config, run, data, started_from, measure(), score)
+
+
+def _load(config: SemanticTrainConfig, spec: str) -> tuple[list[Sample], list[Sample]]:
+    split = Split(config.split)
+    return load_set(spec, mpp=config.mpp, split=split, categories=config.categories)
+
+
+def _rate(step: int, steps: int) -> float:
+    """Return the share of the learning rate: a rise over 100 steps, then half a cosine to 0."""
+    return min(1, (step + 1) / WARM_UP_STEPS) * cosine(step, steps)
 
 
 def _step(
-    config: TrainConfig,
+    config: SemanticTrainConfig,
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
     loss: nn.Module,
+    normal: Normal,
     batch: Sequence[Tensor],
 ) -> dict[str, Tensor]:
-    """One optimisation step; the loss terms."""
+    """Make one step of the optimizer; return the loss terms."""
     images, targets, edges, weights = (a.to(config.device, non_blocking=True) for a in batch)
-    x = ((images.permute(0, 3, 1, 2).float() - 128) / 128).contiguous(
-        memory_format=torch.channels_last
-    )
+    x = normal(images)
     network.train()
     kind = torch.device(config.device).type
     with torch.autocast(kind, torch.bfloat16, enabled=config.amp):
@@ -243,71 +168,44 @@ def _step(
     assert isinstance(total, Tensor)
     optimizer.zero_grad(set_to_none=True)
     total.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+    nn.utils.clip_grad_norm_(network.parameters(), CLIP)
     optimizer.step()
     return {k: v.detach() for k, v in terms.items()}
 
 
-def _fingerprint(config: TrainConfig) -> dict[str, Any]:
-    """What must agree for a run to be continued."""
-    kept = ("model", "data", "classes", "categories", "options", "mpp", "split", "crop_px",
-            "batch", "steps", "lr", "optimizer", "weight_decay", "ema", "hard_weight",
-            "seed")  # fmt: skip
-    settings = {k: getattr(config, k) for k in kept}
-    settings["augmentation"] = dataclasses.asdict(config.augmentation)
-    return json.loads(json.dumps(settings, default=dict))
-
-
-def _evaluated(config: TrainConfig, entry: registry.Entry, ema: Ema) -> nn.Module:
-    """The averaged network, ready for inference."""
-    network = entry.builder(classes=len(config.classes) + 1, **config.options)
-    network.load_state_dict(ema.state)
-    ready = entry.for_inference(network).to(config.device)
-    return ready.to(memory_format=torch.channels_last)
-
-
 def _finish(
-    config: TrainConfig,
-    entry: registry.Entry,
+    config: SemanticTrainConfig,
     run: Run,
-    samples: Sequence[Sample],
-    held: Sequence[Sample],
+    data: WeightedSets[Sample],
+    started_from: Mapping[str, Any],
     metrics: dict[str, Any],
-    score: Callable[..., dict[str, Any]] | None,
+    score: Score | None,
 ) -> Path:
     """Write the averaged weights with their card."""
-    network = _evaluated(config, entry, run.ema)
-    if score is not None and held:
-        for group, more in score(network, entry.decode, held).items():
+    entry, options = registry.MODELS[config.model], config.builder_options()
+    network = averaged_network(config.model, options, run.ema, config.device)
+    if score is not None and data.held:
+        for group, more in score(network, entry.decode, data.held).items():
             metrics.setdefault(group, {}).update(more)
-    by_size = sorted([*held, *samples], key=lambda s: -min(s.labels.shape))
+    by_size = sorted([*data.held, *data.samples], key=lambda s: -min(s.labels.shape))
 
     def predict(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         return predict_image(network, entry.decode, image, config.device)
 
     card = Card(
         name=config.model,
-        task="nuclei",
+        task=entry.task,
         classes=config.classes,
         mpp=config.mpp,
         halo_px=measure_halo(predict, [s.image for s in by_size[:4]]),
         tile_px=1024,
-        options={"classes": len(config.classes) + 1, **config.options},
-        data=tuple(sorted({s.origin for s in samples})),
+        stride=STRIDE,
+        mean=MEAN,
+        std=STD,
+        options=options,
+        data=tuple(sorted({s.origin for s in data.samples})),
         licence=config.licence,
-        training={
-            **_fingerprint(config),
-            "data": [Path(d).name for d in config.data],
-            "started from": "/".join(config.initial.parts[-2:]) if config.initial else "nothing",
-            "steps done": run.step,
-            "minutes": round(run.minutes, 1),
-            "device": config.device,
-            "images": len(samples),
-        },
+        training=training_record(config, run, started_from, images=len(data.samples)),
         metrics=metrics,
-        parameters=sum(p.numel() for p in network.parameters()),
     )
-    path = config.out / f"{config.model}.safetensors"
-    save_checkpoint(path, network.state_dict(), card)
-    (config.out / "card.json").write_text(json.dumps(dataclasses.asdict(card), indent=1))
-    return path
+    return write_checkpoint(config.out, network, card)

@@ -11,34 +11,20 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from ..metrics import average_precision
 from ..predictions import Instances, Window, paste
 from .instance_data import InstanceSample
+from .normalise import Normal
 
-__all__ = ["Normal", "detect_image", "validate_instances"]
+__all__ = ["detect_image", "validate_instances"]
 
 STRIDE = 32
 IOU = 0.5
 
 Placed = tuple[NDArray[np.integer], NDArray[np.bool_]]
 """x0, y0, x1, y1 in the image, and the mask in it."""
-
-
-class Normal:
-    """Normalisation of images: uint8 (n, h, w, 3) → float32 (n, 3, h, w)."""
-
-    def __init__(
-        self, mean: float | Sequence[float], std: float | Sequence[float], device: str
-    ) -> None:
-        self.mean, self.std = (torch.tensor(v, device=device).view(-1, 1, 1) for v in (mean, std))
-        self.device = device
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """What the network gets of `images`."""
-        x = images.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()
-        return ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
 
 @torch.no_grad()

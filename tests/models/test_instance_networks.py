@@ -14,7 +14,7 @@ from torchvision.models.detection import maskrcnn_resnet50_fpn, maskrcnn_resnet5
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import box_iou
 from wsiseg_models.instance.backbone import ModulatedDeformConv2d, build_backbone
-from wsiseg_models.instance.config import DONET, LIGHT, InstanceConfig, configure
+from wsiseg_models.instance.config import DONET, LIGHT, InstanceConfig
 from wsiseg_models.instance.losses import box_loss, consistency, mask_bce, soft_xor
 from wsiseg_models.instance.mask_pasting import attention, paste
 from wsiseg_models.instance.network import (
@@ -26,7 +26,8 @@ from wsiseg_models.instance.network import (
     maskrcnn,
 )
 from wsiseg_models.instance.targets import decompose, project
-from wsiseg_models.training.loop import cosine
+from wsiseg_models.settings import configure
+from wsiseg_models.training.optimizers import cosine
 from wsiseg_models.training.pretrained import load_backbone, load_detector
 
 TINY = {

@@ -16,18 +16,19 @@ from wsiseg_models.predictions import Instances
 from wsiseg_models.training.augment import Augmentation
 from wsiseg_models.training.cell_pasting import (
     Clusters,
-    Patch,
+    CutCell,
     add_cell,
     cut,
     free_cells,
     overlap,
     shine_through,
 )
+from wsiseg_models.training.config import InstanceTrainConfig
 from wsiseg_models.training.crops import InstanceCrops, targets_of
 from wsiseg_models.training.dense_pretraining import dense_maps
 from wsiseg_models.training.instance_data import warp
-from wsiseg_models.training.loop import milestones, warm_up
-from wsiseg_models.training.train_instance import InstanceTrainConfig, train_instances
+from wsiseg_models.training.optimizers import milestones, warm_up
+from wsiseg_models.training.train_instance import train_instances
 from wsiseg_models.training.validation import validate_instances
 
 from wsi_pipeline.cli.main import cli
@@ -154,7 +155,7 @@ def test_cells_that_cannot_be_cut_or_placed_are_left():
     rng = np.random.default_rng(0)
     assert cut(full, 1, rng, Clusters(scale=1.0)) is None
     nuclei = sample_of([disc(32, 16, 16, 5)], (2,), (-1,))
-    patch = Patch(np.ones((9, 9, 3), np.float32), np.ones((9, 9), bool), ())
+    patch = CutCell(np.ones((9, 9, 3), np.float32), np.ones((9, 9), bool), ())
     assert add_cell(nuclei, patch, rng, Clusters()) is nuclei
     for wrong in ({"overlap": (0.6, 0.1)}, {"chance": 2}, {"scale": 0.5}):
         with pytest.raises(ValueError, match=r"no range|no sense"):

@@ -13,10 +13,11 @@ from wsiseg_models.checkpoint import Card, load_checkpoint, read_card, save_chec
 from wsiseg_models.semantic.dssnet import BLOCKS, DSSLoss, dssnet, for_inference, ssim
 from wsiseg_models.semantic.dssnet_fast import rewrite
 from wsiseg_models.training.coco import Split
-from wsiseg_models.training.loop import start_from
+from wsiseg_models.training.config import SemanticTrainConfig
+from wsiseg_models.training.initial_weights import start_from
 from wsiseg_models.training.receptive_field import CORE_PX, EXACT_PX, measure_halo
 from wsiseg_models.training.semantic_data import IGNORE, contacts, edge_target, load_set
-from wsiseg_models.training.train_semantic import TrainConfig, train
+from wsiseg_models.training.train_semantic import train_semantic
 
 
 def folded(module):
@@ -265,16 +266,16 @@ def test_the_measured_halo_is_the_context_that_counts():
 def test_resumed_training_equals_uninterrupted(data, tmp_path):
     torch.set_num_threads(1)
     options = {"width": 9, "depth": 1}
-    config = TrainConfig(
+    config = SemanticTrainConfig(
         model="dssnet", data=(str(data),), out=tmp_path / "whole", options=options,
         split="fold:0/4", crop_px=32, batch=2, steps=4, save_every=2, amp=False,
     )  # fmt: skip
-    whole, _ = load_checkpoint(train(config, quiet=True))
+    whole, _ = load_checkpoint(train_semantic(config, quiet=True))
     halves = dataclasses.replace(config, out=tmp_path / "halves")
-    train(dataclasses.replace(halves, max_minutes=0), quiet=True)
+    train_semantic(dataclasses.replace(halves, max_minutes=0), quiet=True)
     assert len((halves.out / "log.jsonl").read_text().splitlines()) == 1
-    resumed, card = load_checkpoint(train(halves, quiet=True))
+    resumed, card = load_checkpoint(train_semantic(halves, quiet=True))
     assert all(torch.equal(whole[k], resumed[k]) for k in whole)
     assert card.training["steps done"] == 4 and card.metrics["data"]["mIoU"] >= 0
     with pytest.raises(ValueError, match="another steps"):
-        train(dataclasses.replace(halves, steps=5), quiet=True)
+        train_semantic(dataclasses.replace(halves, steps=5), quiet=True)

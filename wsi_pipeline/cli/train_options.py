@@ -1,145 +1,365 @@
-"""What `wsiseg train` does: from options to a training run."""
+"""The options of `wsiseg train MODEL`, made from the settings of the training and the network."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import pickle
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import fields
-from inspect import signature
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
+from functools import cache
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
+import click
+from click.core import ParameterSource
+
+from wsi_pipeline.cli.options import FILE, device_option, quiet_option
 from wsi_pipeline.core.errors import DataError, UsageError, one_line
 
-__all__ = ["train_model"]
+__all__ = ["Target", "build_config", "model_command", "network_defaults", "targets", "train_model"]
+
+NETWORK = "options"
+"""Part of the settings that holds the keywords of the network's builder."""
+
+SECTIONS = {
+    "": "Training",
+    "augmentation": "Augmentation",
+    "clusters": "Pasted cells",
+    NETWORK: "Network",
+}
+"""Part of the settings → heading of its options in the help text."""
 
 
-def train_model(model: str, given: Mapping[str, Any], *, device: str, quiet: bool) -> Path:
-    """Train a model with what was `given`, everything else as its configuration has it.
+def _numbers(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+    """Read a list, 12,24,48 or JSON; the settings that it belongs to check its values."""
+    if not isinstance(value, str):
+        return _as_tuple(value)
+    try:
+        return _as_tuple(json.loads(value if value.startswith("[") else f"[{value}]"))
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is no list of numbers; write e.g. 12,24,48") from None
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(map(_as_tuple, value)) if isinstance(value, list | tuple) else value
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where the value of an option goes.
+
+    Attributes
+    ----------
+    part
+        ``""`` the settings themselves, otherwise the name of a part of them
+    field
+        the dataclass field; its metadata holds the help text
+    hint
+        type of the field
+    default
+        default value; `dataclasses.MISSING` where one must be given
+    """
+
+    part: str
+    field: dataclasses.Field[Any]
+    hint: Any
+    default: Any
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Names of the option on the command line."""
+        own = self.field.metadata.get("flags") or (f"--{self.field.name.replace('_', '-')}",)
+        if self.hint is bool:
+            return (f"{own[0]}/--no-{own[0].removeprefix('--')}",)
+        return tuple(own)
+
+    @property
+    def name(self) -> str:
+        """Name of the option in Python and in a YAML file."""
+        return self.flags[0].split("/")[0].removeprefix("--").replace("-", "_")
+
+
+def _config_class(model: str) -> Any:
+    """Return the class of the settings with which a model is trained."""
+    from wsiseg_models.registry import MODELS
+    from wsiseg_models.training.config import InstanceTrainConfig, SemanticTrainConfig
+
+    return InstanceTrainConfig if MODELS[model].task == "cells" else SemanticTrainConfig
+
+
+def network_defaults(model: str) -> Any:
+    """Return the settings of a network, with its published values."""
+    from wsiseg_models.registry import MODELS
+
+    return MODELS[model].config
+
+
+@cache
+def targets(model: str) -> Mapping[str, Target]:
+    """Return name → `Target` of every option of a model, in the order of the help text."""
+    config = _config_class(model)
+    found: list[Target] = []
+    parts: list[tuple[str, Any]] = []
+    hints = get_type_hints(config)
+    for f in fields(config):
+        default = f.default if f.default_factory is MISSING else f.default_factory()
+        if dataclasses.is_dataclass(default):
+            parts.append((f.name, default))
+        elif f.name not in ("model", "options", "device"):
+            found.append(Target("", f, hints[f.name], default))
+    parts.append((NETWORK, network_defaults(model)))
+    for part, defaults in parts:
+        hints = get_type_hints(type(defaults))
+        for f in fields(defaults):
+            if (part, f.name) != (NETWORK, "classes"):  # computed from the training's classes
+                found.append(Target(part, f, hints[f.name], getattr(defaults, f.name)))
+    return {target.name: target for target in found}
+
+
+def _option(target: Target) -> click.Option:
+    """Make the click option of one setting."""
+    metadata, hint, default = target.field.metadata, target.hint, target.default
+    keywords: dict[str, Any] = {"help": metadata["help"], "metavar": metadata["metavar"]}
+    if metadata["choices"]:  # the settings check them, so that a YAML file is checked too
+        keywords["metavar"] = "|".join(metadata["choices"])
+    if get_origin(hint) is UnionType:
+        (hint,) = (part for part in get_args(hint) if part is not type(None))
+    if get_origin(hint) is tuple:
+        item, *rest = get_args(hint)
+        if rest != [...]:  # two numbers
+            keywords |= {"type": item, "nargs": 1 + len(rest)}
+        elif target.part == NETWORK:
+            keywords |= {"type": click.UNPROCESSED, "callback": _numbers, "metavar": "LIST"}
+        else:
+            keywords |= {"type": item, "multiple": True}
+    elif hint is not bool:
+        keywords["type"] = FILE if hint is Path else hint
+    if default is MISSING:
+        keywords["required"] = True
+    else:
+        keywords["default"] = default
+    if default == float("inf"):
+        keywords["show_default"] = "no limit"
+    return click.Option([*target.flags, target.name], **keywords)
+
+
+class _Command(click.Command):
+    """The command of a model, named after it; its options are listed under headings."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        known = targets(str(self.name))
+        for part, heading in SECTIONS.items():
+            records = [
+                record
+                for param in self.get_params(ctx)
+                if param.name in known and known[param.name].part == part
+                and (record := param.get_help_record(ctx))
+            ]  # fmt: skip
+            if records:
+                with formatter.section(heading):
+                    formatter.write_dl(records)
+        others = [
+            record
+            for param in self.get_params(ctx)
+            if param.name not in known and (record := param.get_help_record(ctx))
+        ]
+        with formatter.section("Other"):
+            formatter.write_dl(others)
+
+
+def model_command(model: str) -> click.Command:
+    """Make the command that trains one model."""
+    from wsiseg_models.registry import MODELS
+
+    entry = MODELS[model]
+    params = [_option(target) for target in targets(model).values()]
+    if entry.task == "cells":
+        params.append(
+            click.Option(
+                ["--light"], is_flag=True,
+                help="Build the small network that ships instead of the published one. The "
+                "options of the network then change the small one.",
+            )
+        )  # fmt: skip
+    params.append(
+        click.Option(
+            ["--config"], type=FILE, is_eager=True, expose_value=False, callback=_read_yaml,
+            metavar="FILE.yaml",
+            help="Read options from this YAML file, e.g. `crop_px: 128`. Options on the command "
+            "line win over the file.",
+        )
+    )  # fmt: skip
+    params.append(
+        click.Option(
+            ["--option"], multiple=True, metavar="NAME=VALUE", hidden=True,
+            help="Set an option of the network, VALUE as JSON. Each has a flag of its own now.",
+        )
+    )  # fmt: skip
+
+    @quiet_option
+    @device_option
+    def run(device: str, quiet: bool, **settings: Any) -> None:
+        ctx = click.get_current_context()
+        given = {
+            name: value
+            for name, value in settings.items()
+            if ctx.get_parameter_source(name)
+            in (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP)
+        }
+        path = train_model(model, given, device=device, quiet=quiet)
+        if not quiet:
+            click.echo(f"{path}  (log: {path.with_name('log.jsonl')})")
+
+    make = click.command(
+        model, cls=_Command, params=params, short_help=entry.summary,
+        help=f"Train {model}: {entry.summary}. Run the same command again to resume.",
+    )  # fmt: skip
+    command: click.Command = make(run)
+    return command
+
+
+def _read_yaml(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
+    """Make the settings of a YAML file the defaults of the command."""
+    if path is None:
+        return
+    try:
+        import yaml
+    except ModuleNotFoundError:
+        raise click.UsageError(
+            "--config reads YAML with PyYAML, which is not installed; pip install -e '.[train]'"
+        ) from None
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise click.UsageError(f"{path} cannot be read as YAML ({one_line(error)})") from None
+    if not isinstance(content, dict) or not content:
+        raise click.UsageError(f"{path} has no settings; write e.g. crop_px: 128")
+    known = {str(p.name): p for p in ctx.command.params}
+    for name in ("config", "option"):
+        del known[name]
+    ctx.default_map = {
+        name: _as_given(known, name, value, path)
+        for name, value in ((str(k).replace("-", "_"), v) for k, v in content.items())
+    }
+
+
+def _as_given(known: Mapping[str, click.Parameter], name: str, value: Any, path: Path) -> Any:
+    """Return a value of a YAML file as the command line would give it: as text."""
+    if name not in known:
+        names = ", ".join(sorted(known))
+        raise click.UsageError(f"{path}: unknown setting {name!r}; known: {names}")
+    param = known[name]
+    if value is None or (isinstance(value, bool) and param.type is click.STRING):
+        raise click.UsageError(
+            f"{path}: {name} is read as {value}; give a value, in quotes if it is a word"
+        )
+    if param.callback is _numbers:
+        return json.dumps(value)
+    if param.multiple or param.nargs != 1:
+        return [str(v) for v in (value if isinstance(value, list) else [value])]
+    return str(value)
+
+
+def build_config(model: str, given: Mapping[str, Any], device: str) -> Any:
+    """Make the settings of a training from what was given, the rest from their defaults.
 
     Parameters
     ----------
     given
-        keywords of `TrainConfig` or `InstanceTrainConfig` and of their parts: zoom, stain and grey
-        of `Augmentation`; cluster_chance, cluster_overlap and cluster_alpha of `Clusters`;
-        ``further`` ``NAME=VALUE`` options of the network, ``light``, and those with a name of
-        their own
+        option name → value; besides `targets` also ``light`` and ``option``
+
+    Raises
+    ------
+    UsageError
+        a value that cannot be, or values that do not fit together
+    """
+    from wsiseg_models.instance.config import LIGHT
+    from wsiseg_models.settings import configure
+
+    known = targets(model)
+    values: dict[str, dict[str, Any]] = {part: {} for part in SECTIONS}
+    if given.get("light"):
+        values[NETWORK].update(LIGHT)
+    values[NETWORK].update(_named_options(model, given.get("option", ())))
+    for name, value in given.items():
+        if name in known:
+            values[known[name].part][known[name].field.name] = value
+    config = _config_class(model)
+    try:
+        configure(network_defaults(model), values[NETWORK])
+        for f in fields(config):
+            if f.name in SECTIONS and f.name != NETWORK and f.default_factory is not MISSING:
+                values[""][f.name] = configure(f.default_factory(), values[f.name])
+        return config(model=model, device=device, options=values[NETWORK], **values[""])
+    except ValueError as error:
+        raise UsageError(one_line(error)) from error
+
+
+def _named_options(model: str, texts: Sequence[str]) -> dict[str, Any]:
+    """Read ``NAME=VALUE`` options of the network, VALUE as JSON or plain text."""
+    options: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError(f"--option {text!r} is not NAME=VALUE")
+        known = [t.field.name for t in targets(model).values() if t.part == NETWORK]
+        if name not in known:
+            raise UsageError(f"{model} has no option {name!r}; it has {', '.join(known)}")
+        try:
+            options[name] = json.loads(value)
+        except ValueError:
+            options[name] = value
+    return options
+
+
+def train_model(model: str, given: Mapping[str, Any], *, device: str, quiet: bool) -> Path:
+    """Train a model.
+
+    Parameters
+    ----------
+    given
+        as in `build_config`
 
     Returns
     -------
     Path
-        the checkpoint; the state after pretraining
+        the checkpoint; after pretraining the run's state
 
     Raises
     ------
-    UsageError, DataError
-        pycocotools is missing, or settings or data cannot be used
+    UsageError, DeviceError, DataError
+        pycocotools is missing, or settings, device or data cannot be used
     """
     try:
         import pycocotools  # noqa: F401
     except ModuleNotFoundError:
         raise UsageError(
-            "training reads its masks with pycocotools, which is not installed; "
+            "training reads masks with pycocotools, which is not installed; "
             "pip install -e '.[train]'"
         ) from None
-    from wsiseg_models.registry import MODELS
-
-    from wsi_pipeline.cli.describe import describe_model
     from wsi_pipeline.segmentation.load_model import device_named
 
-    describe_model(model)
-    prepare = _cell_training if MODELS[model].task == "cells" else _nucleus_training
+    config = build_config(model, given, device_named(device))
     try:
-        start = prepare({**given, "model": model}, device_named(device))
-    except ValueError as error:
-        raise UsageError(one_line(error)) from error
-    try:
-        return start(quiet)
-    except KeyError as error:
-        raise DataError(f"training data lack the entry {error}; see docs/models.md") from error
-    except (ValueError, OSError, pickle.UnpicklingError) as error:
+        return _start(config, quiet)
+    except (ValueError, OSError) as error:
         raise DataError(one_line(error)) from error
 
 
-def _nucleus_training(settings: dict[str, Any], device: str) -> Callable[[bool], Path]:
-    """Training of a network that classifies pixels; its argument is whether it is quiet."""
-    from wsiseg_models.registry import MODELS
-    from wsiseg_models.training.train_semantic import TrainConfig, predict_image, train
+def _start(config: Any, quiet: bool) -> Path:
+    """Start the training that the settings are for."""
+    from wsiseg_models.training.config import InstanceTrainConfig
+
+    if isinstance(config, InstanceTrainConfig):
+        from wsiseg_models.training.train_instance import train_instances
+
+        return train_instances(config, quiet=quiet)
+    from wsiseg_models.training.train_semantic import predict_image, train_semantic
 
     from wsi_pipeline.evaluation.nucleus_metrics import nucleus_f1
 
-    known = signature(MODELS[settings["model"]].builder).parameters
-    options = _network_options(settings, known)
-    _part(settings, "augmentation")
-    _refuse_unknown(settings, TrainConfig)
-    config = TrainConfig(**settings, options=options, device=device)
-
     def score(network: Any, decode: Any, held: Any) -> dict[str, Any]:
-        return nucleus_f1(lambda image: predict_image(network, decode, image, device), held)
+        return nucleus_f1(lambda image: predict_image(network, decode, image, config.device), held)
 
-    return lambda quiet: train(config, quiet=quiet, score=score)
-
-
-def _cell_training(settings: dict[str, Any], device: str) -> Callable[[bool], Path]:
-    """Training of an instance model; its argument is whether it is quiet."""
-    from wsiseg_models.instance.config import LIGHT, InstanceConfig
-    from wsiseg_models.training.train_instance import InstanceTrainConfig, train_instances
-
-    known = [f.name for f in fields(InstanceConfig)]
-    light = LIGHT if settings.pop("light", False) else {}
-    options = {**light, **_network_options(settings, known)}
-    _part(settings, "augmentation")
-    _part(settings, "clusters")
-    _refuse_unknown(settings, InstanceTrainConfig)
-    config = InstanceTrainConfig(**settings, options=options, device=device)
-    return lambda quiet: train_instances(config, quiet=quiet)
-
-
-_NETWORK = ("width", "depth", "block", "sr_head", "edge_head")
-"""Options of networks with a name of their own on the command line."""
-
-_PARTS = {
-    "augmentation": {"zoom": "scale", "stain": "stain", "grey": "grey"},
-    "clusters": {
-        "cluster_chance": "chance",
-        "cluster_overlap": "overlap",
-        "cluster_alpha": "alpha",
-    },
-}
-"""Parts of a configuration: keyword of the command line → theirs."""
-
-
-def _network_options(settings: dict[str, Any], known: Collection[str]) -> dict[str, Any]:
-    """Take the options of the network out of `settings`; they must be among the `known`."""
-    options = {name: settings.pop(name) for name in _NETWORK if name in settings}
-    for text in settings.pop("further", ()):
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise UsageError(f"--option {text!r} is not NAME=VALUE")
-        try:
-            options[name] = json.loads(value)
-        except ValueError:
-            options[name] = value
-    for name in options:
-        if name not in known:
-            raise UsageError(f"{settings['model']} has no {name}; it has {', '.join(known)}")
-    return options
-
-
-def _part(settings: dict[str, Any], name: str) -> None:
-    """Put the keywords of one part of the configuration together."""
-    from wsiseg_models.training.augment import Augmentation
-    from wsiseg_models.training.cell_pasting import Clusters
-
-    part = {"augmentation": Augmentation, "clusters": Clusters}[name]
-    keywords = {new: settings.pop(k) for k, new in _PARTS[name].items() if k in settings}
-    settings[name] = part(**keywords)
-
-
-def _refuse_unknown(settings: Mapping[str, Any], config: Any) -> None:
-    """Refuse what was given and the configuration of this model does not have."""
-    for name in set(settings) - {f.name for f in fields(config)}:
-        raise UsageError(
-            f"--{name.replace('_', '-')} is no option of {settings['model']}; leave it out"
-        )
+    return train_semantic(config, quiet=quiet, score=score)

@@ -1,0 +1,118 @@
+"""Start a training from the weights of another run, of a checkpoint or of torchvision."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..checkpoint import load_checkpoint, load_torch_file
+from .config import TrainConfig
+
+__all__ = ["start_from", "take_weights"]
+
+
+def take_weights(config: TrainConfig, network: nn.Module, quiet: bool) -> dict[str, Any]:
+    """Copy the weights that `config` names into the network, and report what was copied.
+
+    The whole report is written to weights.json in `config.out`; its counts are printed to stderr
+    and returned.
+
+    Returns
+    -------
+    dict
+        ``pretrained`` and ``initial``, each only where the setting is given: the file, and how
+        many entries were ``copied``, ``skipped`` or ``fresh``
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        as `start_from`, `load_detector` and `load_backbone`
+    """
+    reports: dict[str, dict[str, Any]] = {}
+    pretrained = getattr(config, "pretrained", None)
+    if pretrained is not None:
+        from . import pretrained as torchvision_weights
+
+        kind = getattr(config, "pretrained_as", "detector")
+        take = getattr(torchvision_weights, f"load_{kind}")
+        report = dataclasses.asdict(take(network, pretrained))
+        reports["pretrained"] = {"file": pretrained.name, **report}
+    if config.initial is not None:
+        name = "/".join(config.initial.parts[-2:])
+        reports["initial"] = {"file": name, **start_from(network, config.initial)}
+    if not reports:
+        return {}
+    config.out.mkdir(parents=True, exist_ok=True)
+    (config.out / "weights.json").write_text(json.dumps(reports, indent=1), encoding="utf-8")
+    counts = {kind: _counted(report) for kind, report in reports.items()}
+    if not quiet:
+        for kind, numbers in counts.items():
+            listed = ", ".join(f"{v} {k}" for k, v in numbers.items() if k != "file")
+            sys.stderr.write(f"{kind} {numbers['file']}: {listed}; see weights.json\n")
+    return counts
+
+
+def _counted(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace the lists of a report by their lengths."""
+    return {
+        k: len(v) if isinstance(v, Mapping | Sequence) and k != "file" else v
+        for k, v in report.items()
+    }
+
+
+def start_from(network: nn.Module, path: Path) -> dict[str, Any]:
+    """Copy what fits from the state of another run, or from a checkpoint.
+
+    Returns
+    -------
+    dict
+        ``copied``: number of entries; ``fresh``: names of the entries that keep their values
+
+    Raises
+    ------
+    FileNotFoundError
+        no such file
+    ValueError
+        neither a state nor a checkpoint; nothing in it fits; or a checkpoint of a network with
+        batch norm, which is folded there, so that only the state of its run can be trained on
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; give a checkpoint, or a run's state.pt")
+    mine = network.state_dict()
+    if path.suffix == ".safetensors":
+        stored = _unfolded(load_checkpoint(path)[0], mine)
+        lost = [k for k in mine if k.endswith("running_mean") and k not in stored]
+        if lost:
+            raise ValueError(f"{path}: batch norms are folded; start from the run's state.pt")
+    else:
+        stored = _state(path)
+    fits = {k for k, v in mine.items() if k in stored and stored[k].shape == v.shape}
+    if not fits:
+        raise ValueError(f"{path}: nothing in it fits the network; is it of another architecture?")
+    network.load_state_dict({k: stored[k] if k in fits else v for k, v in mine.items()})
+    return {"copied": len(fits), "fresh": sorted(set(mine) - fits)}
+
+
+def _state(path: Path) -> dict[str, Tensor]:
+    """Read the averaged weights of a run's state."""
+    state = load_torch_file(path)
+    if not isinstance(state, dict) or not isinstance(state.get("ema"), dict):
+        raise ValueError(f"{path}: no state of a training; give a run's state.pt or a checkpoint")
+    return dict(state["ema"])
+
+
+def _unfolded(stored: dict[str, Tensor], mine: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Split the weights that `mine` has as length and direction (weight norm) the same way."""
+    parts = ".parametrizations.weight.original"
+    for name in [k.removesuffix(f"{parts}1") for k in mine if k.endswith(f"{parts}1")]:
+        weight = stored.pop(f"{name}.weight", None)
+        if weight is not None:
+            stored[f"{name}{parts}0"] = weight.norm(2, (1, 2, 3), keepdim=True)
+            stored[f"{name}{parts}1"] = weight
+    return stored
