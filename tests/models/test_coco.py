@@ -1,17 +1,13 @@
 """Laws of reading COCO sets, the same for both trainings and for evaluation."""
 
-import doctest
 import math
 
 import numpy as np
 import pytest
-from drawn_cells import RADIUS, centres, change, disc, write_set
+from drawn_cells import RADIUS, centres, change, disc
 from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as coco
-from wsiseg_models import metrics
-from wsiseg_models.training import coco as reader
-from wsiseg_models.training import coco_masks
 from wsiseg_models.training.coco import Split, read_coco
 from wsiseg_models.training.coco_masks import decode_mask, extent
 from wsiseg_models.training.crops import targets_of
@@ -28,18 +24,8 @@ READERS = {
 every_reader = pytest.mark.parametrize("read", READERS.values(), ids=READERS)
 
 
-@pytest.fixture
-def data(tmp_path):
-    return write_set(tmp_path / "data")
-
-
 def load(folder, mpp=0.5):
     return load_instance_set(f"{folder}@0.5", mpp=mpp, split=Split("none"))
-
-
-@pytest.mark.parametrize("module", [reader, coco_masks, metrics])
-def test_examples(module):
-    assert doctest.testmod(module).failed == 0
 
 
 def test_a_set_is_read_as_it_was_drawn(data):

@@ -1,8 +1,10 @@
 """Laws of the rewritten instance networks: what they find is what the plain ones find."""
 
+import dataclasses
+
 import pytest
 import torch
-from test_instance_networks import BUILDERS, TINY, learned, scene
+from tiny_networks import TINY, scene
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import MultiScaleRoIAlign, box_iou
 from wsiseg_models.instance.fast import WINDOW_PX, FastInstances, Proposals, RegionPool, faster
@@ -13,19 +15,13 @@ from wsiseg_models.registry import MODELS
 STRIDES = (4, 8, 16, 32, 64)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Networks this small only wait for further threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module", params=list(BUILDERS))
-def trained(request):
-    network, _ = learned(BUILDERS[request.param], 90, score=0.1)
-    return for_inference(network)
+@pytest.fixture(scope="module")
+def found_by(trained):
+    """The trained network, ready for inference, with more detections than by default."""
+    network, _ = trained
+    loose = type(network)(dataclasses.replace(network.config, score=0.1))
+    loose.load_state_dict(network.state_dict())
+    return for_inference(loose)
 
 
 def pyramid(n, h, w, channels=8):
@@ -98,11 +94,11 @@ def test_attention_in_boxes_is_attention_everywhere(mode):
         assert bool(len(boxes)) == bool(everywhere.std() > 0)
 
 
-def test_a_rewritten_network_finds_the_same(trained):
+def test_a_rewritten_network_finds_the_same(found_by):
     images = torch.cat([scene()[0], scene()[0].flip(2)])
-    quick = faster(trained)
+    quick = faster(found_by)
     with torch.no_grad():
-        for a, b in zip(trained(images), quick(images), strict=True):
+        for a, b in zip(found_by(images), quick(images), strict=True):
             assert len(a["scores"]) >= 4
             assert all(torch.allclose(a[k].float(), b[k].float(), atol=1e-3) for k in a)
         together, alone = quick(images), [quick(x[None])[0] for x in images]
@@ -110,11 +106,11 @@ def test_a_rewritten_network_finds_the_same(trained):
         assert all(torch.allclose(a[k].float(), b[k].float(), atol=1e-3) for k in a)
 
 
-def test_half_the_bits_find_the_same_cells(trained):
+def test_half_the_bits_find_the_same_cells(found_by):
     image, target = scene()
-    quick = faster(trained).to(torch.bfloat16)
+    quick = faster(found_by).to(torch.bfloat16)
     with torch.no_grad():
-        (a,), (b,) = trained(image), quick(image.to(torch.bfloat16))
+        (a,), (b,) = found_by(image), quick(image.to(torch.bfloat16))
     assert b["boxes"].dtype == b["scores"].dtype == torch.float32
     for label in (1, 2):
         mine, other = ((x["labels"] == label) & (x["scores"] > 0.4) for x in (a, b))
@@ -138,15 +134,15 @@ def test_deformable_trunks_run_in_half_precision(implementation):
         assert float((level - expected[name]).abs().mean()) < 0.02 * float(expected[name].std())
 
 
-def test_asking_for_a_higher_score_only_leaves_out_the_rest(trained):
+def test_asking_for_a_higher_score_only_leaves_out_the_rest(found_by):
     """Although cells below it weigh DoNet's second pass."""
     image, _ = scene()
     least = 0.8
-    strict = type(trained)(trained.config.__class__(**{**vars(trained.config), "score": least}))
+    strict = type(found_by)(dataclasses.replace(found_by.config, score=least))
     strict = for_inference(strict)
-    strict.load_state_dict(trained.state_dict())
+    strict.load_state_dict(found_by.state_dict())
     with torch.no_grad():
-        (everything,), (found,), (quick,) = trained(image), strict(image), faster(strict)(image)
+        (everything,), (found,), (quick,) = found_by(image), strict(image), faster(strict)(image)
     kept = everything["scores"] > least
     assert 0 < kept.sum() < len(kept)
     for k in everything:

@@ -4,13 +4,11 @@ import copy
 import itertools
 import json
 
-import cv2
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torchvision.models import resnet18
-from torchvision.models.detection import maskrcnn_resnet50_fpn, maskrcnn_resnet50_fpn_v2
+from tiny_networks import BUILDERS, TINY, empty, learned, scene
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import box_iou
 from wsiseg_models.instance.backbone import ModulatedDeformConv2d, build_backbone
@@ -18,7 +16,6 @@ from wsiseg_models.instance.config import DONET, LIGHT, InstanceConfig
 from wsiseg_models.instance.losses import box_loss, consistency, mask_bce, soft_xor
 from wsiseg_models.instance.mask_pasting import attention, paste
 from wsiseg_models.instance.network import (
-    cascade,
     donet,
     for_inference,
     imbmdcr,
@@ -27,67 +24,13 @@ from wsiseg_models.instance.network import (
 )
 from wsiseg_models.instance.targets import decompose, project
 from wsiseg_models.settings import configure
-from wsiseg_models.training.optimizers import cosine
-from wsiseg_models.training.pretrained import load_backbone, load_detector
 
-TINY = {
-    **LIGHT,
-    "trunk_width": 16,
-    "fpn_width": 16,
-    "mask_width": 16,
-    "mask_convs": 2,
-    "fusion_width": 16,
-    "box_width": 64,
-    "roi_samples": 32,
-    "rpn_pre_nms": (100, 100),
-    "rpn_post_nms": (60, 60),
-}
-BUILDERS = {"maskrcnn": maskrcnn, "cascade": cascade, "donet": donet}
 ROWS = [
     {"drm": False, "crm": False, "mrp": False},
     {"drm": True, "crm": False, "mrp": False},
     {"drm": True, "crm": True, "mrp": False},
     {"drm": True, "crm": True, "mrp": True},
 ]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Networks this small only wait for further threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def scene(px=96, cells=(((34, 40), (26, 20)), ((62, 54), (22, 25)))):
-    """Cells as ellipses (centre, half axes) that overlap, each with its nucleus: image, target."""
-    image = np.full((px, px, 3), 210, np.uint8)
-    labels, masks = [], []
-    for centre, axes in cells:
-        for label, size, shade in ((1, 1.0, 0.75), (2, 0.35, 0.5)):
-            mask = np.zeros((px, px), np.uint8)
-            half = tuple(int(a * size) for a in axes)
-            cv2.ellipse(mask, centre, half, 20, 0, 360, 1, -1)
-            image[mask > 0] = image[mask > 0] * shade
-            labels.append(label)
-            masks.append(mask)
-    where = [np.nonzero(m) for m in masks]
-    boxes = [[x.min(), y.min(), x.max() + 1, y.max() + 1] for y, x in where]
-    target = {
-        "boxes": torch.tensor(np.array(boxes), dtype=torch.float32),
-        "labels": torch.tensor(labels),
-        "masks": torch.from_numpy(np.stack(masks)),
-    }
-    return (torch.from_numpy(image).permute(2, 0, 1)[None].float() - 128) / 128, target
-
-
-def empty(h=96, w=96):
-    return {
-        "boxes": torch.zeros(0, 4),
-        "labels": torch.zeros(0, dtype=torch.int64),
-        "masks": torch.zeros(0, h, w, dtype=torch.uint8),
-    }
 
 
 def millions(module):
@@ -109,25 +52,6 @@ def test_sizes_are_the_published_ones():
         for build in BUILDERS.values():
             assert millions(build(**LIGHT)) < 10
     assert configure(DONET, json.loads(json.dumps(dict(LIGHT)))) == configure(DONET, LIGHT)
-
-
-@pytest.mark.parametrize(
-    ("options", "match"),
-    [
-        ({"backbone": "vgg"}, "backbone: unknown 'vgg'; known: resnet18"),
-        ({"backbon": "resnet18"}, "unknown option 'backbon'"),
-        ({"score": "0.5"}, "score: '0.5' is not of type float"),
-        ({"anchor_px": [16, 32]}, "anchor_px: 2 entries, 5"),
-        ({"fpn_width": 0}, "fpn_width: 0"),
-        ({"crm": True, "drm": False}, "crm: .*drm"),
-        ({"dcn_stages": [2]}, "dcn_stages"),
-        ({"stage_iou": [0.5, 0.6]}, "stage_box_weights"),
-        ({"roi_fraction": 1.5}, "roi_fraction: 1.5"),
-    ],
-)
-def test_errors_of_options_name_the_field(options, match):
-    with pytest.raises(ValueError, match=match):
-        donet(**options)
 
 
 @pytest.mark.parametrize(("stride", "groups"), [(1, 1), (1, 4), (2, 1), (2, 4)])
@@ -247,29 +171,6 @@ def test_attention_is_the_pasted_masks_put_together():
     lifted = attention(logits, boxes, size, stride, floor=0.25)
     assert torch.allclose(lifted, 0.25 + 0.75 * prob)
     assert not attention(logits[:0], boxes[:0], size, stride).any()
-
-
-def learned(build, steps, **options):
-    """A tiny network after `steps` on one scene; its first and last total loss."""
-    torch.manual_seed(0)
-    network = build(**{**TINY, **options}).train()
-    optimizer = torch.optim.Adam(network.parameters(), 4e-3)
-    image, target = scene()
-    totals = []
-    for step in range(steps):
-        optimizer.param_groups[0]["lr"] = 4e-3 * cosine(step, steps)
-        loss = sum(network(image, [target]).values())
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-        optimizer.step()
-        totals.append(float(loss.detach()))
-    return network.eval(), totals
-
-
-@pytest.fixture(scope="module", params=list(BUILDERS))
-def trained(request):
-    return learned(BUILDERS[request.param], 90)
 
 
 def test_a_tiny_network_learns_a_scene_by_heart(trained):
@@ -414,87 +315,3 @@ def test_images_of_other_sizes_and_lost_targets_are_refused():
         maskrcnn(**TINY).eval()(torch.zeros(1, 3, 50, 64))
     with pytest.raises(ValueError, match="one target per image"):
         maskrcnn(**TINY).train()(torch.zeros(1, 3, 64, 64))
-
-
-def test_a_detector_starts_every_head_that_it_can(tmp_path):
-    path = tmp_path / "coco.pth"
-    stock = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None)
-    state = stock.state_dict()
-    torch.save(state, path)
-    with torch.device("meta"):
-        network = donet()
-    network = network.to_empty(device="cpu")
-    report = load_detector(network, path, eps=1e-5)
-    mine = network.state_dict()
-    fc6 = state["roi_heads.box_head.fc6.weight"]
-    third = state["roi_heads.mask_head.3.0.weight"]
-    for heads in ("roi_heads", "second_heads"):
-        assert torch.equal(mine[f"{heads}.boxes.0.fc6.weight"], fc6)
-        for head in ("whole", "shared", "rest"):
-            assert torch.equal(mine[f"{heads}.masks.0.{head}.convs.6.weight"], third)
-    conv = state["rpn.head.conv.0.0.weight"]
-    assert torch.equal(mine["second_rpn.head.conv.0.0.weight"], conv)
-    assert "shape (91, 1024)" in report.skipped["roi_heads.box_predictor.cls_score.weight"]
-    assert "roi_heads.masks.0.fusion.convs.0.weight" in report.fresh
-    assert set(report.copied) | set(report.fresh) == set(mine)
-    stock, network = stock.eval(), network.eval()
-    image, _ = scene()
-    with torch.no_grad():
-        a, b = stock.backbone(image), network.backbone(image)
-    assert all(torch.allclose(a[k], b[k], atol=1e-4) for k in a)
-
-
-def test_older_names_and_other_eps_are_understood(tmp_path):
-    """Names of 2019, and a variance that makes up for eps 0 where ours is 1e-5."""
-    network = maskrcnn(**{**TINY, "norm": "frozen"})
-    width = network.state_dict()["rpn.head.conv.0.0.weight"].shape
-    state = {
-        "backbone.body.bn1.running_var": torch.full((16,), 2e-5),
-        "backbone.fpn.layer_blocks.0.bias": torch.ones(16),
-        "rpn.head.conv.weight": torch.ones(width),
-        "roi_heads.mask_head.mask_fcn2.bias": torch.ones(16),
-    }
-    path = tmp_path / "old.pth"
-    torch.save(state, path)
-    report = load_detector(network, path)
-    mine = network.state_dict()
-    assert torch.allclose(mine["backbone.body.bn1.running_var"], torch.full((16,), 1e-5))
-    for name in ("backbone.fpn.layer_blocks.0.0.bias", "rpn.head.conv.0.0.weight"):
-        assert (mine[name] == 1).all()
-    assert (mine["roi_heads.masks.0.convs.2.bias"] == 1).all()
-    assert len(report.copied) == 4 and not report.skipped
-
-
-def test_a_classifier_starts_the_trunk(tmp_path):
-    path = tmp_path / "resnet18.pth"
-    stock = resnet18(weights=None)
-    torch.save(stock.state_dict(), path)
-    options = {**TINY, "trunk_width": 64, "norm": "frozen"}
-    network = maskrcnn(**options).eval()
-    report = load_backbone(network, path)
-    assert report.skipped["fc.weight"] == "no counterpart"
-    image, _ = scene()
-    with torch.no_grad():
-        x = stock.eval().maxpool(stock.relu(stock.bn1(stock.conv1(image))))
-        expected = stock.layer4(stock.layer3(stock.layer2(stock.layer1(x))))
-        assert torch.allclose(network.backbone.body(image)["3"], expected, atol=1e-4)
-
-
-def test_weights_that_do_not_serve_are_refused(tmp_path):
-    network = maskrcnn(**{**TINY, "norm": "frozen"})
-    path = tmp_path / "x.pth"
-    with pytest.raises(FileNotFoundError, match="nothing is downloaded"):
-        load_backbone(network, path)
-    path.write_bytes(b"no weights")
-    with pytest.raises(ValueError, match=r"x\.pth"):
-        load_backbone(network, path)
-    with torch.device("meta"):
-        names = maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None).state_dict()
-    torch.save({k: torch.zeros(1) for k in names}, path)
-    with pytest.raises(ValueError, match="version 2"):
-        load_detector(network, path)
-    torch.save({"conv1.weight": torch.zeros(3)}, path)
-    with pytest.raises(ValueError, match="nothing in it fits"):
-        load_backbone(network, path)
-    with pytest.raises(ValueError, match="group norm"):
-        load_backbone(maskrcnn(**TINY), path)

@@ -46,11 +46,6 @@ def test_every_option_builds_and_keeps_the_shape(block):
     assert lone[1] is None and lone[2] is None
 
 
-def test_unknown_block_names_the_known_ones():
-    with pytest.raises(ValueError, match="wneck"):
-        dssnet(block="resnet")
-
-
 def test_folding_and_dropping_heads_change_nothing():
     torch.manual_seed(1)
     network = dssnet(width=12, depth=2).eval()
