@@ -25,7 +25,7 @@ class _Models(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        known = self.list_commands(ctx)
+        known = sorted(self.list_commands(ctx))
         if args and args[0] not in known:
             raise click.UsageError(f"Unknown model {args[0]!r}; known: {', '.join(known)}.", ctx)
         return super().resolve_command(ctx, args)
@@ -44,5 +44,5 @@ def train(ctx: click.Context) -> None:
     Each model has its own options and defaults: `wsiseg train MODEL --help` shows them.
     """
     if ctx.invoked_subcommand is None:
-        known = ", ".join(train.list_commands(ctx))
+        known = ", ".join(sorted(train.list_commands(ctx)))
         raise click.UsageError(f"Missing MODEL; known: {known}.", ctx)
