@@ -1,7 +1,7 @@
-"""Cells on slides: each exactly once, whole, with its nucleus, however the slide is cut up.
+"""Cells on slides: each exactly once, complete, with its nucleus, whatever the tiles.
 
-The slide's pixels say where they are, so that the model can look up the truth: what it answers for
-a window is what it would see there, cut at the window's edge.
+The slide's pixels encode their own position, so the model can compute the true instances of each
+window, cut at the window's edge.
 """
 
 from dataclasses import dataclass
@@ -87,9 +87,9 @@ def slide(folder):
 
 
 def oracle(things, halo=128, jitter=0.0):
-    """A model that answers with the truth, as far as the window shows it."""
+    """A model that returns the true instances of a window, cut at its edge."""
 
-    def see(image):
+    def instances(image):
         h, w = image.shape[:2]
         row, column = np.argwhere(image[..., 2] < 96)[0]  # beyond the slide it is white
         r, g, b = (int(v) for v in image[row, column])
@@ -115,7 +115,7 @@ def oracle(things, halo=128, jitter=0.0):
 
     return InstanceModel(
         name="oracle", classes=("cell", "nucleus"), mpp=0.5, halo_px=halo, stride=32, tile_px=512,
-        identity="oracle", network=lambda images: [see(i) for i in images],
+        identity="oracle", network=lambda images: [instances(i) for i in images],
     )  # fmt: skip
 
 
@@ -128,7 +128,7 @@ def found(tmp_path, name, model, **settings):
 
 
 def inside(thing):
-    """What of it lies on the slide."""
+    """The part of a cell that lies on the slide."""
     return thing.polygon().intersection(shapely.box(0, 0, WIDTH, HEIGHT))
 
 
@@ -166,7 +166,7 @@ def test_every_cell_is_there_once_with_its_nucleus(tmp_path, tile_px):
     assert {"Cell: Area µm^2", "Nucleus/Cell area ratio"} <= set(objects.features)
 
 
-def test_batch_and_workers_do_not_show(tmp_path):
+def test_the_result_does_not_depend_on_batch_and_workers(tmp_path):
     cells, nuclei, _ = scene(5)
     model = oracle([*cells, *nuclei], jitter=0.4)
     one, _ = found(tmp_path, "a", model, tile_px=256, workers=1, batch=1)
@@ -175,7 +175,7 @@ def test_batch_and_workers_do_not_show(tmp_path):
         assert np.array_equal(getattr(one, column), getattr(other, column))
 
 
-def test_a_cell_wider_than_the_halo_is_seen_whole(tmp_path):
+def test_a_cell_wider_than_the_halo_is_complete(tmp_path):
     cells, nuclei, links = scene(7, large=[(512, 500, 170), (256, 800, 150)])
     objects, result = found(tmp_path, "a", oracle([*cells, *nuclei], halo=64), tile_px=256)
     check_all_there(objects, cells, nuclei, links)
@@ -237,7 +237,7 @@ def test_a_second_nucleus_joins_and_one_outside_stays_alone():
 
 
 def test_a_checkpoint_of_cells_runs_from_file_to_qupath(tmp_path, slide_path):
-    """Through the real network; untrained, it finds whatever it likes."""
+    """Through the real network, untrained."""
     torch.manual_seed(0)
     options = {**LIGHT, "trunk_width": 16, "fpn_width": 16, "mask_width": 16, "mask_convs": 1,
                "fusion_width": 16, "box_width": 32, "rpn_post_nms": (40, 40), "score": 0.0,
@@ -262,7 +262,7 @@ def test_a_checkpoint_of_cells_runs_from_file_to_qupath(tmp_path, slide_path):
     assert set(map(tuple, shown.ids.tolist())) == set(map(tuple, stored.ids.tolist()))
 
 
-def test_damage_costs_cells_that_touch_it_and_no_others(tmp_path):
+def test_only_cells_that_touch_an_unreadable_part_are_left_out(tmp_path):
     cells, nuclei, _ = scene()
     model = oracle([*cells, *nuclei])
     whole, _ = found(tmp_path, "whole", model)
@@ -290,8 +290,8 @@ def test_damage_costs_cells_that_touch_it_and_no_others(tmp_path):
     assert not {tuple(i) for i in whole.ids[touching].tolist()} & left
 
 
-def test_a_nucleus_behind_the_others_of_its_cell_is_no_other(tmp_path):
-    """What QuPath's cell cannot hold is counted nowhere, so that all files say the same."""
+def test_a_nucleus_that_others_of_its_cell_cover_is_left_out(tmp_path):
+    """QuPath's cells cannot hold it, so no file counts it."""
     cell, nucleus = Ellipse(300, 300, 60, 50, 0, 0), Ellipse(300, 300, 10, 9, 0, 1)
     behind, beside = Ellipse(301, 300, 6, 6, 0, 1), Ellipse(318, 300, 12, 9, 0, 1)
     objects, result = found(tmp_path, "a", oracle([cell, nucleus, behind, beside]))

@@ -24,7 +24,7 @@ class RunConfig:
     out
         folder that gets one run folder per slide
     device
-        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``
+        ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``
     precision
         of the network: ``float32``, ``bfloat16``, or ``auto``, which takes the latter where the
         device has it in hardware and the model was measured with it
