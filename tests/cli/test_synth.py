@@ -17,6 +17,6 @@ def test_synth_faults(tmp_path):
     assert "0.2 to 0.5" in complaint(wsiseg("synth", tmp_path / "a.svs", "--mpp", "0.2-0.5"), 2)
     assert "'big'" in complaint(wsiseg("synth", tmp_path / "a.svs", "--mpp", "big"), 2)
     assert "square" in complaint(wsiseg("synth", tmp_path, "--fields", 2, "--width", 9), 2)
-    assert "-1 fields" in complaint(wsiseg("synth", tmp_path, "--fields", -1), 2)
+    assert "at least 1, got -1" in complaint(wsiseg("synth", tmp_path, "--fields", -1), 2)
     (tmp_path / "taken").touch()
     assert "taken" in complaint(wsiseg("synth", tmp_path / "taken", "--fields", 1), 1)

@@ -64,11 +64,15 @@ def write_fields(
         a file cannot be written
     """
     low, high = mpp if isinstance(mpp, tuple) else (mpp, mpp)
-    if count < 1 or size_px < 64 or per_bank < 1 or not 0.05 <= low <= high <= 2:
-        raise ConfigError(
-            "fields need a count of at least 1, a size of at least 64 px, an mpp of 0.05 to 2 and "
-            f"at least 1 per bank; got {count}, {size_px} px, {low:g} to {high:g} and {per_bank}"
-        )
+    for name, value, least in (
+        ("number of fields", count, 1),
+        ("size_px", size_px, 64),
+        ("per_bank", per_bank, 1),
+    ):
+        if value < least:
+            raise ConfigError(f"the {name} must be at least {least}, got {value}")
+    if not 0.05 <= low <= high <= 2:
+        raise ConfigError(f"mpp must be between 0.05 and 2, got {low:g} to {high:g}")
     folder = Path(folder)
     with as_output_error(folder):
         (folder / "images").mkdir(parents=True, exist_ok=True)
