@@ -28,76 +28,17 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
-from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.objects import Objects
 from wsi_pipeline.core.run_layout import PARQUET, PARTS, read_run, run_folder_path
 from wsi_pipeline.formats.geoparquet import read_parquet
 from wsi_pipeline.runs.lock import LOCK, Owner
-from wsi_pipeline.segmentation.model import Model
 from wsi_pipeline.synthetic.svs_writer import plan_slide, write_slide
 
 RESULTS = Path(__file__).parent / "results" / "faults.md"
+RUN = Path(__file__).with_name("faulty_run.py")
 SIZE, SEED = 2000, 2026
 LIMIT_S = 1800.0
 """Longer than any run takes, also on a machine that is busy with something else."""
-
-
-# --- the process that runs
-
-
-def child(fault: str, network: bool, arguments: list[str]) -> None:
-    """Run `wsiseg run` with a fault inside the process."""
-    from wsi_pipeline.cli import main as cli
-    from wsi_pipeline.runs import work_plan
-    from wsi_pipeline.segmentation import load_model
-    from wsi_pipeline.slides.fast_tiff import FastTiffReader
-
-    # A shell that starts a process in the background lets it ignore SIGINT.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    work_plan.REGION_PX = 256
-    if fault == "stall":
-        FastTiffReader.read = stalling(FastTiffReader.read)
-    if fault == "clock":
-        now = time.time()
-        time.time = lambda: now + random.uniform(-1e9, 1e9)
-    load_model.model_for = disturbed_models(load_model.model_for, fault, network)
-    sys.argv = ["wsiseg", "run", *arguments]
-    cli.main()
-
-
-def stalling(read: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
-    """Return a function that reads, but does not answer the eleventh and twelfth time."""
-    reads: list[int] = []
-
-    def stalled(*where: object) -> np.ndarray:
-        reads.append(1)
-        if 10 < len(reads) <= 12:
-            time.sleep(LIMIT_S)
-        return read(*where)
-
-    return stalled
-
-
-def disturbed_models(
-    opened: Callable[[RunConfig], Model], fault: str, network: bool
-) -> Callable[[RunConfig], Model]:
-    """Return a function that opens a model whose network is slower, or runs out of memory."""
-    from wsi_pipeline.benchmark.threshold_model import make_threshold_model
-
-    def model_for(config: RunConfig) -> Model:
-        model = opened(config) if network else make_threshold_model("dssnet")
-        inner = model.network
-
-        def predict(images: np.ndarray) -> np.ndarray:
-            if fault == "memory" and len(images) > 2:
-                raise MemoryError
-            if not network:
-                time.sleep(0.05)  # time in which something can happen
-            return inner(images)
-
-        return replace(model, network=predict, core_network=None)
-
-    return model_for
 
 
 # --- faults
@@ -120,7 +61,7 @@ class Trial:
 
     def start(self, fault: str = "", *more: str) -> subprocess.Popen[str]:
         """Start the command in a process of its own."""
-        command = [sys.executable, __file__, "--child", fault, *(["--network"] * self.network)]
+        command = [sys.executable, str(RUN), fault, *(["--network"] * self.network)]
         command += ["--", str(self.slide), "--out", str(self.out), "--quiet"]
         return subprocess.Popen([*command, *more], stderr=subprocess.PIPE, encoding="utf-8")
 
@@ -363,17 +304,13 @@ def row(name: str, times: int, trial: Trial, reference: Objects) -> str:
 
 
 def main() -> None:
-    """Run the faults that are named, or, with --child, the process that is disturbed."""
+    """Run the faults that are named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join([*FAULTS, *CLUSTER]))
     parser.add_argument("--times", type=int, default=3)
     parser.add_argument("--network", action="store_true", help="use the real network")
     parser.add_argument("--work", type=Path, default=Path("build/faults"))
-    parser.add_argument("--child", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.child is not None:
-        child(arguments.child, arguments.network, arguments.names)
-        return
     work = arguments.work.absolute()
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
