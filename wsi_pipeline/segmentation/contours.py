@@ -68,10 +68,6 @@ def trace(
     offsets
         int64 (n + 1,): ring k is ``vertices[offsets[k]:offsets[k + 1]]``, its last vertex equals
         its first
-
-    Notes
-    -----
-    Longer than 40 lines, since calls inside the loop would pass seven values back and forth.
     """
     h, w = labels.shape
     vertices = np.empty((max(64, 64 * len(first_pixel)), 2), np.float64)

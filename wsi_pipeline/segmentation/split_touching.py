@@ -229,10 +229,6 @@ def _watershed(
         int32 (h, w): 0, or the part 1…n, numbered by first pixel in reading order
     n
         number of parts
-
-    Notes
-    -----
-    Longer than 40 lines: the flooding loop reads and writes four arrays at each step.
     """
     h, w = mask.shape
     squared = _distance(mask).ravel()
