@@ -135,7 +135,7 @@ def test_broken_sets(folder):
         evaluate_model(model_of(InstanceModel, dark_boxes, ("component",)), [f"{folder}@0.5"])
 
 
-def test_a_model_that_sees_everything(folder):
+def test_a_model_that_finds_everything(folder):
     """The boxes of cells and nuclei are what the stand-in finds; nuclei rank below score 0.5."""
     model = model_of(InstanceModel, dark_boxes)
     scores = evaluate_model(model, [f"{folder}@0.5"], cut=0.2)

@@ -99,7 +99,7 @@ def test_donet_f1_by_hand():
     assert donet_f1([table, mask_overlaps(TRUTH, TRUTH)]) == pytest.approx(0.7)
 
 
-def test_who_loses_a_prediction_takes_the_next_best():
+def test_a_true_object_takes_its_next_best_free_prediction():
     """Both true ones want the first; the one of IoU 1 gets it, the other the second (6/8)."""
     truth, found = masks((0, 0, 8, 1), (1, 0, 8, 1)), masks((1, 0, 8, 1), (2, 0, 8, 1))
     assert donet_f1([mask_overlaps(found, truth)]) == 1

@@ -231,7 +231,7 @@ def test_pooled_matches_count_as_one():
 
 
 @pytest.mark.parametrize("iou", [0, -0.5, 1.5, math.nan])
-def test_absurd_threshold(iou):
+def test_impossible_thresholds(iou):
     with pytest.raises(ValueError, match="threshold"):
         match_objects(boxes(), boxes(), iou)
 

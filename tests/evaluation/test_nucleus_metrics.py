@@ -24,7 +24,7 @@ def test_the_truth_is_perfect(labels):
     assert (match.tp, match.fp, match.fn, match.sq) == (3, 0, 0, 1.0)
 
 
-def test_what_is_unknown_counts_for_nothing(labels):
+def test_unknown_nuclei_are_ignored(labels):
     found = np.where(labels < 0, 9, np.maximum(labels, 0))
     assert (nucleus_match(found, labels, min_px=32).fp) == 0
     found[20:30, 60:70] = 10

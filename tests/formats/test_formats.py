@@ -120,7 +120,7 @@ def test_a_file_that_cannot_be_written_is_an_output_error(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_trouble_with_another_file_is_not_this_files(tmp_path, kind):
+def test_an_error_of_another_file_does_not_name_this_file(tmp_path, kind):
     with pytest.raises(FileNotFoundError), WRITERS[kind](tmp_path / f"objects.{kind}") as writer:
         writer.write(random_objects(1))
         (tmp_path / "slide").read_bytes()
@@ -150,7 +150,7 @@ def test_the_same_objects_make_the_same_bytes(tmp_path, kind):
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
-def test_gzip_is_what_everybody_reads(tmp_path):
+def test_gzipped_files_have_the_bytes_of_plain_ones(tmp_path):
     for name in ("a.geojson", "a.geojson.gz"):
         with GeoJsonWriter(tmp_path / name, provenance={"slide": "µ"}) as writer:
             writer.write(random_objects(3))
@@ -280,7 +280,7 @@ def test_label_images_do_not_depend_on_their_chunks(tmp_path):
     assert np.array_equal(small, large) and len(np.unique(small)) > 30
 
 
-def test_label_images_refuse_to_overwrite_and_to_guess(tmp_path):
+def test_label_images_refuse_existing_folders_and_impossible_sizes(tmp_path):
     path = tmp_path / "a.zarr"
     path.mkdir()
     with pytest.raises(OutputError, match="exists"):

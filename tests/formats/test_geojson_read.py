@@ -63,7 +63,7 @@ def test_what_qupath_refuses_is_an_error_with_the_feature_and_one_line(tmp_path,
 @pytest.mark.parametrize(
     "text", ["", "{", "[" * 5000, '{"type":"Topology"}', "3", '{"a":1}\n{"a":2}', '["x"]']
 )
-def test_what_is_no_geojson_is_an_error(tmp_path, text):
+def test_files_that_are_not_geojson_are_errors(tmp_path, text):
     path = saved(tmp_path / "a.geojson", text)
     for read in (read_geojson, read_regions):
         with pytest.raises(DataError, match=r"a\.geojson"):
@@ -72,7 +72,7 @@ def test_what_is_no_geojson_is_an_error(tmp_path, text):
             read(tmp_path / "missing.geojson")
 
 
-def test_a_torn_gzip_is_an_error(tmp_path):
+def test_a_truncated_gzip_is_an_error(tmp_path):
     path = tmp_path / "a.geojson.gz"
     with GeoJsonWriter(path) as writer:
         writer.write(objects_of([shapely.box(0, 0, 3, 3)]))

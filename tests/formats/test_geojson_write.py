@@ -96,7 +96,7 @@ def test_clean_polygons_are_valid_on_the_grid_stay_in_place_and_are_clean(shapes
     assert all(a.equals_exact(b) for a, b in zip(cleaned, again, strict=True))
 
 
-def test_clean_polygons_knows_what_to_drop_and_what_to_keep():
+def test_clean_polygons_drops_shapes_without_area_and_repairs_others():
     bow_tie = shapely.Polygon([(0, 0), (4, 4), (4, 0), (0, 8)])
     with np.errstate(invalid="ignore"):
         undefined = shapely.Polygon([(0, 0), (np.nan, 3), (3, 3)])

@@ -1,1 +1,1 @@
-"""How good the objects of a model are."""
+"""Scores of a model on COCO sets."""
