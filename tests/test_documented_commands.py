@@ -136,7 +136,12 @@ def parse(args):
     command = cli.get_command(None, name)
     assert command is not None, name
     try:
-        command.make_context(name, rest, parent=click.Context(cli))
+        context = command.make_context(
+            name, rest, parent=click.Context(cli, **cli.context_settings)
+        )
+        if isinstance(command, click.Group):  # `train` has one command per model
+            _, model, rest = command.resolve_command(context, rest)
+            model.make_context(model.name, rest, parent=context)
     except click.UsageError as error:
         raise AssertionError(f"{shlex.join(args)}: {error.format_message()}") from None
 
@@ -188,6 +193,9 @@ def run(document, folder, skipped):
     if document != README:  # the README makes these itself
         succeed("run", "slide.svs", "--out", "results")
         shutil.copytree("results", "out")
+    for block in blocks(document.read_text(encoding="utf-8"), "yaml"):
+        if named := re.match(r"# (\w+\.yaml)\n", block):  # a file that the commands read
+            (folder / named[1]).write_text(block, encoding="utf-8")
     for assignments, text in commands(document):
         args, target = arguments(assignments, text, folder)
         parse(args)

@@ -174,28 +174,7 @@ def model_command(model: str) -> click.Command:
 
     entry = MODELS[model]
     params = [_option(target) for target in targets(model).values()]
-    if entry.task == "cells":
-        params.append(
-            click.Option(
-                ["--light"], is_flag=True,
-                help="Build the small network that ships instead of the published one. The "
-                "options of the network then change the small one.",
-            )
-        )  # fmt: skip
-    params.append(
-        click.Option(
-            ["--config"], type=FILE, is_eager=True, expose_value=False, callback=_read_yaml,
-            metavar="FILE.yaml",
-            help="Read options from this YAML file, e.g. `crop_px: 128`. Options on the command "
-            "line win over the file.",
-        )
-    )  # fmt: skip
-    params.append(
-        click.Option(
-            ["--option"], multiple=True, metavar="NAME=VALUE", hidden=True,
-            help="Set an option of the network, VALUE as JSON. Each has a flag of its own now.",
-        )
-    )  # fmt: skip
+    params += _further_options(light=entry.task == "cells")
 
     @quiet_option
     @device_option
@@ -217,6 +196,26 @@ def model_command(model: str) -> click.Command:
     )  # fmt: skip
     command: click.Command = make(run)
     return command
+
+
+def _further_options(*, light: bool) -> list[click.Parameter]:
+    """Make the options that are no settings; --light only for the instance networks."""
+    small = click.Option(
+        ["--light"], is_flag=True,
+        help="Build the small network that ships instead of the published one. The options of "
+        "the network then change the small one.",
+    )  # fmt: skip
+    config = click.Option(
+        ["--config"], type=FILE, is_eager=True, expose_value=False, callback=_read_yaml,
+        metavar="FILE.yaml",
+        help="Read options from this YAML file, e.g. `crop_px: 128`. Options on the command line "
+        "win over the file.",
+    )  # fmt: skip
+    named = click.Option(
+        ["--option"], multiple=True, metavar="NAME=VALUE", hidden=True,
+        help="Set an option of the network, VALUE as JSON. Each has a flag of its own now.",
+    )  # fmt: skip
+    return [small, config, named] if light else [config, named]
 
 
 def _read_yaml(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
