@@ -198,7 +198,7 @@ def model_command(model: str) -> click.Command:
     return command
 
 
-def _further_options(*, light: bool) -> list[click.Parameter]:
+def _further_options(*, light: bool) -> list[click.Option]:
     """Make the options that are no settings; --light only for the instance networks."""
     small = click.Option(
         ["--light"], is_flag=True,
