@@ -49,3 +49,10 @@ def test_every_package_is_described():
     packages = {p.parent.name for p in (ROOT / "wsi_pipeline").glob("*/__init__.py")}
     described = set(re.findall(r"^\| `(\w+)/` \|", ARCHITECTURE, re.MULTILINE))
     assert described == packages | {"models"}
+
+
+def test_names_that_the_text_puts_into_a_file_are_there():
+    texts = [ARCHITECTURE, (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")]
+    pairs = re.findall(r"`(\w+)` (?:in|of) `([\w/]+\.py)`", "\n".join(texts))
+    assert len(pairs) >= 5
+    assert [(n, f) for n, f in pairs if n not in names_in(ROOT / f)] == []
