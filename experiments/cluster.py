@@ -4,7 +4,7 @@
 
 The scheduler and the workers are processes of their own. In the third run a worker is killed with
 SIGKILL every --every seconds, and Dask starts another one. The script prints Markdown and appends
-it to experiments/results/cluster.md. It needs Linux or macOS.
+it to experiments/results/cluster.md.
 """
 
 from __future__ import annotations
@@ -12,10 +12,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import filecmp
-import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -95,9 +93,7 @@ def cluster(folder: Path, workers: int) -> Iterator[tuple[str, int]]:
     processes = []
     with (folder / "log.txt").open("wb") as log:
         for command in (["scheduler", "--port", "0"], [*worker, "--local-directory", str(folder)]):
-            process = subprocess.Popen(
-                [*base, *command, *common], stdout=log, stderr=log, start_new_session=True
-            )
+            process = subprocess.Popen([*base, *command, *common], stdout=log, stderr=log)
             processes.append(process)
     try:
         while not Path(file).is_file():
@@ -105,8 +101,9 @@ def cluster(folder: Path, workers: int) -> Iterator[tuple[str, int]]:
         yield file, processes[1].pid
     finally:
         for process in reversed(processes):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            for one in [*psutil.Process(process.pid).children(recursive=True), process]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    one.kill()
             process.wait()
 
 

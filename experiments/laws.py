@@ -12,7 +12,6 @@ import argparse
 import platform
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -125,7 +124,7 @@ def killed(work: Path, size: int, times: int = 10) -> None:
         process = subprocess.Popen([*command, "--quiet"])
         time.sleep(rng.uniform(2, 2.2 * summary["seconds"] / times + 8))
         survived += process.poll() is not None
-        process.send_signal(signal.SIGKILL)
+        process.kill()
         process.wait()
         parts.append(len(list(out.glob("*/*/parts/*.npz"))))
     found, _ = run(path, out)
