@@ -13,6 +13,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from .files import written_aside
+from .pixel_size import MPP_RANGE, is_plausible_mpp
 
 if TYPE_CHECKING:
     import torch
@@ -77,8 +78,8 @@ class Card:
     sha256: str = ""
 
     def __post_init__(self) -> None:
-        if not 0.02 <= self.mpp <= 20:
-            raise ValueError(f"mpp {self.mpp} is no pixel size of a microscope (0.02 to 20 µm)")
+        if not is_plausible_mpp(self.mpp):
+            raise ValueError(f"mpp must be {MPP_RANGE}, got {self.mpp}")
         if not self.classes:
             raise ValueError("a card names at least one class")
         if self.halo_px % self.stride or self.halo_px < 0:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from wsi_pipeline.core.errors import UsageError
+from wsi_pipeline.core.pixel_size import MPP_RANGE, is_plausible_mpp
 from wsi_pipeline.core.request import SlideRequest
 
 __all__ = ["SLIDE_SUFFIXES", "find_slides"]
@@ -125,6 +126,6 @@ def _pixel_size(where: str, text: str) -> float | None:
         mpp = float(text) if text else None
     except ValueError:
         mpp = math.nan
-    if mpp is not None and not 0.02 <= mpp <= 20:
-        raise UsageError(f"{where}: mpp {text!r} is not a number of 0.02 to 20 µm; e.g. 0.25")
+    if mpp is not None and not is_plausible_mpp(mpp):
+        raise UsageError(f"{where}: mpp {text!r} is not a number of {MPP_RANGE}; e.g. 0.25")
     return mpp
