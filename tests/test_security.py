@@ -125,7 +125,7 @@ def test_the_name_of_a_slide_cannot_lead_out_of_the_output(name, slide_path, dar
     config = RunConfig(out=out, quiet=True, mpp=0.5)
     (outcome,) = run_slides([SlideRequest(slide)], config)
     assert outcome.failed
-    assert "rename it" in outcome.cause
+    assert "rename the file" in outcome.cause
     assert [p for p in tmp_path.rglob("*") if p.name in ("run.json", "plan.json")] == []
 
 

@@ -1,4 +1,4 @@
-"""RunConfig: every setting of a run, checked once where it comes in."""
+"""RunConfig: every setting of a run, checked when it is made."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from wsi_pipeline.core.errors import ConfigError
+from wsi_pipeline.core.pixel_size import MAX_MPP, MIN_MPP
 
 __all__ = ["RunConfig"]
 
@@ -19,41 +20,66 @@ class RunConfig:
 
     Attributes
     ----------
-    model, checkpoint
-        registered name, or a checkpoint file of one's own, which then decides
+    model
+        registered name of the model
+    checkpoint
+        file with other weights; it names its model, and `model` is then ignored
     out
-        folder that gets one run folder per slide
+        folder for the results: ``out/<slide_id>/<model>``
     device
-        ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``
+        where the network runs: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``
     precision
-        of the network: ``float32``, ``bfloat16``, or ``auto``, which takes the latter where the
-        device has it in hardware and the model was measured with it
+        arithmetic of the network: ``float32``, ``bfloat16``, or ``auto``: bfloat16 where the
+        hardware has it and the model was measured with it, else float32
     mpp
-        µm per level-0 pixel; overrides what the file says
+        µm per level-0 pixel, for slides that have no pixel size of their own in a slide sheet; it
+        replaces the one in the file
     foreground
-        ``auto`` looks where there are cells, ``all`` everywhere
+        area to segment: ``auto``, where there are cells, or ``all``, the whole slide
     roi
-        GeoJSON of regions of interest; objects whose centroid lies in them are kept
-    tile_px, batch, workers
-        how the work is cut up; they change speed and memory, never the result
+        GeoJSON file of regions of interest; only objects whose centroid lies in one are kept
+    tile_px
+        side of the network's tiles, model pixels; None: that of the model
+    batch
+        tiles per call of the network
+    workers
+        regions that are processed at the same time
     scheduler
-        of a Dask cluster whose workers do the regions: ``tcp://host:8786``, or its scheduler file;
-        `workers` then has no meaning
+        Dask cluster that processes the regions, ``tcp://host:8786`` or its scheduler file;
+        `workers` is then ignored
     read_timeout_s
-        how long a read of the slide may take, in seconds, before its drive counts as gone
+        seconds to wait for a read before the slide counts as unreadable
     threshold
-        class probability from which a pixel belongs to an object
+        class probability at or above which a pixel belongs to an object
     min_area_um2
-        smaller objects are debris
+        smaller objects are discarded, µm²
     min_score, min_small_score
-        objects of a lower mean probability are left out; the latter holds below `SMALL_UM2`, where
-        leukocytes and debris are most of what looks like a nucleus
+        objects with a lower mean probability are discarded; the second value is for objects
+        smaller than `SMALL_UM2`, most of which are leukocytes and debris
     split
-        part touching nuclei
+        split touching nuclei
     crop
-        honour ``openslide.bounds-*`` as QuPath does
+        use only the scanned area that the file declares (``openslide.bounds-*``), as QuPath does
     overwrite
-        start again where results of other settings, or finished ones, lie
+        start again where there are results already
+    quiet
+        show no progress
+
+    `tile_px`, `batch`, `workers` and `scheduler` change speed and memory, but not the result,
+    except for floating-point rounding.
+
+    Raises
+    ------
+    ConfigError
+        a value is unknown or out of range
+
+    Examples
+    --------
+    >>> RunConfig(model="donet", mpp=0.25).mpp
+    0.25
+    >>> RunConfig(threshold=3)
+    Traceback (most recent call last):
+    wsi_pipeline.core.errors.ConfigError: threshold must be 0.02 to 0.98, got 3
     """
 
     model: str = "dssnet"
@@ -79,14 +105,14 @@ class RunConfig:
     quiet: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("checkpoint", "out", "roi"):  # text will do for a path
+        for name in ("checkpoint", "out", "roi"):  # a path may be given as text
             if isinstance(path := getattr(self, name), str):
                 object.__setattr__(self, name, Path(path))
         if self.foreground not in ("auto", "all"):
-            raise ConfigError(f"foreground {self.foreground!r} is unknown; use auto or all")
+            raise ConfigError(f"foreground must be auto or all, got {self.foreground!r}")
         if self.precision not in ("auto", "float32", "bfloat16"):
             raise ConfigError(
-                f"precision {self.precision!r} is unknown; use auto, float32 or bfloat16"
+                f"precision must be auto, float32 or bfloat16, got {self.precision!r}"
             )
         _within("threshold", self.threshold, 0.02, 0.98)
         _within("min_area_um2", self.min_area_um2, 0, 1e6)
@@ -96,20 +122,28 @@ class RunConfig:
         _within("workers", self.workers, 1, 1024)
         _within("read_timeout_s", self.read_timeout_s, 0.01, 1e6)
         if self.mpp is not None:
-            _within("mpp", self.mpp, 0.02, 20)
+            _within("mpp", self.mpp, MIN_MPP, MAX_MPP)
         if self.tile_px is not None:
             _within("tile_px", self.tile_px, 64, 8192)
 
     @classmethod
     def from_mapping(cls, settings: Mapping[str, Any]) -> RunConfig:
-        """Settings by name, as read from a file; unknown names are errors."""
+        """Return the settings of a mapping, for example from a YAML file.
+
+        Raises
+        ------
+        ConfigError
+            a name is unknown, or a value is out of range
+        """
         known = {f.name for f in fields(cls)}
         unknown = sorted(set(settings) - known)
         if unknown:
-            raise ConfigError(f"unknown settings {unknown}; known: {', '.join(sorted(known))}")
+            raise ConfigError(
+                f"unknown settings {', '.join(unknown)}; known: {', '.join(sorted(known))}"
+            )
         return cls(**settings)
 
 
 def _within(name: str, value: float, low: float, high: float) -> None:
     if not (math.isfinite(value) and low <= value <= high):
-        raise ConfigError(f"{name} {value} is out of range; it lies between {low} and {high}")
+        raise ConfigError(f"{name} must be {low:.9g} to {high:.9g}, got {value:.9g}")

@@ -1,26 +1,26 @@
-"""Every error that wsiseg raises on purpose.
+"""The errors that wsiseg raises on purpose.
 
 ::
 
     WsisegError
-    ├── UsageError        wrong arguments; the command line exits with 2
+    ├── UsageError        an argument is wrong; the command line exits with 2
     │   ├── ConfigError
     │   ├── UnknownModelError
     │   └── DeviceError
-    ├── SlideError        one slide cannot be used; other slides go on
+    ├── SlideError        one slide cannot be used; the others are processed
     │   ├── SlideNotFoundError
     │   ├── SlideFormatError
     │   ├── SlideReadError
     │   │   └── SlideTimeoutError
     │   └── MppError
     ├── CheckpointError   weights or their card cannot be used
-    ├── DataError         training data, truth or GeoJSON cannot be used
-    ├── ClusterError      the Dask cluster cannot be reached, does not fit, or has gone
-    ├── OutOfMemoryError  not even one tile fits into the device's memory
-    └── OutputError       a result cannot be written, continued, or is being written by another run
+    ├── DataError         training data, truth, GeoJSON or a run folder cannot be used
+    ├── ClusterError      the Dask cluster cannot be reached, has other software, or was lost
+    ├── OutOfMemoryError  one tile does not fit into the memory of the device
+    └── OutputError       a result cannot be written, or another run owns it
 
-A message says what is wrong, the value that was met and what to do, on one line.
-Each class also inherits the fitting builtin, so that callers need not know this tree.
+A message has one line: what is wrong, the value, and what to do.
+Each class also inherits the matching builtin exception, so that ``except OSError`` works too.
 """
 
 __all__ = [
@@ -53,15 +53,15 @@ class UsageError(WsisegError, ValueError):
 
 
 class ConfigError(UsageError):
-    """A setting is unknown or its value makes no sense."""
+    """A setting is unknown, or its value is out of range."""
 
 
 class UnknownModelError(UsageError):
-    """No model of that name is registered."""
+    """No model is registered under this name."""
 
 
 class DeviceError(UsageError, RuntimeError):
-    """The device that was asked for is not there."""
+    """The machine does not have the requested device."""
 
 
 class SlideError(WsisegError, OSError):
@@ -73,41 +73,41 @@ class SlideNotFoundError(SlideError, FileNotFoundError):
 
 
 class SlideFormatError(SlideError):
-    """No reader understands the file, or its header is broken."""
+    """No reader supports the file, or its header is damaged."""
 
 
 class SlideReadError(SlideError):
-    """Pixels of an otherwise good slide cannot be read."""
+    """Pixels of an open slide cannot be read."""
 
 
 class SlideTimeoutError(SlideReadError, TimeoutError):
-    """The drive that the slide lies on does not answer."""
+    """A read of the slide took longer than `RunConfig.read_timeout_s`."""
 
 
 class MppError(SlideError, ValueError):
-    """The pixel size is missing, absurd, or differs between x and y."""
+    """The pixel size is missing or implausible, or differs between x and y."""
 
 
 class CheckpointError(WsisegError, ValueError):
-    """Weights or their card are missing, broken or do not fit."""
+    """A checkpoint or its card is missing, damaged, or of another architecture."""
 
 
 class DataError(WsisegError, ValueError):
-    """Training data, truth or a GeoJSON file cannot be used."""
+    """Training data, truth, a GeoJSON file or a run folder cannot be used."""
 
 
 class ClusterError(WsisegError, ConnectionError):
-    """A Dask cluster cannot be reached, has other software than this machine, or has gone."""
+    """A Dask cluster cannot be reached, has other software than this machine, or was lost."""
 
 
 class OutOfMemoryError(WsisegError, MemoryError):
-    """Not even one tile fits into the memory of the device."""
+    """One tile does not fit into the memory of the device."""
 
 
 class OutputError(WsisegError, OSError):
-    """A result cannot be written, or belongs to another run."""
+    """A result cannot be written, or another run owns it."""
 
 
 def one_line(error: BaseException) -> str:
-    """What an error of a library says, without line breaks, or else its name."""
+    """Return the message of an error without line breaks, or its class name where it has none."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -1,4 +1,4 @@
-"""Object ids: UUIDs that are the same in every run."""
+"""Object ids that are the same in every run."""
 
 from __future__ import annotations
 
@@ -16,9 +16,19 @@ def object_ids(
     position: NDArray[np.int64],
     kind: NDArray[np.uint64] | None = None,
 ) -> NDArray[np.uint64]:
-    """UUIDs (n, 2) from slide, model and first pixel (n, 2); version 8, RFC 9562.
+    """Return UUIDs of version 8 (RFC 9562) made from slide, model and position.
 
-    Objects that overlap may share their first pixel; `kind` (n,) tells them apart.
+    Parameters
+    ----------
+    position
+        (n, 2): x and y of each object's first pixel
+    kind
+        (n,): a number that differs between objects with the same first pixel, where objects may
+        overlap
+
+    Returns
+    -------
+    uint64 (n, 2): high and low half of each UUID
     """
     digest = hashlib.blake2b(f"{slide_id}\0{model}".encode(), digest_size=16).digest()
     place = (position[:, 1].astype(np.uint64) << np.uint64(32)) | position[:, 0].astype(np.uint64)
@@ -42,7 +52,11 @@ def uuids(halves: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Return SplitMix64's finaliser of `x`, a bijection (Steele et al. 2014, figure 16)."""
+    """Mix the bits of x (n,) with the last step of SplitMix64, a bijection of 64-bit numbers.
+
+    Different positions therefore differ in each half before the version bits are set. Source:
+    Steele, Lea & Flood 2014, "Fast splittable pseudorandom number generators", OOPSLA, figure 16.
+    """
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))

@@ -1,7 +1,7 @@
-"""Objects: what every stage after the network exchanges.
+"""Objects: nuclei and cells as arrays, which all stages after the network exchange.
 
-Columnar, with ragged polygons in the GeoArrow layout, so that a million nuclei are a dozen
-arrays and never a list of dictionaries.
+One array per column, polygons in the ragged layout of GeoArrow: a million nuclei are a dozen
+arrays, not a million Python objects.
 """
 
 from __future__ import annotations
@@ -13,27 +13,26 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-__all__ = [
-    "CELL_CLASS",
-    "Objects",
-    "is_cell",
-]
+__all__ = ["CELL_CLASS", "Objects", "is_cell"]
+
+CELL_CLASS = "cell"
+"""The class of whole cells, in all models that find cells."""
 
 
 @dataclass(frozen=True, eq=False)
 class Objects:
-    """Nuclei or cells of one slide, `n` of them, in level-0 pixel edges.
+    """The n nuclei or cells of a slide, or of a part of it.
 
-    A pixel i covers [i, i + 1). Object i owns the rings
-    ``object_offsets[i]:object_offsets[i + 1]``, its shell first and then its holes; ring r owns
-    the vertices ``ring_offsets[r]:ring_offsets[r + 1]``, closed (the first vertex is repeated).
+    Coordinates are level-0 pixel edges: pixel i covers [i, i + 1). Object i owns the rings
+    ``object_offsets[i]:object_offsets[i + 1]``, its shell first and then its holes. Ring r owns
+    the vertices ``ring_offsets[r]:ring_offsets[r + 1]``; its first vertex is repeated at its end.
 
     Attributes
     ----------
     classes
-        names that `class_index` points into
+        names of the classes, indexed by `class_index`
     ids
-        uint64 (n, 2): the high and low half of a UUID, stable between runs
+        uint64 (n, 2): high and low half of a UUID, the same in every run
     class_index
         uint8 (n,)
     score
@@ -45,13 +44,28 @@ class Objects:
     object_offsets
         int64 (n + 1,)
     features
-        measurement name with its unit → float32 (n,); NaN where there is none
+        measurement name with its unit → float32 (n,), NaN where there is no value
     parent
-        int64 (n,): position of the cell that holds each nucleus, −1 where there is none; None
-        where no object holds another
+        int64 (n,): index of the cell that holds each nucleus, −1 where there is none; None where
+        no object holds another
     valid
         whether every polygon is known to be valid, to lie on the 0.01 px grid and to have an area
         of at least 1 px²; set by `wsi_pipeline.core.polygons.make_valid`
+
+    Examples
+    --------
+    >>> square = shapely.box(0, 0, 10, 10)
+    >>> objects = Objects.from_polygons(
+    ...     [square, square],
+    ...     classes=("nucleus", "cell"),
+    ...     ids=np.array([[0, 1], [0, 2]], np.uint64),
+    ...     class_index=np.array([0, 1], np.uint8),
+    ...     score=np.array([0.9, 0.8], np.float32),
+    ... )
+    >>> len(objects), objects.coords.shape, objects.ring_offsets.tolist()
+    (2, (10, 2), [0, 5, 10])
+    >>> objects.take(is_cell(objects)).score.tolist()
+    [0.800000011920929]
     """
 
     classes: tuple[str, ...]
@@ -70,7 +84,7 @@ class Objects:
 
     @classmethod
     def empty(cls, classes: Sequence[str], features: Sequence[str] = ()) -> Objects:
-        """No objects, of the given classes and measurement names."""
+        """Return no objects, with the given classes and measurement names."""
         return cls(
             classes=tuple(classes),
             ids=np.zeros((0, 2), np.uint64),
@@ -95,7 +109,13 @@ class Objects:
         features: Mapping[str, NDArray[np.float32]] | None = None,
         parent: NDArray[np.int64] | None = None,
     ) -> Objects:
-        """Objects from shapely polygons (n,), one each; coordinates are rounded to 0.01 px."""
+        """Return one object for each shapely polygon (n,); coordinates are rounded to 0.01 px.
+
+        Raises
+        ------
+        ValueError
+            a geometry is not a single polygon
+        """
         if len(polygons) == 0:
             return replace(cls.empty(classes, tuple(features or ())), parent=parent)
         kind, coords, offsets = shapely.to_ragged_array(np.asarray(polygons, object))
@@ -115,7 +135,7 @@ class Objects:
         )
 
     def polygons(self) -> NDArray[np.object_]:
-        """Shapely polygons (n,), holes included."""
+        """Return shapely polygons (n,), with their holes."""
         if len(self) == 0:
             return np.zeros(0, object)
         return np.asarray(
@@ -127,7 +147,7 @@ class Objects:
         )
 
     def bounds(self) -> NDArray[np.float64]:
-        """float64 (n, 4): x0, y0, x1, y1 of each object's shell."""
+        """Return x0, y0, x1, y1 of each object's shell, float64 (n, 4)."""
         if len(self) == 0:
             return np.zeros((0, 4))
         starts = self.ring_offsets[self.object_offsets]
@@ -136,9 +156,9 @@ class Objects:
         return np.hstack([low, high])
 
     def take(self, index: NDArray[np.integer] | NDArray[np.bool_]) -> Objects:
-        """The objects at `index`: a boolean mask (n,), or different positions in any order.
+        """Return the objects at `index`: a boolean mask (n,), or different indices in any order.
 
-        A nucleus whose cell is left behind has no parent any more.
+        A nucleus that is taken without its cell has no parent in the result.
         """
         where = np.flatnonzero(index) if index.dtype == np.bool_ else np.asarray(index, np.int64)
         rings, object_offsets = _take_ragged(self.object_offsets, where)
@@ -157,7 +177,13 @@ class Objects:
 
     @staticmethod
     def concatenate(parts: Sequence[Objects]) -> Objects:
-        """All objects of `parts`, at least one, in order; classes and measurements must agree."""
+        """Return all objects of one or more `parts`, in order.
+
+        Raises
+        ------
+        ValueError
+            the parts differ in classes or measurements
+        """
         first = parts[0]
         parent = None
         if any(p.parent is not None for p in parts):
@@ -187,7 +213,7 @@ class Objects:
 def _take_ragged(
     offsets: NDArray[np.int64], where: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Positions of the items that the lists `where` hold, and the offsets of the shorter array."""
+    """Return the indices of the items in the lists `where`, and the offsets of these lists."""
     counts = offsets[where + 1] - offsets[where]
     taken = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     items = np.arange(taken[-1]) + np.repeat(offsets[where] - taken[:-1], counts)
@@ -195,24 +221,20 @@ def _take_ragged(
 
 
 def _followed(parent: NDArray[np.int64], where: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where the parents of the objects `where` are among those objects, −1: not there."""
+    """Return the index of each object's parent among the objects `where`, −1 where it has none."""
     place = np.full(len(parent) + 1, -1, np.int64)  # the last entry is for those without
     place[where] = np.arange(len(where))
     return place[parent[where]]
 
 
 def _chain(offsets: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
-    """Offsets of concatenated ragged arrays."""
+    """Return the offsets of ragged arrays that are joined end to end."""
     counts = np.concatenate([np.diff(o) for o in offsets])
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
-CELL_CLASS = "cell"
-"""What models that find cells call them."""
-
-
 def is_cell(objects: Objects) -> NDArray[np.bool_]:
-    """Which objects (n,) are cells: those of class "cell", and whatever holds a nucleus."""
+    """Return which objects are cells, bool (n,): class "cell", or holding a nucleus."""
     names = np.array([name == CELL_CLASS for name in objects.classes], bool)
     cells = names[objects.class_index] if len(objects) else np.zeros(0, bool)
     if objects.parent is not None:

@@ -1,4 +1,4 @@
-"""Polygons that QuPath accepts: on its grid of 0.01 px, valid there, and with an area."""
+"""Polygons that QuPath accepts: on its grid of 0.01 px, valid on that grid, and with an area."""
 
 from __future__ import annotations
 
@@ -26,9 +26,11 @@ __all__ = [
 ]
 
 GRID_PX = 0.01
+"""Distance of the grid's points, px of level 0."""
 MIN_AREA_PX2 = 1.0
 """Polygons with less area are dropped, px² of level 0."""
-MAX_COORDINATE = 1e9  # beyond this float64 and the grid say nothing sensible any more
+MAX_COORDINATE = 1e9
+"""Largest coordinate, px of level 0; polygons beyond it are dropped."""
 _MAX_REPAIRS = 4
 
 
@@ -38,26 +40,26 @@ def clean_polygons(
     min_area_px2: float = MIN_AREA_PX2,
     largest: bool = True,
 ) -> tuple[NDArray[np.object_], NDArray[np.int64]]:
-    """Round to 0.01 px, then validate, repair and drop what has no area worth the name.
+    """Round geometries to 0.01 px, repair the invalid ones, and drop the small ones.
 
-    Rounding comes first because it can turn a valid polygon into an invalid one, and a single
-    invalid polygon makes QuPath refuse the whole file.
+    Rounding comes first, because it can make a valid polygon invalid. QuPath refuses a whole file
+    for one invalid polygon.
 
     Parameters
     ----------
     geometries
-        shapely geometries (n,); what is neither Polygon nor MultiPolygon keeps its polygon parts
+        shapely geometries (n,); of a collection only the polygons are kept
     min_area_px2
-        smaller areas are dropped, in px² of level 0
+        smaller areas are dropped, px² of level 0
     largest
-        keep the largest part only (objects); otherwise all parts, as a MultiPolygon if several
+        keep the largest part of each geometry; otherwise all parts, as a MultiPolygon
 
     Returns
     -------
     polygons
         object (m,), valid, m <= n
     index
-        int64 (m,), which of `geometries` each comes from, ascending
+        int64 (m,): index in `geometries` of each polygon, ascending
     """
     shapes = np.empty(len(geometries), object)
     shapes[:] = shapely.force_2d(np.asarray(geometries, object))
@@ -68,7 +70,7 @@ def clean_polygons(
     broken = ~(shapely.is_valid(shapes) & np.isin(shapely.get_type_id(shapes), kinds))
     for i in np.flatnonzero(broken & ~shapely.is_missing(shapes)):
         shapes[i] = _repair(shapes[i], largest)
-    # Areas that are missing come out as NaN and compare false.
+    # The area of a missing geometry is NaN, which is not >= anything.
     index = np.flatnonzero(shapely.area(shapes) >= max(min_area_px2, GRID_PX**2))
     return shapes[index], index
 
@@ -103,10 +105,10 @@ def make_valid(objects: Objects, *, checked: NDArray[np.bool_] | None = None) ->
 
 
 def nuclei_apart(objects: Objects) -> Objects:
-    """Objects the nuclei of each of whose cells make a valid MultiPolygon.
+    """Return objects whose cells hold nuclei that do not overlap, as a MultiPolygon requires.
 
-    Where nuclei of one cell overlap, the later loses what the earlier has, and a gap of the
-    grid's width; of which nothing is left then is left out. QuPath refuses a file for less.
+    Where nuclei of one cell overlap, the earlier one is cut out of the later one, with a gap of
+    two grid widths. A nucleus with nothing left is dropped.
     """
     if objects.parent is None:
         return objects
@@ -133,14 +135,14 @@ def nuclei_apart(objects: Objects) -> Objects:
 
 
 def chunks(objects: Objects, size: int) -> Iterator[Objects]:
-    """Objects in turn, about `size` at a time, never a nucleus without its cell.
+    """Yield the objects in chunks of about `size`; a nucleus is in the chunk of its cell.
 
-    Each nucleus comes right after its cell; all else keeps its order.
+    Each nucleus follows its cell; otherwise the order is kept.
 
     Raises
     ------
     DataError
-        when what holds a nucleus lies in a cell itself
+        an object holds a nucleus and is itself inside a cell
     """
     order = np.arange(len(objects))
     head = order
@@ -157,16 +159,17 @@ def chunks(objects: Objects, size: int) -> Iterator[Objects]:
 
 
 def polygon_parts(geometry: shapely.Geometry) -> list[shapely.Polygon]:
-    """The polygons of a geometry, however deep it is nested; lines and points are left out."""
+    """Return the polygons of a geometry or of a nested collection, without lines and points."""
     if geometry.geom_type == "Polygon":
         return [] if geometry.is_empty else [geometry]
     return [p for part in getattr(geometry, "geoms", ()) for p in polygon_parts(part)]
 
 
 def solid(polygon: shapely.Polygon) -> shapely.Geometry:
-    """What the shell of a possibly invalid polygon encloses, without what its holes enclose.
+    """Return the area that the shell of a polygon encloses minus the area of its holes.
 
-    `shapely.make_valid` alone may turn a hole outside the shell into a part of its own.
+    The polygon may be invalid. `shapely.make_valid` alone may turn a hole outside the shell into
+    a part of its own.
     """
     rings = [shapely.Polygon(ring) for ring in (polygon.exterior, *polygon.interiors)]
     shell, *holes = shapely.make_valid(rings, method="structure", keep_collapsed=False)
@@ -174,7 +177,7 @@ def solid(polygon: shapely.Polygon) -> shapely.Geometry:
 
 
 def _with_polygons(objects: Objects, polygons: NDArray[np.object_]) -> Objects:
-    """The same objects with other polygons (n,), which are as valid as the ones before."""
+    """Return the objects with other polygons (n,); `valid` is kept."""
     changed = Objects.from_polygons(
         polygons,
         classes=objects.classes,
@@ -192,18 +195,18 @@ def _round(coords: NDArray[Any]) -> NDArray[Any]:
 
 
 def _repair(geometry: shapely.Geometry, largest: bool) -> shapely.Geometry | None:
-    """A valid polygon on the grid, or None where nothing with an area is left."""
+    """Return a valid polygon on the grid, or None where nothing with an area is left."""
     for _ in range(_MAX_REPAIRS):
         try:
             whole = shapely.union_all([solid(part) for part in polygon_parts(geometry)])
             parts = polygon_parts(shapely.set_precision(whole, GRID_PX))
-        except shapely.errors.GEOSException:  # its overlay gives up on some degenerate input
+        except shapely.errors.GEOSException:  # its overlay fails for some degenerate polygons
             return None
         if not parts:
             return None
         single = largest or len(parts) == 1
         geometry = max(parts, key=shapely.area) if single else shapely.MultiPolygon(parts)
-        # GEOS snaps by its own arithmetic; the last bit has to be the one that text reads back as.
+        # GEOS rounds by its own arithmetic, which may differ from `round` in the last bit.
         geometry = shapely.transform(geometry, _round)
         if geometry.is_valid:
             return geometry
@@ -211,13 +214,13 @@ def _repair(geometry: shapely.Geometry, largest: bool) -> shapely.Geometry | Non
 
 
 def _closed(objects: Objects) -> NDArray[np.bool_]:
-    """Whether every ring of each object (n,) ends where it starts."""
+    """Return for each object whether all its rings end where they start, bool (n,)."""
     coords, offsets = objects.coords, objects.ring_offsets
     rings = (coords[offsets[:-1]] == coords[offsets[1:] - 1]).all(axis=1)
     return np.logical_and.reduceat(rings, objects.object_offsets[:-1])
 
 
 def _reach(objects: Objects) -> NDArray[np.float64]:
-    """Largest distance from 0 in x or y of each object (n,)."""
+    """Return the largest absolute coordinate of each object, float64 (n,)."""
     starts = objects.ring_offsets[objects.object_offsets]
     return np.maximum.reduceat(np.abs(objects.coords).max(axis=1), starts[:-1])

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, a few log lines elsewhere, nothing when quiet."""
+"""Progress of long work: a bar on a terminal, log lines elsewhere, nothing when quiet."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from typing import Protocol, TextIO
 __all__ = ["Progress", "announce", "progress"]
 
 ANNOUNCE_AFTER_S = 1.0
-"""Work that takes no longer is not announced."""
+"""Seconds after which work is announced."""
 
 _STEP, _SOON_S, _LATE_S = 0.1, 2.0, 30.0
-"""A log line comes after this share of the work, but not that soon; at the latest after so long."""
+"""A log line is due after this share of the work and 2 s, or after 30 s."""
 
 
 class Progress(Protocol):
-    """What counts finished units."""
+    """A counter of finished units."""
 
     def update(self, n: int = 1) -> object:
-        """Count `n` more units as done."""
+        """Count `n` more units as finished."""
 
     def close(self) -> None:
-        """Show no more."""
+        """End the display."""
 
 
 def progress(
@@ -37,16 +37,20 @@ def progress(
     quiet: bool = False,
     stream: TextIO | None = None,
 ) -> Progress:
-    """Something that shows on standard error how many of `total` units are done, and the time left.
+    """Return a counter that shows how many of `total` units are finished, and the time left.
 
     Parameters
     ----------
-    desc, unit
-        what is being done, and the singular of what is counted
+    desc
+        name of the work
+    unit
+        singular of what is counted
     initial
-        units that an earlier run has done
+        units that an earlier run has finished
+    quiet
+        show nothing
     stream
-        instead of standard error
+        where to show it; by default standard error
     """
     stream = stream or sys.stderr
     if quiet:
@@ -65,9 +69,11 @@ def announce(text: str, *, quiet: bool = False, stream: TextIO | None = None) ->
     Parameters
     ----------
     text
-        what is being done, e.g. "loading the network dssnet (PyTorch)"
+        the work, e.g. "loading the network dssnet (PyTorch)"
+    quiet
+        write nothing
     stream
-        instead of standard error
+        where to write it; by default standard error
     """
     if quiet:
         yield
@@ -87,28 +93,28 @@ def announce(text: str, *, quiet: bool = False, stream: TextIO | None = None) ->
 
 class _Silent:
     def update(self, n: int = 1) -> None:
-        """Nothing."""
+        """Show nothing."""
 
     def close(self) -> None:
-        """Nothing."""
+        """Show nothing."""
 
 
 class _Lines:
-    """Log lines, so that a file or a scheduler's log stays readable."""
+    """Log lines instead of a bar, which would fill a log file with control characters."""
 
     def __init__(self, total: int, desc: str, unit: str, initial: int, stream: TextIO) -> None:
         self._total, self._desc, self._unit, self._stream = total, desc, unit, stream
-        self._done = self._initial = self._said = initial
+        self._done = self._initial = self._shown = initial
         self._began = self._last = time.monotonic()
 
     def update(self, n: int = 1) -> None:
-        """Count, and write a line where one is due."""
+        """Count `n` more units, and write a line where one is due."""
         self._done += n
         now = time.monotonic()
-        ahead = self._done - self._said >= _STEP * self._total and now - self._last >= _SOON_S
+        ahead = self._done - self._shown >= _STEP * self._total and now - self._last >= _SOON_S
         if not (ahead or now - self._last >= _LATE_S) or self._done >= self._total:
             return
-        self._said, self._last = self._done, now
+        self._shown, self._last = self._done, now
         left = (now - self._began) / (self._done - self._initial) * (self._total - self._done)
         share = self._done / self._total
         self._stream.write(
@@ -118,7 +124,7 @@ class _Lines:
         self._stream.flush()
 
     def close(self) -> None:
-        """Nothing: whoever began the work says how it ended."""
+        """Write nothing; the caller reports the end of the work."""
 
 
 def _time(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""Names that become folders and files: what a slide may be called so that nothing escapes."""
+"""Names of slides and models that become names of folders and files."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ from wsi_pipeline.core.errors import SlideFormatError
 __all__ = ["NameRefused", "check_name", "folder_name"]
 
 MAX_BYTES = 200
-"""Longest name in UTF-8; file systems take 255, and suffixes are put behind it."""
+"""Longest name in UTF-8; file systems take 255, and endings are added to it."""
 _TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-"""Change the direction of what follows, so that a name is shown as another."""
-
-
+"""Characters that turn the direction of text, so that a name looks like another one."""
 _RESERVED = frozenset(
     ("CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(10)))
 )
@@ -22,21 +20,21 @@ _RESERVED = frozenset(
 
 
 class NameRefused(SlideFormatError):
-    """A name that must not become a folder or a file."""
+    """A name that cannot be the name of a folder or file."""
 
 
 def check_name(name: str) -> str:
-    """The name, if a folder or file of that name lies where it is made and nowhere else.
+    """Return the name, if it names a file or folder directly inside the folder it is used in.
 
     Raises
     ------
     NameRefused
-        empty, ``.`` or ``..``, with a separator, a control or direction character or an
-        undecodable byte, or longer than `MAX_BYTES`
+        the name is empty, ``.`` or ``..``; it has a separator, a control or direction character
+        or an undecodable byte; or it is longer than `MAX_BYTES`
     """
     why = _fault(name)
     if why:
-        raise NameRefused(f"{name[:80]!a} cannot name a slide's results: {why}; rename it")
+        raise NameRefused(f"{name[:80]!a} cannot name a slide's results: {why}; rename the file")
     return name
 
 
@@ -62,10 +60,10 @@ def folder_name(name: str) -> str:
 
 def _fault(name: str) -> str:
     if name in ("", ".", ".."):
-        return "it stands for no folder of its own"
+        return "it is not the name of a folder"
     if "/" in name or "\\" in name:
         return "it has a path separator"
     if any(unicodedata.category(c) in ("Cc", "Cs") or c in _TURNING for c in name):
-        return "it has characters that cannot be shown"
+        return "it has control characters or undecodable bytes"
     length = len(name.encode())
     return f"it has {length} bytes, more than {MAX_BYTES}" if length > MAX_BYTES else ""
