@@ -469,7 +469,7 @@ def test_a_late_read_harms_no_other(slide_path, monkeypatch):
         kept = opened._borrowed(Box(0, 0, 390, 390))
         kept[:] = 7
         drive.answer.set()  # what comes now goes into memory that is nobody's
-        while opened._deadline.hanging:
+        while opened._timeout.hanging:
             time.sleep(0.01)
         assert (kept == 7).all() and np.array_equal(opened.read_scaled(box, 1.3), expected)
 

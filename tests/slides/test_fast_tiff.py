@@ -380,7 +380,7 @@ def test_cut_tiles_give_the_same_errors_and_the_same_rest(tmp_path, change, monk
             pixels, readable = slide.read_what_is_there(whole, 1.0)
             seen.append((said, pixels.tobytes(), readable.tobytes()))
         monkeypatch.setattr(
-            "wsi_pipeline.slides.slide._with_own_decoder", lambda path, reader: reader
+            "wsi_pipeline.slides.open_reader.fast_reader", lambda path, reader: reader
         )
     assert seen[0] == seen[1]
     assert isinstance(seen[0][0], str) == (change != "longer")

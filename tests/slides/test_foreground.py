@@ -183,7 +183,7 @@ def test_white_glass_is_not_padding():
 @pytest.mark.parametrize(
     ("make", "why"),
     [
-        (lambda s: np.full_like(s.image(), 240), "nothing stands out"),
+        (lambda s: np.full_like(s.image(), 240), "nothing differs"),
         (lambda s: s.image(top=60), "not bright"),
         (lambda s: s.rng.integers(150, 255, (600, 800, 3)).astype(np.uint8), ""),
         (lambda s: s.scatter(9000, radius=(5, 9)).image(), ""),
@@ -293,7 +293,7 @@ def test_dilation_keeps_whatever_is_within_the_margin(found, margin):
 def test_intersect_loses_nothing_that_both_keep(a, b):
     b = Foreground(b.mask, b.downsample, b.width, b.height, "other")
     if (a.width, a.height) != (b.width, b.height):
-        with pytest.raises(ValueError, match="foregrounds of slides"):
+        with pytest.raises(ValueError, match="belong to slides of"):
             intersect(a, b)
         b = roi_foreground([shapely.box(3, 2, 20, 30)], a.width, a.height, max_px=16)
     both, other = intersect(a, b), intersect(b, a)

@@ -23,9 +23,10 @@ from wsi_pipeline.core.errors import (
     SlideReadError,
 )
 from wsi_pipeline.core.geometry import Box
+from wsi_pipeline.core.pixel_size import Mpp
 from wsi_pipeline.core.request import SlideRequest
 from wsi_pipeline.slides import slide as slide_module
-from wsi_pipeline.slides.slide import Mpp, Slide, open_slide
+from wsi_pipeline.slides.slide import Slide, open_slide
 
 SHARED = Path(__file__).parents[2] / "shared/data/slides/files"
 SHARED_FILES = sorted(SHARED.glob("*")) if SHARED.is_dir() else []
@@ -294,7 +295,12 @@ def test_a_resolution_for_print_is_no_pixel_size(tmp_path):
 
 @pytest.mark.parametrize(
     ("x", "y", "word"),
-    [("0", "0", "not in"), ("499", "499", "not in"), ("nan", "1", "not in"), ("0.25", "0.3", "sq")],
+    [
+        ("0", "0", "not 0.02 to 20"),
+        ("499", "499", "not 0.02 to 20"),
+        ("nan", "1", "not 0.02 to 20"),
+        ("0.25", "0.3", "sq"),
+    ],
 )
 def test_absurd_pixel_sizes_open_but_are_refused_when_needed(tmp_path, declared, x, y, word):
     path = tmp_path / "aperio.svs"

@@ -19,8 +19,7 @@ from wsi_pipeline.batch.slide_sheet import find_slides
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import ConfigError, UsageError
 from wsi_pipeline.core.request import SlideRequest
-from wsi_pipeline.core.safe_names import NameRefused
-from wsi_pipeline.slides.slide import slide_id_of
+from wsi_pipeline.core.safe_names import NameRefused, slide_id_of
 
 __all__ = ["STAGES", "Plan", "Verdict", "judge", "own_programs_first", "read_plan"]
 

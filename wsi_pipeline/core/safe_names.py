@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
+from pathlib import Path
 
 from wsi_pipeline.core.errors import SlideFormatError
 
-__all__ = ["NameRefused", "check_name", "folder_name"]
+__all__ = ["NameRefused", "check_name", "folder_name", "slide_id_of"]
 
 MAX_BYTES = 200
 """Longest name in UTF-8; file systems take 255, and endings are added to it."""
@@ -36,6 +37,23 @@ def check_name(name: str) -> str:
     if why:
         raise NameRefused(f"{name[:80]!a} cannot name a slide's results: {why}; rename the file")
     return name
+
+
+def slide_id_of(path: Path) -> str:
+    """Return the id of a slide: the name of its file without ending.
+
+    Raises
+    ------
+    NameRefused
+        the id cannot be the name of a folder
+
+    Examples
+    --------
+    >>> slide_id_of(Path("slides/a.svs")), slide_id_of(Path("b.ome.tiff"))
+    ('a', 'b')
+    """
+    ome = path.name.lower().endswith((".ome.tif", ".ome.tiff"))
+    return check_name(Path(path.stem).stem if ome else path.stem)
 
 
 def folder_name(name: str) -> str:

@@ -1,4 +1,10 @@
-"""Find where there are cells on the thumbnail of a slide."""
+"""Find where there are cells on the thumbnail of a slide.
+
+The rule is made for cytology, where one faint cell may matter: everything that differs from the
+local background is kept, with a margin. Only padding, black borders and the inside of pen strokes
+are removed. Where the background is unclear everything is kept, and `Foreground.rule` has the
+reason.
+"""
 
 from __future__ import annotations
 
@@ -31,31 +37,31 @@ __all__ = [
 FOREGROUND_MODES = ("all", "auto")
 
 SMALL_SLIDE_PX = 1500
-"""Longest side, level 0, below which looking everywhere costs nothing."""
+"""Longest side, level 0, below which the whole slide is kept, since it takes little time."""
 
 FULL_SHARE = 0.9
-"""Kept share above which the rest is kept, too: little is saved, the background was not found."""
+"""Share of the slide above which all of it is kept: the background was probably not found."""
 
 MARGIN_PX = 120.0
-"""Margin around whatever is kept, level 0: 30 µm at 0.25 µm per pixel …"""
+"""Margin around the cells, level-0 pixels: 30 µm at 0.25 µm per pixel …"""
 
 MARGIN_MASK_PX = 3.0
-"""… but never less than this, in mask pixels."""
+"""… but at least this many mask pixels."""
 
 CLEAR_SHARE = 0.1
-"""Least share of the pixels that must lie in the background's peak."""
+"""Smallest share of the pixels in the peak of a clear background."""
 
 LIGHT_OD = 0.06
-"""Optical density by which the light may vary over a slide without being taken for cells."""
+"""Largest variation of the light over a slide, optical density; more than that is cells."""
 
 DARK_OD = 0.4
-"""Optical density of the background from which on the slide is no bright field."""
+"""Optical density of the background above which a slide is not bright-field."""
 
 BLACK = 50
 """Largest channel value of a black border."""
 
 SMOOTH = 6.0
-"""Local deviation of a black border, grey levels, …"""
+"""Largest local deviation of a black border, grey levels, …"""
 
 PEN_OD = 0.04
 """… and of ink, optical density."""
@@ -66,12 +72,13 @@ _OD = -np.log10((np.arange(256, dtype=np.float32) + 1) / 256)
 def find_foreground(
     image: NDArray[np.uint8], downsample: float, width: int, height: int, mode: str = "auto"
 ) -> Foreground:
-    """Where there are cells on a bright-field slide, from its thumbnail.
+    """Find where there are cells on a bright-field slide, from its thumbnail.
 
-    Kept is what stands out from the local background in optical density, colour or texture, by a
-    multiple of the background's own noise that is capped low, with a margin of at least 120
-    level-0 pixels. Taken out are black borders and the smooth inside of pen strokes. Everything is
-    kept where the slide is small, the background unclear or the kept share above 0.9.
+    A pixel is kept where its optical density, colour or texture differs from the local background
+    by a multiple of the background's noise, which has a low upper limit; with a margin of at
+    least 120 level-0 pixels. Padding, black borders and the smooth inside of pen strokes are
+    removed. Everything is kept where the slide is small, the background is unclear, or more than
+    0.9 of the slide would be kept.
 
     Parameters
     ----------
@@ -87,14 +94,14 @@ def find_foreground(
     Raises
     ------
     ConfigError
-        if `mode` is unknown
+        `mode` is unknown
     ValueError
-        if the thumbnail is not RGB or does not fit the slide
+        the thumbnail is not RGB, or does not have the size of the slide
     """
     if mode not in FOREGROUND_MODES:
-        raise ConfigError(f"unknown foreground mode {mode!r}; use {' or '.join(FOREGROUND_MODES)}")
+        raise ConfigError(f"foreground must be {' or '.join(FOREGROUND_MODES)}, got {mode!r}")
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise ValueError(f"a thumbnail is uint8 (h, w, 3), not {image.dtype} {image.shape}")
+        raise ValueError(f"a thumbnail must be uint8 (h, w, 3), got {image.dtype} {image.shape}")
 
     def everything(why: str) -> Foreground:
         mask = np.ones(image.shape[:2], np.bool_)
@@ -113,31 +120,36 @@ def find_foreground(
     rule = f"optical density {threshold:.3f} above background, margin {margin:.0f} px{removed}"
     kept = Foreground(evidence & ~nothing, downsample, width, height, rule).dilate(margin)
     if not kept.mask.any():
-        return everything("nothing stands out from the background")
+        return everything("nothing differs from the background")
     if kept.share > FULL_SHARE:
-        return everything(f"{kept.share:.0%} stands out from the background")
+        return everything(f"{kept.share:.0%} differs from the background")
     return kept
 
 
 class _UnclearError(Exception):
-    """The background cannot be told from cells; the message says why."""
+    """The reason why background and cells cannot be separated."""
 
 
 @dataclass(frozen=True)
 class _Evidence:
-    """How far a map must rise above its background: `sigmas` × noise, from `floor` to `cap`."""
+    """Smallest height of cells above a map's background: `sigmas` × noise, in [floor, cap]."""
 
     sigmas: float
     floor: float
     cap: float
 
     def threshold(self, values: NDArray[np.float32]) -> float:
-        """The threshold for a map's valid pixels; raise where no background peak explains it."""
+        """Return the threshold for the valid pixels of a map.
+
+        The background is the peak of the histogram, and its noise the median absolute deviation
+        below the peak, times 1.4826 as for a normal distribution. Raises `_UnclearError` where
+        there is no such peak.
+        """
         counts, edges = np.histogram(values, bins=600, range=(-0.2, 0.4))
-        # Eight bits leave gaps between optical densities; the peak must not hang on one bin.
+        # Optical densities of 8-bit values leave bins empty, so the histogram is smoothed.
         peak = int(np.argmax(cv2.GaussianBlur(counts.astype(np.float32), (1, 9), 2)))
         mode = float(edges[peak] + edges[peak + 1]) / 2
-        # Cells are darker than the background, so only its bright half is free of them.
+        # Cells are darker than the background, so only its bright half has none.
         bright = mode - values[values < mode]
         noise = 1.4826 * float(np.median(bright)) if bright.size else 0.0
         spread = max(3 * noise, self.floor)
@@ -149,7 +161,7 @@ class _Evidence:
 
 
 def _stained(image: NDArray[np.uint8], valid: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], float]:
-    """Pixels that stand out from the background (h, w), and the optical density that does."""
+    """Return the pixels that differ from the background (h, w), and the threshold of density."""
     if np.mean(valid) < CLEAR_SHARE:
         raise _UnclearError("too little of the thumbnail is usable")
     density = _OD[image]
@@ -171,10 +183,10 @@ def _stained(image: NDArray[np.uint8], valid: NDArray[np.bool_]) -> tuple[NDArra
 
 
 def _background(density: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Optical density of the empty slide, smooth, per channel (h, w, 3).
+    """Return the optical density of the empty slide, smooth, per channel (h, w, 3).
 
-    Each block votes with a bright percentile of its valid pixels. Blocks that are darker than the
-    brightest ones by more than light can vary hold no background and follow their neighbours.
+    Each block gives a bright percentile of its valid pixels. A block that is darker than the
+    brightest blocks by more than `LIGHT_OD` has no background and takes its neighbours' value.
     """
     rows, columns = valid.shape
     step = max(1, max(rows, columns) // 1024)
@@ -195,7 +207,7 @@ def _background(density: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArr
     known = np.isfinite(level).all(axis=-1).astype(np.float32)
     level = np.where(known[..., None] > 0, level, 0).astype(np.float32)
     total, weight = np.zeros_like(level), np.zeros_like(known)
-    # Near blocks decide; the wider kernels only fill what is far from any open block.
+    # The wider kernels have small weights: they only count far from any block with background.
     for sigma, share in ((1.0, 1.0), (8.0, 1e-4), (64.0, 1e-8)):
         total += share * cv2.GaussianBlur(level, (0, 0), sigma)
         weight += share * cv2.GaussianBlur(known, (0, 0), sigma)
@@ -206,7 +218,7 @@ def _background(density: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArr
 
 
 def _surely_empty(image: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], str]:
-    """Pixels that hold no cells whatever their colour (h, w), and which, in words."""
+    """Return the pixels that cannot be cells, whatever their colour (h, w), and their kinds."""
     found = {"padding": _padding(image), "border": _border(image), "pen": _pen(image)}
     words = [f"{name} {np.mean(mask):.1%}" for name, mask in found.items() if mask.any()]
     nothing = np.logical_or.reduce(list(found.values()))
@@ -214,14 +226,14 @@ def _surely_empty(image: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], str]:
 
 
 def _padding(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Pure white that a reader fills in where nothing was scanned, as opposed to bright glass."""
+    """Return the pure white that a reader fills in where nothing was scanned; not bright glass."""
     least = 255 - _most(255 - image)
     white = least == 255
     side = max(3, max(white.shape) // 64)
     blocks = _open(white, side)
     scanned = ~white
     near = (least >= 252) & scanned
-    # Glass that is overexposed fades into white and shows between cells; padding does neither.
+    # Overexposed glass has nearly white pixels beside it and shows between cells; padding does not.
     if (
         scanned.mean() < CLEAR_SHARE
         or near.sum() > 0.005 * scanned.sum()
@@ -232,7 +244,7 @@ def _padding(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 
 def _border(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Smooth, near-black areas that lie along the edge of the image."""
+    """Return smooth, nearly black areas along the edge of the image."""
     value = _most(image).astype(np.float32)
     deviation = _deviation(value)
     black = value <= BLACK
@@ -249,7 +261,7 @@ def _border(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 
 def _pen(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """The smooth inside of strokes in a green or blue that no stain has; spots in it stay."""
+    """Return the smooth inside of pen strokes, green or blue as no stain; spots in it are kept."""
     hue, saturation, value = cv2.split(cv2.cvtColor(image, cv2.COLOR_RGB2HSV))
     green, blue = (hue >= 35) & (hue <= 80), (hue >= 100) & (hue <= 128)
     ink = _open((green | blue) & (saturation >= 153) & (value > BLACK), 5)
@@ -264,23 +276,26 @@ def _pen(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 
 def _open(mask: NDArray[np.bool_], side: int) -> NDArray[np.bool_]:
-    """What of `mask` squares of `side` pixels can cover; the image may go on beyond its edge."""
+    """Return the part of `mask` that squares of `side` pixels inside it cover.
+
+    The mask is continued beyond the edge of the image.
+    """
     padded = np.pad(mask.astype(np.uint8), side, mode="edge")
     opened = cv2.morphologyEx(padded, cv2.MORPH_OPEN, np.ones((side, side), np.uint8))
     return np.asarray(opened[side:-side, side:-side] > 0)
 
 
 def _most(channels: NDArray[Any]) -> NDArray[Any]:
-    """Largest channel of each pixel (h, w); NumPy is slow to reduce an axis of three."""
+    """Return the largest channel of each pixel (h, w); NumPy reduces an axis of three slowly."""
     return np.maximum(np.maximum(channels[..., 0], channels[..., 1]), channels[..., 2])
 
 
 def _grey(channels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Mean channel of each pixel (h, w)."""
+    """Return the mean of the channels of each pixel (h, w)."""
     return np.asarray(cv2.transform(channels, np.full((1, 3), 1 / 3, np.float32)))
 
 
 def _deviation(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Standard deviation of the 5 × 5 px around each pixel (h, w)."""
+    """Return the standard deviation of the 5 × 5 px around each pixel (h, w)."""
     variance = cv2.blur(values * values, (5, 5)) - cv2.blur(values, (5, 5)) ** 2
     return np.asarray(np.sqrt(np.maximum(variance, 0)))

@@ -1,11 +1,11 @@
-"""Focus: how sharp a slide is, as a number that can be compared between a lab's slides.
+"""Measure how sharp a slide is, with a score that is comparable between slides.
 
-The Brenner gradient, the mean squared difference of pixels two apart (Brenner et al. 1976, J.
-Histochem. Cytochem. 24:100, made for cytology), at a fixed pixel size in optical density, over
-the same at four times the distance. Light that is stronger or weaker adds a constant to optical
-density, and contrast multiplies both differences alike, so that neither shows. Sharp edges differ
-four times as much at four times the distance, smooth ones sixteen times: the score is 1 for
-step edges, falls with blur and ends at 1/4; texture finer than the distance brings it above 1.
+The score is based on the Brenner gradient, made for cytology (Brenner et al. 1976, J. Histochem.
+Cytochem. 24:100): the mean squared difference B(d) of pixels at distance d, here in optical
+density at a fixed pixel size. The score is (8 / 2) · B(2) / B(8). The brightness of the light
+adds a constant to optical density, and contrast multiplies both B alike, so that neither changes
+the score. At a step edge B grows with d, in a smooth gradient with d²: the score is 1 for step
+edges, decreases with blur to 1/4, and is above 1 for texture finer than d.
 """
 
 from __future__ import annotations
@@ -26,19 +26,21 @@ __all__ = ["BLURRED", "FOCUS_MPP", "Focus", "measure_focus", "sharpness"]
 FOCUS_MPP = 0.5
 """Pixel size at which focus is measured, µm."""
 NEAR_PX, FAR_PX = 2, 8
-"""Brenner's distance, 1 µm, and the one that contrast is taken at, 4 µm."""
+"""Brenner's distance, 1 µm, and the distance for the contrast, 4 µm."""
 BLURRED = 0.5
-"""Score below which a field is blurred.
+"""A field with a lower score is blurred.
 
-A step edge has it after a Gaussian of 0.6 µm. Of 69 photographed fields of cytology (ISBI 2014,
-CCAgT, bttfa_lbc) the least sharp had 0.59, and after a Gaussian of 1 µm the sharpest 0.49.
-It was chosen on these; the pixel size of bttfa_lbc was taken for 0.25 µm.
+A step edge has this score after a Gaussian of 0.6 µm. It was chosen on 69 photographed fields of
+cytology (ISBI 2014, CCAgT, and bttfa_lbc at an assumed 0.25 µm): the least sharp field had 0.59,
+and the sharpest 0.49 after a Gaussian of 1 µm.
 """
 FIELD_PX = 256
+"""Side of a field, pixels of `FOCUS_MPP`."""
 MAX_FIELDS = 64
 LEAST_PX = 4 * FAR_PX
+"""Side below which an image is too small to be measured."""
 LEAST_DEVIATION = 0.02
-"""Standard deviation of optical density below which a field holds little but noise."""
+"""Standard deviation of optical density below which a field has little but noise."""
 
 _OD = -np.log10((np.arange(256, dtype=np.float32) + 1) / 256)
 
@@ -50,13 +52,16 @@ class Focus:
     Attributes
     ----------
     score
-        median over the fields, or None where there is none: 1 for step edges, 0.25 for no edges
+        median over the fields: 1 for step edges, 0.25 for no edges; None where no field was
+        measured
     blurred_share
-        share of fields below `BLURRED`, or None
+        share of fields below `BLURRED`, 0 to 1, or None
     fields
-        how many were measured
+        number of fields that were measured
     note
         why there is no score
+    mpp
+        pixel size of the measurement, µm
     """
 
     score: float | None
@@ -67,10 +72,10 @@ class Focus:
 
 
 def measure_focus(slide: Slide, foreground: Foreground) -> Focus:
-    """Focus on up to `MAX_FIELDS` fields of 128 µm, spread evenly over the foreground.
+    """Measure focus on up to `MAX_FIELDS` fields of 128 µm, spread evenly over the foreground.
 
-    The same slide gives the same fields. Fields that cannot be read, or that hold next to
-    nothing, are left out.
+    A slide always has the same fields. Fields that cannot be read, or have little contrast, are
+    left out.
     """
     if slide.mpp is None or not slide.mpp.plausible:
         return Focus(None, None, 0, "no pixel size")
@@ -92,7 +97,7 @@ def measure_focus(slide: Slide, foreground: Foreground) -> Focus:
 
 
 def sharpness(field: NDArray[np.uint8]) -> float | None:
-    """Score of one field at `FOCUS_MPP`, uint8 (h, w, 3); None where it holds next to nothing."""
+    """Return the score of a field at `FOCUS_MPP`, uint8 (h, w, 3); None for little contrast."""
     if min(field.shape[:2]) < LEAST_PX:
         return None
     density = cv2.transform(_OD[field], np.full((1, 3), 1 / 3, np.float32))
@@ -103,14 +108,14 @@ def sharpness(field: NDArray[np.uint8]) -> float | None:
 
 
 def _difference(values: NDArray[np.float32], px: int) -> float:
-    """Mean squared difference of pixels `px` apart, along rows and columns."""
+    """Return the mean squared difference of pixels `px` apart, along rows and columns."""
     along = np.square(values[:, px:] - values[:, :-px]).mean(dtype=np.float64)
     down = np.square(values[px:] - values[:-px]).mean(dtype=np.float64)
     return float(along + down) / 2
 
 
 def _fields(slide: Slide, foreground: Foreground) -> list[Box]:
-    """Fields on the grid of `FOCUS_MPP` whose middle is foreground, thinned out evenly."""
+    """Return fields on the grid of `FOCUS_MPP` whose middle is foreground, evenly selected."""
     scale = FOCUS_MPP / slide.require_mpp().value
     width, height = int(slide.width / scale), int(slide.height / scale)
     found = []

@@ -1,9 +1,4 @@
-"""Foreground: where there are cells, decided on a thumbnail of the slide.
-
-The rule is made for cytology, where one faint lone cell matters: whatever stands out from the
-local background is kept, with a margin. Only black borders and the inside of pen strokes are
-taken out, and where the background is not clear everything is kept and `rule` says why.
-"""
+"""Foreground: the area of a slide to segment, as a mask of its thumbnail."""
 
 from __future__ import annotations
 
@@ -19,30 +14,31 @@ from numpy.typing import NDArray
 
 from wsi_pipeline.core.geometry import Box
 
-__all__ = [
-    "Foreground",
-    "intersect",
-    "roi_foreground",
-]
+__all__ = ["Foreground", "intersect", "roi_foreground"]
 
 
 @dataclass(frozen=True, eq=False)
 class Foreground:
-    """Where to look on a slide of `width` × `height` level-0 pixels.
+    """The area to segment on a slide of `width` × `height` level-0 pixels.
 
     Mask pixel (i, j) covers level-0 x in [j, j + 1) × downsample and y in [i, i + 1) × downsample;
-    the last row and column reach to the end of the slide.
+    the last row and column extend to the end of the slide.
 
     Attributes
     ----------
     mask
-        bool (rows, columns): where to look
+        bool (rows, columns): True in the area
     downsample
         level-0 pixels per mask pixel
     width, height
         size of the slide, level-0 pixels
     rule
-        which rule decided, in words
+        how the area was found, in words
+
+    Raises
+    ------
+    ValueError
+        the mask does not cover the slide
     """
 
     mask: NDArray[np.bool_]
@@ -59,12 +55,12 @@ class Foreground:
         if off > 2 * self.downsample or not self.mask.size:
             raise ValueError(
                 f"a mask of {columns} x {rows} at downsample {self.downsample:g} does not cover "
-                f"a slide of {self.width} x {self.height}; give the thumbnail's own downsample"
+                f"a slide of {self.width} x {self.height}; give the downsample of the thumbnail"
             )
 
     @cached_property
     def share(self) -> float:
-        """Kept area ÷ area of the slide, 0 to 1."""
+        """Area divided by the area of the slide, 0 to 1."""
         rows, columns = self.mask.shape
         y = np.append(np.arange(rows) * self.downsample, self.height)
         x = np.append(np.arange(columns) * self.downsample, self.width)
@@ -73,17 +69,17 @@ class Foreground:
 
     @cached_property
     def _integral(self) -> NDArray[np.int64]:
-        """int64 (rows + 1, columns + 1): kept pixels above and left of each corner."""
+        """Number of True pixels above and left of each corner, int64 (rows + 1, columns + 1)."""
         total = np.zeros((self.mask.shape[0] + 1, self.mask.shape[1] + 1), np.int64)
         np.cumsum(np.cumsum(self.mask, axis=0, dtype=np.int64), axis=1, out=total[1:, 1:])
         return total
 
     def covers(self, x0: float, y0: float, x1: float, y1: float) -> bool:
-        """Whether any kept mask pixel meets the level-0 box [x0, x1) × [y0, y1)."""
+        """Return whether the area meets the level-0 box [x0, x1) × [y0, y1)."""
         x0, y0, x1, y1 = max(x0, 0), max(y0, 0), min(x1, self.width), min(y1, self.height)
         if x0 >= x1 or y0 >= y1:
             return False
-        # Plain numbers: this is asked once for each tile of a slide.
+        # Python numbers are faster than arrays here, and this runs once for each tile of a slide.
         rows, columns = self.mask.shape
         top, left = int(y0 // self.downsample), int(x0 // self.downsample)
         top, left = min(top, rows - 1), min(left, columns - 1)
@@ -98,22 +94,21 @@ class Foreground:
         rows: tuple[NDArray[np.int64], NDArray[np.int64]],
         columns: tuple[NDArray[np.int64], NDArray[np.int64]],
     ) -> NDArray[np.bool_]:
-        """Whether anything is kept, for each span of rows against each span of columns."""
+        """Return for each span of rows and each span of columns whether the area meets both."""
         (top, bottom), (left, right), total = rows, columns, self._integral
         below = total[np.ix_(bottom, right)] - total[np.ix_(bottom, left)]
         above = total[np.ix_(top, right)] - total[np.ix_(top, left)]
         return below > above
 
     def window(self, box: Box, scale: float) -> NDArray[np.bool_]:
-        """The mask on a window of the model grid, bool (box.height, box.width).
+        """Return the mask on a window of the model grid, bool (box.height, box.width).
 
         Pixel i of the grid covers level-0 [i, i + 1) × scale and takes the mask pixel under its
-        centre, so that the answer depends on the pixel alone and not on the window. False outside
-        the slide.
+        centre, so that its value is the same in every window. It is False outside the slide.
         """
         x = (np.arange(box.x0, box.x1) + 0.5) * scale
         y = (np.arange(box.y0, box.y1) + 0.5) * scale
-        # A mask pixel is many rows of the window: one of each is made, then copied as a whole.
+        # A mask pixel covers many rows of the window: one of them is computed, then copied.
         some, which = np.unique(self._index(y, 0), return_inverse=True)
         columns = self.mask[np.ix_(some, self._index(x, 1))] & ((x >= 0) & (x < self.width))
         rows = columns[which]
@@ -121,17 +116,17 @@ class Foreground:
         return np.asarray(rows)
 
     def contains(self, x: NDArray[np.floating], y: NDArray[np.floating]) -> NDArray[np.bool_]:
-        """Whether level-0 points (n,) are kept; False outside the slide."""
+        """Return which level-0 points (n,) lie in the area, bool (n,); False outside the slide."""
         inside = (x >= 0) & (x < self.width) & (y >= 0) & (y < self.height)
         return np.asarray(self.mask[self._index(y, 0), self._index(x, 1)] & inside)
 
     def _index(self, at: NDArray[np.floating], axis: int) -> NDArray[np.int64]:
-        """Mask rows (axis 0) or columns (axis 1) of level-0 positions, clipped to the mask."""
+        """Return the mask rows (axis 0) or columns (axis 1) at level-0 positions, clipped."""
         index = np.floor(np.asarray(at) / self.downsample)
         return np.clip(index, 0, self.mask.shape[axis] - 1).astype(np.int64)
 
     def polygons(self) -> list[shapely.Polygon]:
-        """The kept area in level-0 pixels: disjoint polygons along pixel edges, with holes."""
+        """Return the area as disjoint polygons with holes, level-0 pixels, along pixel edges."""
         padded = np.pad(self.mask, ((0, 0), (1, 1))).astype(np.int8)
         change = np.diff(padded, axis=1)
         row, left = np.nonzero(change == 1)
@@ -143,7 +138,7 @@ class Foreground:
         return [part for part in shapely.get_parts(whole) if part.area > 0]
 
     def dilate(self, margin_px: float) -> Foreground:
-        """Keep as well whatever lies within `margin_px` level-0 pixels of a kept mask pixel."""
+        """Return the area with a margin of `margin_px` level-0 pixels around it."""
         if margin_px <= 0 or not self.mask.any():
             return self
         nothing = (~self.mask).astype(np.uint8)
@@ -155,10 +150,16 @@ class Foreground:
 def roi_foreground(
     geometries: Sequence[shapely.Geometry], width: int, height: int, max_px: int = 2048
 ) -> Foreground:
-    """Regions of interest, in level-0 pixels, as a foreground.
+    """Return regions of interest as a foreground: all mask pixels that a geometry meets.
 
-    Every mask pixel that a geometry touches is kept; the mask's longest side has `max_px` pixels
-    at most.
+    Parameters
+    ----------
+    geometries
+        shapely geometries, level-0 pixels
+    width, height
+        size of the slide, level-0 pixels
+    max_px
+        longest side of the mask
     """
     downsample = max(1.0, max(width, height) / max_px)
     rows, columns = (max(1, int(np.ceil(side / downsample - 1e-9))) for side in (height, width))
@@ -169,7 +170,7 @@ def roi_foreground(
 
 
 def _touch(mask: NDArray[np.bool_], geometry: shapely.Geometry, downsample: float) -> None:
-    """Set the pixels of `mask` that `geometry` meets, from large blocks down to its outline."""
+    """Set the pixels of `mask` that `geometry` meets, from large blocks down to single pixels."""
     shapely.prepare(geometry)
     side = 1 << (max(mask.shape) - 1).bit_length()
     corners = np.zeros((1, 2), np.int64)
@@ -191,16 +192,17 @@ def _touch(mask: NDArray[np.bool_], geometry: shapely.Geometry, downsample: floa
 
 
 def intersect(a: Foreground, b: Foreground) -> Foreground:
-    """What both keep, on the finer of the two masks; a pixel that both touch is kept.
+    """Return the area of both, on the finer of the two masks; a pixel that both meet is True.
 
     Raises
     ------
     ValueError
-        if the two belong to slides of different size
+        the slides differ in size
     """
     if (a.width, a.height) != (b.width, b.height):
         raise ValueError(
-            f"foregrounds of slides of {a.width} x {a.height} and {b.width} x {b.height} px"
+            f"the foregrounds belong to slides of {a.width} x {a.height} and "
+            f"{b.width} x {b.height} px; give two of the same slide"
         )
     rule = f"{a.rule}; {b.rule}"
     if a.mask.shape == b.mask.shape and a.downsample == b.downsample:
@@ -217,7 +219,7 @@ def intersect(a: Foreground, b: Foreground) -> Foreground:
 def _span(
     low: NDArray[np.floating], high: NDArray[np.floating], downsample: float, count: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """First and one past the last of `count` mask pixels that meet level-0 [low, high)."""
+    """Return the first and one past the last of `count` mask pixels that meet [low, high)."""
     first = np.clip(np.floor(low / downsample), 0, count - 1).astype(np.int64)
     last = np.clip(np.ceil(high / downsample), first + 1, count).astype(np.int64)
     return first, last

@@ -1,4 +1,4 @@
-"""Plain images through Pillow."""
+"""Read plain images with Pillow."""
 
 from __future__ import annotations
 
@@ -15,15 +15,21 @@ from wsi_pipeline.core.machine import process_settings
 from wsi_pipeline.slides.readers import MAX_PX, WHITE, Header, Refusal, make_levels
 from wsi_pipeline.slides.resample import flatten
 
-__all__ = [
-    "ImageReader",
-]
+__all__ = ["ImageReader"]
 
 
 class ImageReader:
-    """PNG, JPEG, BMP and WebP, decoded whole.
+    """Reads PNG, JPEG, BMP and WebP, decoded whole.
 
-    The background is the field's glass: a white margin beside grey glass looks like a cell's edge.
+    The background has the colour of the glass in the image: a white margin beside grey glass
+    would look like the edge of a cell.
+
+    Raises
+    ------
+    Refusal
+        the file is no such image
+    SlideFormatError
+        the image is damaged, or has more than `MAX_PX` pixels
     """
 
     name = "image"
@@ -63,21 +69,21 @@ class ImageReader:
             return Image.open(self._path, formats=("PNG", "JPEG", "BMP", "WEBP"))
 
     def read(self, level: int, box: Box) -> NDArray[np.uint8]:
-        """Pixels (h, w, 3) of a box."""
-        assert self._pixels is not None  # Slide reads nothing that is closed
+        """Return the pixels (h, w, 3) of a box."""
+        assert self._pixels is not None  # `Slide` does not read after `close`
         return self._pixels[box.y0 : box.y1, box.x0 : box.x1].copy()
 
     def tile(self, level: int) -> tuple[int, int]:
-        """Width and height of the picture."""
+        """Return width and height of the image."""
         return self.header.levels[level].width, self.header.levels[level].height
 
     def close(self) -> None:
-        """Let go of the pixels."""
+        """Free the pixels."""
         self._pixels = None
 
 
 def _glass(pixels: NDArray[np.uint8]) -> tuple[int, int, int]:
-    """Colour than which a tenth of the pixels are brighter."""
+    """Return the colour of the glass: the 90th percentile of each channel."""
     step = max(1, math.isqrt(pixels.size // 3_000_000))
     red, green, blue = np.percentile(pixels[::step, ::step], 90, axis=(0, 1)).round().astype(int)
     return int(red), int(green), int(blue)

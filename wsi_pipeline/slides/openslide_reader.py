@@ -1,4 +1,4 @@
-"""Slides through OpenSlide."""
+"""Read slides with OpenSlide."""
 
 from __future__ import annotations
 
@@ -13,27 +13,30 @@ from numpy.typing import NDArray
 
 from wsi_pipeline.core.errors import SlideFormatError, one_line
 from wsi_pipeline.core.geometry import Box, paste
+from wsi_pipeline.core.pixel_size import Mpp
 from wsi_pipeline.slides.readers import (
     CHUNK_PX,
     MAX_TILE_PX,
     Header,
     Level,
-    Mpp,
     Refusal,
     plausible_mpp,
 )
 from wsi_pipeline.slides.resample import flatten
 
-__all__ = [
-    "OpenSlideReader",
-]
+__all__ = ["OpenSlideReader"]
 
 
 class OpenSlideReader:
-    """Aperio, Hamamatsu, MIRAX, Leica, Ventana, DICOM, tiled TIFF and what else OpenSlide reads.
+    """Reads Aperio, Hamamatsu, MIRAX, Leica, Ventana, DICOM, tiled TIFF and more.
 
-    Raises `Refusal` when OpenSlide does not know the format, `SlideFormatError` when it does but
-    the file is broken: no other reader should make up a slide from what is left of it.
+    Raises
+    ------
+    Refusal
+        OpenSlide does not support the format
+    SlideFormatError
+        OpenSlide supports the format, but the file is damaged; no other reader is tried, because
+        it could return a part of the slide as the whole
     """
 
     name = "openslide"
@@ -51,26 +54,23 @@ class OpenSlideReader:
                 f"{path.name} is damaged or not supported ({one_line(error)}); "
                 "copy it again, or export it as a pyramidal TIFF"
             ) from error
-        # A handle that has met an error answers nothing any more, so this is asked beforehand.
+        # After an error the handle returns nothing but that error, so this is read first.
         self._tiles = _tile_sizes(self._handle)
         _check_tiles(path, self._handle, self._tiles)
 
     def read(self, level: int, box: Box) -> NDArray[np.uint8]:
-        """Pixels (h, w, 3) of a box of the level.
+        """Return the pixels (h, w, 3) of a box of the level.
 
-        OpenSlide takes positions in level-0 pixels. Where the downsample is not whole they miss
-        the pixels of the level by a fraction, and OpenSlide interpolates; fixed chunks then keep
-        that fraction, and so every pixel, the same in all windows.
+        OpenSlide takes positions in level-0 pixels. Where the downsample is not a whole number,
+        such a position lies between two pixels of the level, and OpenSlide interpolates. Reading
+        in fixed chunks keeps the fraction, and so each pixel, the same in all windows.
         """
         if self.header.levels[level].downsample.is_integer():
             return self._read(level, box)
         out = np.empty((box.height, box.width, 3), np.uint8)
-        around = box.snap(CHUNK_PX)
         whole = Box(0, 0, self.header.levels[level].width, self.header.levels[level].height)
-        for y in range(around.y0, around.y1, CHUNK_PX):
-            for x in range(around.x0, around.x1, CHUNK_PX):
-                chunk = Box(x, y, x + CHUNK_PX, y + CHUNK_PX).clip(whole)
-                paste(out, box, self._read(level, chunk), chunk)
+        for chunk in box.snap(CHUNK_PX).clip(whole).cut(CHUNK_PX, CHUNK_PX):
+            paste(out, box, self._read(level, chunk), chunk)
         return out
 
     def _read(self, level: int, box: Box) -> NDArray[np.uint8]:
@@ -78,8 +78,8 @@ class OpenSlideReader:
         try:
             return self._decode(handle, level, box)
         except openslide.OpenSlideError:
-            # A handle that has met an error gives nothing but that error. It may be the error of
-            # another thread's tile, so this one is read again by itself.
+            # After an error the handle returns nothing but that error, which may be the error of
+            # another thread's tile. So a new handle replaces it, and this box is read once more.
             with self._lock:
                 if self._handle is handle:
                     self._handle = openslide.OpenSlide(self._path)
@@ -93,17 +93,17 @@ class OpenSlideReader:
         return flatten(np.asarray(rgba), self.header.background)
 
     def tile(self, level: int) -> tuple[int, int]:
-        """Width and height of a tile, or of a chunk that is read at a time."""
+        """Return width and height of a tile, or of a chunk where there are no tiles."""
         width, height = (min(side or CHUNK_PX, CHUNK_PX) for side in self._tiles[level])
         return width, height
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._handle.close()
 
 
 def _tile_sizes(handle: Any) -> list[tuple[int, int]]:
-    """Width and height of the tiles of each level, 0 where OpenSlide does not say."""
+    """Return width and height of the tiles of each level, 0 where OpenSlide has no value."""
     properties = handle.properties
     names = [f"openslide.level[{n}].tile-" for n in range(handle.level_count)]
     return [
@@ -112,8 +112,8 @@ def _tile_sizes(handle: Any) -> list[tuple[int, int]]:
 
 
 def _check_tiles(path: Path, handle: Any, tiles: list[tuple[int, int]]) -> None:
-    """Refuse tiles for which OpenSlide could get no memory: it then ends the whole process."""
-    # Hamamatsu's level that is one tile is read in rows.
+    """Refuse tiles that may not fit into memory: OpenSlide then ends the whole process."""
+    # OpenSlide reads the one tile of a Hamamatsu level in rows.
     if handle.properties["openslide.vendor"] == "hamamatsu":
         return
     for width, height in tiles:
@@ -131,7 +131,7 @@ def _openslide_header(handle: Any) -> Header:
     if vendor == "generic-tiff" and any(
         mark in properties.get("tiff.ImageDescription", "") for mark in ("<OME", "PerkinElmer-QPI")
     ):
-        # As plain TIFF it would lose its pyramid, or take its channels for one.
+        # As a plain TIFF it would lose its pyramid, or its channels would become one.
         raise Refusal("OME-TIFF and QPTIFF are read by tifffile")
     notes: tuple[str, ...] = ()
     mpp = _openslide_mpp(properties)
@@ -168,7 +168,7 @@ def _openslide_bounds(properties: dict[str, str], canvas: Box) -> Box:
 
 
 def _number(text: str) -> float:
-    """The number that a property holds; NaN, which is refused where it is used, if none."""
+    """Return the number in a property, or NaN, which later checks refuse."""
     try:
         return float(text)
     except ValueError:

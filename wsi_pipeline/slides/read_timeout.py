@@ -1,6 +1,7 @@
-"""Calls that are given up when they take too long: a drive that stalls must not stall a run.
+"""ReadTimeout: calls with a time limit, so that a drive that hangs does not stop a run.
 
-A thread that waits for such a drive cannot be ended. It is a daemon, so that the process can end.
+Python cannot end a thread that waits for such a drive. These threads are daemons, so that the
+process can end.
 """
 
 from __future__ import annotations
@@ -20,16 +21,18 @@ __all__ = ["ReadTimeout"]
 P = ParamSpec("P")
 T = TypeVar("T")
 MOST_HANGING = 3
-"""So many calls are waited for in vain before the next ones are refused without waiting."""
+"""Number of hanging calls from which on further calls fail at once."""
 
 
 class ReadTimeout:
-    """Gives the calls for one slide so many seconds each; for any number of threads.
+    """A time limit for each call that reads one slide; for any number of threads.
 
     Parameters
     ----------
     name
-        of the slide, for messages
+        name of the slide, for messages
+    seconds
+        limit of each call
     """
 
     def __init__(self, name: str, seconds: float) -> None:
@@ -39,16 +42,16 @@ class ReadTimeout:
 
     @property
     def hanging(self) -> int:
-        """Calls that were given up and have not come back since."""
+        """Number of calls that have passed the limit and not returned since."""
         return self._hanging
 
     def call(self, function: Callable[P, T], /, *args: P.args, **more: P.kwargs) -> T:
-        """What `function` returns or raises, in a thread of its own.
+        """Run `function` in another thread, and return or raise what it does.
 
         Raises
         ------
         SlideTimeoutError
-            it has not come back in time, or others have not and are still out
+            the call has passed the limit, or `MOST_HANGING` earlier calls still hang
         """
         if self._hanging >= MOST_HANGING:
             raise self._error()
@@ -57,7 +60,7 @@ class ReadTimeout:
         try:
             return answer.result(self.seconds)
         except TimeoutError:
-            if answer.done():  # just now, or the error is the function's own
+            if answer.done():  # it ended just now, or the function itself raised the error
                 return answer.result()
         with self._lock:
             self._hanging += 1
@@ -70,16 +73,16 @@ class ReadTimeout:
 
     def _error(self) -> SlideTimeoutError:
         return SlideTimeoutError(
-            f"no answer from {self.name} within {self.seconds:g} s; see whether its drive is "
-            "there, or give a longer --read-timeout-s"
+            f"no answer from {self.name} within {self.seconds:g} s; check that its drive is "
+            "connected, or give a longer --read-timeout-s"
         )
 
 
 class _Worker(threading.Thread):
-    """Calls one function after another, and offers itself again after each."""
+    """A thread that runs one call after another, and is in `_idle` between them."""
 
     def __init__(self) -> None:
-        super().__init__(name="deadline", daemon=True)
+        super().__init__(name="read with timeout", daemon=True)
         self.work: SimpleQueue[Any] = SimpleQueue()
         self.start()
 
@@ -92,15 +95,15 @@ class _Worker(threading.Thread):
                 _idle.append(self)
                 answer.set_exception(error)
             else:
-                # First, or whoever gets the answer would start one more thread for his next call.
+                # In this order: otherwise the caller's next call could start one more thread.
                 _idle.append(self)
                 answer.set_result(result)
-            # Nothing of a call may stay in memory until the next one.
+            # Free the memory of the call before waiting for the next one.
             result = answer = function = args = more = None
 
 
 _idle: deque[_Worker] = deque()
-# A fork has the list but not the threads.
+# A forked process inherits the list, but not the threads.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_idle.clear)
 

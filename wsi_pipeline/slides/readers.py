@@ -1,7 +1,8 @@
-"""Readers: what stands behind a slide, one class for each library that decodes.
+"""What every reader of slide files gives: a header, and windows of the levels.
 
-A reader describes the whole file in a `Header` and reads windows of its levels. The same pixel
-has the same value in every window. TIFF that OpenSlide does not know has its own module.
+There is one reader for each library that decodes: `OpenSlideReader`, `TiffReader`, `ImageReader`,
+and `FastTiffReader`, which decodes the tiles of OpenSlide's TIFF files itself. In all of them a
+pixel has the same value in every window.
 """
 
 from __future__ import annotations
@@ -13,27 +14,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.core.geometry import Box
+from wsi_pipeline.core.pixel_size import Mpp
 
 __all__ = [
+    "CHUNK_PX",
     "MAX_PX",
     "MAX_TILE_PX",
+    "WHITE",
     "Header",
     "Level",
-    "Mpp",
     "Reader",
+    "Refusal",
+    "make_levels",
+    "plausible_mpp",
 ]
 
 WHITE = (255, 255, 255)
 MAX_PX = 2**29
-"""Pixels of a picture or strip that can only be decoded whole: 1.6 GB of RGB, and as much again."""
+"""Most pixels of an image or strip that must be decoded whole: 1.6 GB of RGB, twice at the peak."""
 MAX_TILE_PX = 2**26
-"""Pixels of a tile, of which several are held at once."""
+"""Most pixels of a tile; several tiles are held at the same time."""
 CHUNK_PX = 512
+"""Side of the chunks that are read at a time where a file has no tiles, px."""
 
 
 @dataclass(frozen=True)
 class Level:
-    """One level of the pyramid: its size in its own pixels, and level 0's size over it."""
+    """One level of the pyramid: its size in its own pixels, and its downsample from level 0."""
 
     width: int
     height: int
@@ -41,27 +48,24 @@ class Level:
 
 
 @dataclass(frozen=True)
-class Mpp:
-    """Pixel size in µm, and where it comes from: "metadata", "slide sheet" or "--mpp"."""
-
-    x: float
-    y: float
-    source: str
-
-    @property
-    def value(self) -> float:
-        """Mean of both directions."""
-        return (self.x + self.y) / 2
-
-    @property
-    def plausible(self) -> bool:
-        """Whether a microscope can have made such pixels."""
-        return all(0.02 <= size <= 20 for size in (self.x, self.y))
-
-
-@dataclass(frozen=True)
 class Header:
-    """What a file says about itself; `bounds` in pixels of level 0, `levels` of all of it."""
+    """What a file declares about itself.
+
+    Attributes
+    ----------
+    vendor
+        format of the file, as the library calls it
+    levels
+        the whole pyramid, level 0 first
+    bounds
+        scanned area, level-0 pixels
+    mpp
+        pixel size, where the file has one
+    background
+        RGB of everything transparent or outside
+    notes
+        how the file was understood, for the user
+    """
 
     vendor: str
     levels: tuple[Level, ...]
@@ -72,33 +76,36 @@ class Header:
 
 
 class Reader(Protocol):
-    """An open file. Reads may come from any thread."""
+    """An open slide file. Any thread may read."""
 
     name: str
     header: Header
 
     def read(self, level: int, box: Box) -> NDArray[np.uint8]:
-        """Pixels (h, w, 3) of a box that lies in the level and is not empty."""
+        """Return the pixels (h, w, 3) of a box that lies inside the level and is not empty."""
 
     def tile(self, level: int) -> tuple[int, int]:
-        """Width and height of what is damaged as a whole: a tile, or a strip."""
+        """Return width and height of a tile or strip: damage makes all of it unreadable."""
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
 
 
 class Refusal(Exception):
-    """Why one reader cannot use a file; another one may."""
+    """The reason why a reader does not support a file; another reader may."""
 
 
 def make_levels(sizes: list[tuple[int, int]]) -> tuple[Level, ...]:
-    """Levels of the given widths and heights, the largest first."""
+    """Return levels of the given (width, height), the largest first."""
     width, height = sizes[0]
     return tuple(Level(w, h, (width / w + height / h) / 2) for w, h in sizes)
 
 
 def plausible_mpp(mpp: Mpp | None) -> tuple[Mpp | None, tuple[str, ...]]:
-    """A pixel size from a resolution tag, unless it is the one for print; and a note then."""
+    """Return the pixel size of a resolution tag, or None and a note where it is implausible.
+
+    Many programs write the resolution for printing, e.g. 300 dpi, into that tag.
+    """
     if mpp is None or mpp.plausible:
         return mpp, ()
-    return None, (f"resolution tag of {mpp.value:g} µm per pixel not believed",)
+    return None, (f"resolution tag of {mpp.value:g} µm per pixel is implausible and ignored",)

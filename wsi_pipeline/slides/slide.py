@@ -1,18 +1,12 @@
-"""Slides: whatever the file format, level-0 pixels, a pixel size, and windows of RGB.
-
-OpenSlide reads first; behind it tifffile and, for plain images, Pillow.
-"""
+"""Slides: level-0 pixels, a pixel size, and windows of RGB, for every file format."""
 
 from __future__ import annotations
 
-import contextlib
 import math
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,29 +20,25 @@ from wsi_pipeline.core.errors import (
     one_line,
 )
 from wsi_pipeline.core.geometry import Box, paste
+from wsi_pipeline.core.pixel_size import MPP_RANGE, Mpp
 from wsi_pipeline.core.request import SlideRequest, as_request
-from wsi_pipeline.core.safe_names import check_name
+from wsi_pipeline.core.safe_names import slide_id_of
+from wsi_pipeline.slides.dask_array import lazy_array
 from wsi_pipeline.slides.fast_tiff import FastTiffReader
-from wsi_pipeline.slides.image_reader import ImageReader
-from wsi_pipeline.slides.openslide_reader import OpenSlideReader
+from wsi_pipeline.slides.open_reader import open_reader
 from wsi_pipeline.slides.read_timeout import ReadTimeout
-from wsi_pipeline.slides.readers import Level, Mpp, Reader, Refusal
-from wsi_pipeline.slides.resample import Taps, plan_taps, resample
-from wsi_pipeline.slides.tiff_reader import TiffReader
+from wsi_pipeline.slides.readers import Level, Reader
+from wsi_pipeline.slides.resample import Taps, plan_taps, resample, touches
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     import dask.array
 
-__all__ = ["Level", "Mpp", "Slide", "open_slide", "slide_id_of"]
+__all__ = ["Slide", "open_slide"]
 
-READERS: tuple[type[OpenSlideReader] | type[TiffReader] | type[ImageReader], ...] = (
-    OpenSlideReader,
-    TiffReader,
-    ImageReader,
-)
-MAX_WINDOW_PX = 2**25  # source pixels held at once while resampling
+MAX_WINDOW_PX = 2**25
+"""Most source pixels that are held at once for resampling."""
 
 
 def open_slide(
@@ -58,102 +48,96 @@ def open_slide(
     read_timeout_s: float = RunConfig.read_timeout_s,
     mpp: float | None = None,
 ) -> Slide:
-    """Open a slide with the first reader that understands it.
+    """Open a slide with the first reader that supports its format.
+
+    The readers are OpenSlide, tifffile and, for plain images, Pillow.
 
     Parameters
     ----------
     slide
-        the slide file, or a request with its path and pixel size; any file of a DICOM slide
+        path of the slide file, or a request; of a DICOM slide the path of any of its files
     crop
-        whether level 0 is only the scanned area that the file declares (openslide.bounds), as
-        QuPath shows it, or the whole canvas
+        use only the scanned area that the file declares (openslide.bounds), as QuPath does;
+        otherwise the whole canvas
     read_timeout_s
-        how long opening and each read may take, in seconds
+        seconds to wait for the opening and for each read
     mpp
-        µm per pixel of level 0, used instead of the file's; a request's own comes first
+        µm per level-0 pixel, used instead of that of the file; a request's own takes precedence
 
     Raises
     ------
     SlideNotFoundError
-        there is no such file
+        the file does not exist
     SlideFormatError
-        no reader understands it; the message says why for each of them
+        no reader supports the file; the message has the reason of each reader
     MppError
-        `mpp` is not between 0.02 and 20 µm
+        `mpp` is implausible
     SlideTimeoutError
-        its drive does not answer
+        the drive does not answer in time
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> import tifffile
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "small.tif"
+    ...     tifffile.imwrite(path, np.full((300, 400, 3), 240, np.uint8), tile=(128, 128))
+    ...     with open_slide(path, mpp=0.25) as slide:
+    ...         print(slide.width, slide.height, slide.require_mpp().value)
+    ...         slide.read_region(Box(390, 0, 410, 8)).shape
+    ...         slide.read_scaled(Box(0, 0, 100, 75), scale=4.0).shape
+    400 300 0.25
+    (8, 20, 3)
+    (75, 100, 3)
     """
     request = as_request(slide)
     if request.mpp is None:
         request = SlideRequest(request.path, mpp)
     size = request.mpp
     given = None if size is None else Mpp(size, size, request.mpp_source)
-    deadline = ReadTimeout(request.path.name, read_timeout_s)
-    return deadline.call(_open, request.path, given, crop, deadline)
+    timeout = ReadTimeout(request.path.name, read_timeout_s)
+    return timeout.call(_open, request.path, given, crop, timeout)
 
 
-def _open(path: Path, given: Mpp | None, crop: bool, deadline: ReadTimeout) -> Slide:
+def _open(path: Path, given: Mpp | None, crop: bool, timeout: ReadTimeout) -> Slide:
     if not path.exists():
         raise SlideNotFoundError(f"{path} does not exist; check the path")
     if path.is_dir():
-        raise SlideFormatError(f"{path} is a directory; give a slide file in it")
-    slide_id_of(path)  # what cannot be named is refused before it is opened
+        raise SlideFormatError(f"{path} is a folder; give a slide file in it")
+    slide_id_of(path)  # refuse a bad name before the file is opened
     if given is not None and not given.plausible:
         raise MppError(
-            f"{path.name}: {given.x:g} µm per pixel ({given.source}) is not in 0.02–20; fix it"
+            f"{path.name}: pixel size of {given.x:g} µm ({given.source}) is implausible; "
+            f"give {MPP_RANGE}, e.g. 0.25"
         )
-    return Slide(path, _open_reader(path), mpp=given, crop=crop, deadline=deadline)
-
-
-def _open_reader(path: Path) -> Reader:
-    if path.stat().st_size == 0:
-        raise SlideFormatError(f"{path.name} is empty; copy it again")
-    refusals = []
-    for reader in READERS:
-        try:
-            return _with_own_decoder(path, reader(path))
-        except Refusal as refusal:
-            refusals.append(f"{reader.name}: {refusal}")
-    raise SlideFormatError(
-        f"{path.name} cannot be read ({'; '.join(refusals)}); "
-        "check that the file is complete, or export it as a pyramidal RGB TIFF"
-    )
-
-
-def _with_own_decoder(path: Path, reader: Reader) -> Reader:
-    """The reader, or a faster one in front of it that gives the same pixels."""
-    if isinstance(reader, OpenSlideReader):
-        with contextlib.suppress(Refusal):
-            return FastTiffReader(path, reader)
-    return reader
+    return Slide(path, open_reader(path), mpp=given, crop=crop, timeout=timeout)
 
 
 class Slide:
-    """One whole-slide image, open; a context manager. Reads may come from any thread.
+    """An open whole-slide image; a context manager. Any thread may read.
 
-    It pickles as its path and options and is opened anew by whoever unpickles it.
+    A pickled slide consists of its path and options; unpickling opens the file again.
 
     Attributes
     ----------
     path, slide_id
         the file, and its name without suffix
     width, height
-        pixels of level 0, cropped
+        size of level 0, pixels, cropped
     bounds
-        the cropped area in the file's own level-0 pixels
+        the cropped area, level-0 pixels of the file
     levels
-        the pyramid, cropped; its pixels are the file's, so that a crop starts at the whole pixel
-        nearest to the corner of level 0
+        the pyramid, cropped to the whole pixels of the file that are nearest to `bounds`
     mpp
-        pixel size, or None; `require_mpp` also checks it
+        pixel size, or None; `require_mpp` checks it
     background
-        the colour of everything transparent or outside
+        RGB of everything transparent or outside
     reader, vendor
-        "openslide", "tifffile" or "image", and what it calls the format
+        "openslide", "tifffile" or "image", and its name for the format
     decoder
-        "direct" if tiles are decoded without OpenSlide, to the same pixels; else the reader
+        "direct" where tiles are decoded without OpenSlide, to the same pixels; else the reader
     notes
-        what a user should know about how the file was understood
+        how the file was understood, for the user
     """
 
     def __init__(
@@ -163,7 +147,7 @@ class Slide:
         *,
         mpp: Mpp | None,
         crop: bool,
-        deadline: ReadTimeout | None = None,
+        timeout: ReadTimeout | None = None,
     ) -> None:
         header = reader.header
         whole = Box(0, 0, header.levels[0].width, header.levels[0].height)
@@ -181,29 +165,38 @@ class Slide:
         )
         self.mpp, self.notes = header.mpp if mpp is None else mpp, header.notes
         if mpp is not None and header.mpp is not None and mpp.value != header.mpp.value:
-            said = f"{mpp.source} {mpp.value:g} used instead of the file's {header.mpp.value:g}"
-            self.notes += (said,)
+            note = f"{mpp.source} {mpp.value:g} used instead of the file's {header.mpp.value:g}"
+            self.notes += (note,)
         self._reader = reader
         self._given, self._crop, self._closed = mpp, crop, False
-        self._deadline = deadline or ReadTimeout(path.name, RunConfig.read_timeout_s)
+        self._timeout = timeout or ReadTimeout(path.name, RunConfig.read_timeout_s)
         self._scratch = threading.local()
 
     def require_mpp(self) -> Mpp:
-        """The pixel size; `MppError` if there is none, or one that cannot be worked with."""
+        """Return the pixel size.
+
+        Raises
+        ------
+        MppError
+            the slide has none, or it is implausible, or the pixels are not square
+        """
         remedy = "give --mpp, e.g. --mpp 0.25"
         if self.mpp is None:
             raise MppError(f"{self.path.name} has no pixel size; {remedy}")
         size = f"{self.path.name} has pixels of {self.mpp.x:g} x {self.mpp.y:g} µm"
         if not self.mpp.plausible:
-            raise MppError(f"{size}, which is not in 0.02–20; {remedy}")
-        if abs(self.mpp.x - self.mpp.y) > 0.02 * self.mpp.value:
+            raise MppError(f"{size}, not {MPP_RANGE}; {remedy}")
+        if not self.mpp.square:
             raise MppError(f"{size}, which are not square; resample the slide, or {remedy}")
         return self.mpp
 
     def read_region(self, box: Box, level: int = 0) -> NDArray[np.uint8]:
-        """Pixels of a box of one level, uint8 (h, w, 3); background outside of the slide.
+        """Return the pixels of a box of one level, uint8 (h, w, 3); background outside the slide.
 
-        Raises `SlideReadError` where the file is damaged; the next read is not harmed.
+        Raises
+        ------
+        SlideReadError
+            the file is damaged there; later reads of other boxes work
         """
         corner = self._areas[level]
         return self._window(
@@ -212,11 +205,20 @@ class Slide:
         )
 
     def read_scaled(self, box: Box, scale: float) -> NDArray[np.uint8]:
-        """Pixels of a box of a grid with any pixel size, uint8 (h, w, 3).
+        """Return the pixels of a box of a grid with any pixel size, uint8 (h, w, 3).
 
-        Pixel i of that grid covers the level-0 pixels [i * scale, (i + 1) * scale), so that
-        `scale` is the model's mpp over the slide's. It is filtered from the coarsest level that
-        is fine enough and has the same value in whatever box it is read.
+        Pixel i of the grid covers the level-0 pixels [i * scale, (i + 1) * scale). It is filtered
+        from the coarsest level that is fine enough, and has the same value in every box.
+
+        Parameters
+        ----------
+        scale
+            pixel size of the grid over that of level 0; for a model, its mpp over the slide's
+
+        Raises
+        ------
+        SlideReadError
+            the file is damaged there; later reads of other boxes work
         """
         if box.width <= 0 or box.height <= 0:
             return np.empty((max(0, box.height), max(0, box.width), 3), np.uint8)
@@ -230,7 +232,7 @@ class Slide:
         return resample(self._window(level, window), rows, columns)
 
     def _source(self, box: Box, scale: float) -> tuple[int, Taps, Taps, Box] | None:
-        """Level, filters and the level's window for a box of a grid; None if that is too large."""
+        """Return level, filters and window of the level for a box of a grid; None if too large."""
         if not (scale > 0 and math.isfinite(scale)):
             raise ValueError(f"scale {scale} is not a positive number")
         level = max(
@@ -247,9 +249,9 @@ class Slide:
         return level, rows, columns, Box(columns.start, rows.start, columns.stop, rows.stop)
 
     def _borrowed(self, window: Box) -> NDArray[np.uint8]:
-        """Memory for a window that this thread needs only for a moment.
+        """Return memory that this thread reuses for a window at every call.
 
-        Memory that is new each time is cleared by the system, which takes as long as decoding.
+        The system clears new memory, which takes as long as decoding.
         """
         size = window.width * window.height * 3
         memory: NDArray[np.uint8] | None = getattr(self._scratch, "memory", None)
@@ -260,9 +262,13 @@ class Slide:
     def read_what_is_there(
         self, box: Box, scale: float
     ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """`read_scaled` of a slide that may be damaged: pixels, and which of them could be read.
+        """Read a damaged slide like `read_scaled`; return pixels, and which of them were readable.
 
-        A tile of the file that cannot be read is left in the background colour.
+        A tile of the file that cannot be read gets the background colour.
+
+        Returns
+        -------
+        uint8 (h, w, 3) and bool (h, w)
         """
         source = self._source(box, scale)
         if source is None:
@@ -273,62 +279,45 @@ class Slide:
         try:
             return self.read_scaled(box, scale), np.ones((box.height, box.width), np.bool_)
         except SlideTimeoutError:
-            raise  # so would each tile of it be
+            raise  # each tile would take as long
         except SlideReadError:
             if self._closed:
                 raise
         level, rows, columns, window = source
         found = np.full((window.height, window.width, 3), self.background, np.uint8)
         missing = np.zeros((window.height, window.width), np.uint8)
-        for tile in _grid(window, *self._reader.tile(level)):
+        for tile in window.cut(*self._reader.tile(level)):
             try:
                 paste(found, window, self._window(level, tile), tile)
             except SlideTimeoutError:
                 raise
             except SlideReadError:
                 paste(missing, window, np.ones((tile.height, tile.width), np.uint8), tile)
-        return resample(found, rows, columns), ~_meets(missing, rows, columns)
+        return resample(found, rows, columns), ~touches(missing, rows, columns)
 
     def thumbnail(self, max_px: int = 2048) -> tuple[NDArray[np.uint8], float]:
-        """The whole slide, uint8 (h, w, 3) with no side above `max_px`, and its downsample."""
+        """Return the whole slide, uint8 (h, w, 3), sides up to `max_px`, and its downsample."""
         box, downsample = self.thumbnail_box(max_px)
         return self.read_scaled(box, downsample), downsample
 
     def thumbnail_box(self, max_px: int = 2048) -> tuple[Box, float]:
-        """All of the slide on the grid of its thumbnail, and its downsample."""
+        """Return the box of the whole slide on the grid of its thumbnail, and its downsample."""
         downsample = max(1.0, max(self.width, self.height) / max_px)
-        # Just above a whole number is rounding, not one more pixel.
+        # A quotient just above a whole number is a rounding error, not one more pixel.
         width = math.ceil(self.width / downsample - 1e-6)
         height = math.ceil(self.height / downsample - 1e-6)
         return Box(0, 0, width, height), downsample
 
     def to_dask(self, level: int = 0, chunk_px: int = 1024) -> dask.array.Array:
-        """One level as a lazy uint8 array (h, w, 3), read chunk by chunk."""
-        import dask.array
-        from dask.base import tokenize
-
-        entry = self.levels[level]
-        chunks = dask.array.core.normalize_chunks(
-            (chunk_px, chunk_px, 3), (entry.height, entry.width, 3), dtype=np.uint8
-        )
-        file = self.path.stat()
-        options = (self.path.absolute(), file.st_mtime_ns, file.st_size, self.bounds)
-        return dask.array.map_blocks(
-            _read_block,
-            slide=self,
-            level=level,
-            chunks=chunks,
-            dtype=np.uint8,
-            meta=np.empty((0, 0, 0), np.uint8),
-            name=f"slide-{tokenize(*options, level, chunk_px)}",
-        )
+        """Return one level as a lazy Dask array, uint8 (h, w, 3), read chunk by chunk."""
+        return lazy_array(self, level, chunk_px)
 
     def _window(
         self, level: int, box: Box, out: NDArray[np.uint8] | None = None
     ) -> NDArray[np.uint8]:
-        """Pixels of a box of the file's own level; background outside of the cropped area.
+        """Return the pixels of a box of the file's own level; background outside the crop.
 
-        They may lie in `out`, which only a `FastTiffReader` fills.
+        `out` is memory that a `FastTiffReader` may fill and return.
         """
         if self._closed:
             raise SlideReadError(f"{self.path.name} is closed; open it again")
@@ -339,13 +328,13 @@ class Slide:
             return np.full((box.height, box.width, 3), self.background, np.uint8)
         try:
             if inside == box and isinstance(self._reader, FastTiffReader):
-                pixels = self._deadline.call(self._reader.read, level, inside, out)
+                pixels = self._timeout.call(self._reader.read, level, inside, out)
             else:
-                pixels = self._deadline.call(self._reader.read, level, inside)
+                pixels = self._timeout.call(self._reader.read, level, inside)
         except MemoryError:
             raise
         except SlideTimeoutError:
-            self._scratch.memory = None  # the late read may yet write into it
+            self._scratch.memory = None  # the late read may still write into it
             raise
         except Exception as error:
             raise SlideReadError(
@@ -359,9 +348,9 @@ class Slide:
         return out
 
     def close(self) -> None:
-        """Let go of the file; where a read still hangs, when it comes back."""
+        """Close the file, unless a read still hangs in it."""
         self._closed = True
-        if not self._deadline.hanging:
+        if not self._timeout.hanging:
             self._reader.close()
 
     def __enter__(self) -> Slide:
@@ -376,7 +365,7 @@ class Slide:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        options = (self._given, self._crop, self._deadline.seconds)
+        options = (self._given, self._crop, self._timeout.seconds)
         return _reopen, (self.path.absolute(), *options)
 
     def __repr__(self) -> str:
@@ -384,39 +373,12 @@ class Slide:
 
 
 def _reopen(path: Path, given: Mpp | None, crop: bool, read_timeout_s: float) -> Slide:
-    deadline = ReadTimeout(path.name, read_timeout_s)
-    return deadline.call(_open, path, given, crop, deadline)
-
-
-def _read_block(*, slide: Slide, level: int, block_info: Any = None) -> NDArray[np.uint8]:
-    (y0, y1), (x0, x1), _ = block_info[None]["array-location"]
-    return slide.read_region(Box(x0, y0, x1, y1), level)
-
-
-def slide_id_of(path: Path) -> str:
-    """The id of a slide: its file's name without suffix. `NameRefused` if it can name no folder."""
-    ome = path.name.lower().endswith((".ome.tif", ".ome.tiff"))
-    return check_name(Path(path.stem).stem if ome else path.stem)
-
-
-def _grid(window: Box, width: int, height: int) -> Iterator[Box]:
-    """The parts of a window that lie in the same tile each; tiles are `width` × `height`."""
-    for y in range(window.y0 // height * height, window.y1, height):
-        for x in range(window.x0 // width * width, window.x1, width):
-            yield Box(x, y, x + width, y + height).clip(window)
-
-
-def _meets(missing: NDArray[np.uint8], rows: Taps, columns: Taps) -> NDArray[np.bool_]:
-    """Which output pixels take something from `missing` source pixels, bool (rows, columns)."""
-    sums = cv2.integral(missing)
-    top, left = rows.first - rows.start, columns.first - columns.start
-    bottom, right = top + rows.weights.shape[1], left + columns.weights.shape[1]
-    inside = sums[bottom][:, right] - sums[top][:, right] - sums[bottom][:, left]
-    return np.asarray(inside + sums[top][:, left] > 0)
+    timeout = ReadTimeout(path.name, read_timeout_s)
+    return timeout.call(_open, path, given, crop, timeout)
 
 
 def _area(level: Level, bounds: Box, whole: Box) -> Box:
-    """The part of a level that shows `bounds`; all of it for all of level 0."""
+    """Return the part of a level that shows `bounds`; the whole level where they are `whole`."""
     full = Box(0, 0, level.width, level.height)
     if bounds == whole:
         return full

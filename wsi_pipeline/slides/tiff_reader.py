@@ -1,7 +1,14 @@
-"""TIFF that OpenSlide does not know: OME-TIFF, QPTIFF, plain and striped files, by tifffile.
+"""Read TIFF files that OpenSlide does not support: OME-TIFF, QPTIFF, plain and striped files.
 
-Only the tiles or strips that a window touches are decoded. Of a z-stack the middle plane is
-read, of a time series the first; channels are shown only if they are plainly red, green, blue.
+tifffile describes the file and decodes tiles and strips, but only those that a window needs. The
+middle plane of a z-stack is read, and the first image of a time series. Channels are read only
+where they are red, green and blue.
+
+Decoded tiles are kept in a cache here. tifffile's zarr store (``aszarr``) would replace about 60
+lines, but needs more time: for a file of 4096 × 4096 px in windows of 640 px, 1.2 (strips) to 12
+times (LZW strips) as long, since it decodes a tile again for each window. With zarr's
+experimental cache it needs 1.5 to 7 times as long for tiles and compressed strips. Only for
+uncompressed strips it needs half the time, but it then holds a whole plain file in memory.
 """
 
 from __future__ import annotations
@@ -20,12 +27,12 @@ from numpy.typing import NDArray
 
 from wsi_pipeline.core.errors import one_line
 from wsi_pipeline.core.geometry import Box, paste
+from wsi_pipeline.core.pixel_size import Mpp
 from wsi_pipeline.slides.readers import (
     MAX_PX,
     MAX_TILE_PX,
     WHITE,
     Header,
-    Mpp,
     Refusal,
     make_levels,
     plausible_mpp,
@@ -35,16 +42,26 @@ from wsi_pipeline.slides.resample import flatten
 __all__ = ["TiffReader"]
 
 CACHE_BYTES = 2**27
+"""Memory for decoded tiles and strips."""
 PLAIN_PX = 256
-"""Side of what is read at a time of a file that ends too early."""
+"""Side of the squares in which a plain file that is cut off is read."""
 MICRONS = {"µm": 1, "μm": 1, "um": 1, "micron": 1, "nm": 1e-3, "Å": 1e-4, "mm": 1e3, "cm": 1e4}
-GREY, PALETTE, COLOUR = (0, 1), (3,), (1, 2, 6)  # PhotometricInterpretation, of 1 and 3 samples
+"""Unit → its length in µm."""
+GREY, PALETTE, COLOUR = (0, 1), (3,), (1, 2, 6)
+"""PhotometricInterpretation of images with 1 sample per pixel (grey, palette) and with 3."""
 YCBCR, ASSOCIATED_ALPHA = 6, 1
-JPEG = (6, 7, 33007, 34892)  # Compression; only these decode YCbCr to RGB
+JPEG = (6, 7, 33007, 34892)
+"""Values of the tag Compression whose decoders turn YCbCr into RGB."""
 
 
 class TiffReader:
-    """The largest picture of a TIFF file, with its pyramid. Raises `Refusal`."""
+    """Reads the largest image of a TIFF file, with its pyramid.
+
+    Raises
+    ------
+    Refusal
+        the file is incomplete, or no RGB image
+    """
 
     name = "tifffile"
 
@@ -84,13 +101,13 @@ class TiffReader:
         )
 
     def read(self, level: int, box: Box) -> NDArray[np.uint8]:
-        """Pixels (h, w, 3) of a box of the level."""
+        """Return the pixels (h, w, 3) of a box of the level."""
         pages = self._levels[level]
         raw = [self._plane(level, number, page, box) for number, page in enumerate(pages)]
         return self._colour(raw[0] if len(raw) == 1 else np.concatenate(raw, axis=2))
 
     def _plane(self, level: int, number: int, page: Any, box: Box) -> NDArray[Any]:
-        """Samples (h, w, samples of the page) as they are stored."""
+        """Return the stored samples of a page, (h, w, samples)."""
         frame = page.keyframe
         if page.is_memmappable:
             return self._plain(page, box)
@@ -98,15 +115,15 @@ class TiffReader:
         for index, sample, where in _chunks(frame, box):
             pixels = self._chunk(level, number, page, index)
             part = out[..., sample : sample + 1] if frame.planarconfig == 2 else out
-            if pixels is None:  # sparse: never written
+            if pixels is None:  # a sparse file, the tile was never written
                 pixels = np.broadcast_to(_blank(frame), (where.height, where.width, part.shape[2]))
             paste(part, box, pixels, where)
         return out
 
     def _plain(self, page: Any, box: Box) -> NDArray[Any]:
-        """Samples of a page that is stored as one array.
+        """Return the samples of a page that is stored as one array, (h, w, samples).
 
-        They are read, not mapped: a mapped file that shrinks or goes away ends the process.
+        They are not memory-mapped: the process would end if a mapped file shrinks or disappears.
         """
         frame, handle = page.keyframe, self._file.filehandle
         planes, depth, height, width, samples = frame.shaped
@@ -122,7 +139,7 @@ class TiffReader:
         return np.moveaxis(out, 0, 2).reshape(box.height, box.width, -1)
 
     def _chunk(self, level: int, number: int, page: Any, index: int) -> NDArray[Any] | None:
-        """A decoded tile or strip (h, w, samples), from the cache if it was read lately."""
+        """Return a decoded tile or strip (h, w, samples), from the cache where it is there."""
         key = (level, number, index)
         with self._lock:
             if key in self._cache:
@@ -151,17 +168,17 @@ class TiffReader:
         return pixels
 
     def tile(self, level: int) -> tuple[int, int]:
-        """Width and height of a tile or strip."""
+        """Return width and height of a tile or strip."""
         page = self._levels[level][0]
         return (PLAIN_PX, PLAIN_PX) if page.is_memmappable else _step(page.keyframe)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._file.close()
 
 
 def _check_complete(file: Any) -> None:
-    """Refuse a file whose list of pages breaks off: what is left may lack levels, or the slide."""
+    """Refuse a file whose list of pages is cut off: levels, or the slide itself, may be missing."""
     handle, tiff = file.filehandle, file.tiff
     if len(file.pages) == 0:
         raise Refusal("the file ends before its first page")
@@ -171,7 +188,7 @@ def _check_complete(file: Any) -> None:
 
 
 def _chunks(frame: Any, box: Box) -> Iterator[tuple[int, int, Box]]:
-    """Index, sample and box of each tile or strip that `box` touches."""
+    """Yield index, sample and box of each tile or strip that `box` touches."""
     width, height = frame.imagewidth, frame.imagelength
     step_x, step_y = _step(frame)
     across, down = -(-width // step_x), -(-height // step_y)
@@ -184,23 +201,23 @@ def _chunks(frame: Any, box: Box) -> Iterator[tuple[int, int, Box]]:
 
 
 def _step(frame: Any) -> tuple[int, int]:
-    """Width and height of a tile, or of a strip."""
+    """Return width and height of a tile or strip."""
     if frame.is_tiled:
         return frame.tilewidth, frame.tilelength
     return frame.imagewidth, frame.rowsperstrip
 
 
 def _blank(frame: Any) -> Any:
-    """A white sample."""
+    """Return the value of a white sample."""
     white = 0 if frame.photometric == 0 else 2 ** int(np.max(frame.bitspersample)) - 1
     return np.array(white).astype(frame.dtype)
 
 
 def _choose_planes(series: Any) -> list[int]:
-    """Which pages of a series make the picture: one, or three channels."""
+    """Return the pages of a series that make the image: one, or one for each of three channels."""
     frame = series.keyframe
     if not series.axes.endswith(frame.axes) or frame.imagedepth > 1:
-        raise Refusal(f"axes {series.axes} are not those of pictures")
+        raise Refusal(f"axes {series.axes} are not those of images")
     axes = series.axes[: len(series.axes) - len(frame.axes)]
     shape = series.shape[: len(axes)]
     where: list[Any] = []
@@ -210,18 +227,18 @@ def _choose_planes(series: Any) -> list[int]:
         elif size == 1 or axis in "ZT":
             where.append(size // 2 if axis == "Z" else 0)
         else:
-            raise Refusal(f"{size} {frame.dtype} planes along axis {axis} are not an RGB picture")
+            raise Refusal(f"{size} {frame.dtype} planes along axis {axis} are not an RGB image")
     numbers = np.arange(np.prod(shape, dtype=int)).reshape(shape)[tuple(where)]
     return [int(number) for number in np.atleast_1d(numbers)]
 
 
 def _pages(level: Any, chosen: list[int]) -> list[Any]:
     if level.is_multifile:
-        raise Refusal("the picture is spread over several files")
+        raise Refusal("the image is spread over several files")
     pages = [level.pages[number] for number in chosen]
     for page in pages:
         if page is None:
-            raise Refusal("a plane of the picture is missing")
+            raise Refusal("a plane of the image is missing")
         frame = page.keyframe
         chunk_px = (
             frame.tilewidth * frame.tilelength
@@ -229,7 +246,7 @@ def _pages(level: Any, chosen: list[int]) -> list[Any]:
             else frame.imagewidth * frame.rowsperstrip
         )
         if chunk_px > (MAX_TILE_PX if frame.is_tiled else MAX_PX) and not page.is_memmappable:
-            raise Refusal(f"a tile or strip of {chunk_px} pixels would have to be decoded whole")
+            raise Refusal(f"a tile or strip has {chunk_px} pixels, too many to decode at once")
     return pages
 
 
@@ -240,12 +257,12 @@ def _alike(page: Any, other: Any) -> bool:
 
 
 class _Colour:
-    """Turns the stored samples (h, w, n) of one kind of picture into RGB. Raises `Refusal`."""
+    """Turns the stored samples (h, w, n) of an image into RGB (h, w, 3). Raises `Refusal`."""
 
     def __init__(self, page: Any, samples: int) -> None:
         extra = tuple(int(kind) for kind in page.extrasamples)
         self._colours = samples - len(extra)
-        self._alpha = bool(extra) and extra[0] in (1, 2)  # 0 means nothing in particular
+        self._alpha = bool(extra) and extra[0] in (1, 2)  # 0 is an unspecified sample
         self._premultiplied = extra[:1] == (ASSOCIATED_ALPHA,)
         photometric = int(page.photometric)
         known = {1: GREY + PALETTE, 3: COLOUR}.get(self._colours, ())
@@ -256,7 +273,7 @@ class _Colour:
         if photometric == YCBCR and page.compression not in JPEG:
             raise Refusal("YCbCr is read only in JPEG")
         if page.dtype.itemsize > 2:
-            raise Refusal(f"{page.dtype} samples have no known range")
+            raise Refusal(f"the range of {page.dtype} samples is unknown")
         self._table = _table(page)
 
     def __call__(self, raw: NDArray[Any]) -> NDArray[np.uint8]:
@@ -273,7 +290,7 @@ class _Colour:
 
 
 def _table(page: Any) -> NDArray[np.uint8] | None:
-    """What each stored value becomes: a grey (n,), a colour (n, 3), or itself (None)."""
+    """Return what each stored value becomes: a grey (n,), a colour (n, 3), or None: itself."""
     if page.photometric == 3:
         colours = np.asarray(page.colormap).T
         return (colours >> 8 if colours.max() > 255 else colours).astype(np.uint8)
@@ -285,7 +302,7 @@ def _table(page: Any) -> NDArray[np.uint8] | None:
 
 
 def _pixel_size(file: Any, index: int, page: Any) -> tuple[Mpp | None, tuple[str, ...]]:
-    """Pixel size from OME-XML, from Aperio's description, or from a resolution tag."""
+    """Return the pixel size from OME-XML, Aperio's description or a resolution tag, and notes."""
     if file.is_ome:
         mpp = _ome_pixel_size(file.ome_metadata, index)
         if mpp is not None:

@@ -1,7 +1,8 @@
-"""Windows of the model grid whose overlaps are decoded once.
+"""WindowCache: windows of the model grid that overlap, each pixel decoded once.
 
-A window is its region and a halo, and the halo half as much again as the region. What the next
-window will need of this one is kept until memory for it runs out; pixels are the same either way.
+A window is a region with its halo, which together have half as many pixels again as the region.
+The edges that the next windows need are kept, up to a limit of memory. The pixels are the same
+with and without the cache.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from wsi_pipeline.slides.slide import Slide
 __all__ = ["WindowCache"]
 
 KEPT_BYTES = 2**27
-"""A row of regions across a wide slide leaves about 100 MB for the next one."""
+"""Memory for the kept edges: a row of regions across a wide slide needs about 100 MB."""
 
 Image = NDArray[np.uint8]
 
 
 class WindowCache:
-    """Reads windows of one slide at one scale, from any thread.
+    """Reads windows of one slide at one scale. Any thread may read.
 
     Parameters
     ----------
@@ -39,9 +40,9 @@ class WindowCache:
         self._bytes = 0
 
     def read(self, window: Box, border: int = 0) -> Image:
-        """Pixels of a window, uint8 (h, w, 3), as `Slide.read_scaled` gives them.
+        """Return the pixels of a window, uint8 (h, w, 3), as `Slide.read_scaled` does.
 
-        What lies within `border` of its left, right and bottom edge is kept for other windows.
+        The pixels within `border` of the left, right and bottom edge are kept for other windows.
         """
         with self._lock:
             known = [(box, image) for box, image in self._kept if _meet(box, window)]
@@ -58,7 +59,7 @@ class WindowCache:
         return image
 
     def _keep(self, image: Image, window: Box, rest: Box, border: int) -> None:
-        """Keep copies of what is new along three edges."""
+        """Keep copies of the new pixels along three edges."""
         x0, y0, x1, y1 = window.x0, window.y0, window.x1, window.y1
         edges = (
             Box(x0, y0, x0 + border, y1 - border),
@@ -82,7 +83,7 @@ def _meet(a: Box, b: Box) -> bool:
 
 
 def _uncovered(window: Box, boxes: list[Box]) -> Box:
-    """The smallest box around what `boxes` leave of a window; empty where they leave nothing."""
+    """Return the smallest box around the part of a window outside all `boxes`, maybe empty."""
     clipped = [box.clip(window) for box in boxes]
     xs = np.unique([v for box in (window, *clipped) for v in (box.x0, box.x1)])
     ys = np.unique([v for box in (window, *clipped) for v in (box.y0, box.y1)])
