@@ -29,9 +29,9 @@ import numpy as np
 import tifffile
 
 from wsi_pipeline.core.objects import Objects
-from wsi_pipeline.core.run_layout import PARQUET, PARTS, read_run, run_folder_path
+from wsi_pipeline.core.run_layout import LOCK_JSON, PARQUET, PARTS, read_run, run_folder_path
 from wsi_pipeline.formats.geoparquet import read_parquet
-from wsi_pipeline.runs.lock import LOCK, Owner
+from wsi_pipeline.runs.lock_owner import LockOwner
 from wsi_pipeline.synthetic.svs_writer import plan_slide, write_slide
 
 RESULTS = Path(__file__).parent / "results" / "faults.md"
@@ -138,8 +138,8 @@ def _two(trial: Trial) -> tuple[int, ...]:
 @fault("elsewhere", "machine lost that held the lock", "lock.json of another machine, an hour old")
 def _elsewhere(trial: Trial) -> tuple[int, ...]:
     codes = disturbed(trial, lambda process: process.kill())
-    left = replace(Owner.here(), machine="another", host="node17")
-    path = trial.folder / LOCK
+    left = replace(LockOwner.this_process(), machine="another", host="node17")
+    path = trial.folder / LOCK_JSON
     path.write_text(json.dumps(asdict(left)), encoding="utf-8")
     os.utime(path, (time.time() - 3600,) * 2)
     return codes

@@ -25,9 +25,8 @@ from wsi_pipeline.core.errors import (
     UsageError,
 )
 from wsi_pipeline.pipeline import run_slide
-from wsi_pipeline.runs import dask_client as cluster
+from wsi_pipeline.runs import dask_client, dask_executor, work_plan
 from wsi_pipeline.runs import run_folder as store
-from wsi_pipeline.runs import work_plan
 from wsi_pipeline.segmentation.nuclei import model_from_function
 from wsi_pipeline.synthetic.svs_writer import plan_slide, write_slide
 
@@ -172,7 +171,7 @@ def test_a_region_that_kills_its_workers_is_named_and_the_others_are_done(
 
     there = run(poisoned, tmp_path / "there", own_model(deadly), scheduler=scheduler, mpp=0.5)
     assert [f["region"] for f in there.failed] == [7]
-    assert "2 workers died of it" in there.failed[0]["cause"]
+    assert "2 workers ended while they did it" in there.failed[0]["cause"]
     here = run(poisoned, tmp_path / "here", own_model(dark), mpp=0.5)
     assert 0 < there.objects < here.objects
     again = run(poisoned, tmp_path / "there", own_model(dark), mpp=0.5)
@@ -212,7 +211,10 @@ def test_a_scheduler_that_is_killed_leaves_what_was_done(
                 scheduler.kill()
 
         patch.setattr(store.RunFolder, "write_part_bytes", keep_and_kill)
-        with pytest.raises(ClusterError, match=r"went away; \d+ of 30 regions are kept, the same"):
+        with pytest.raises(
+            ClusterError,
+            match=r"reached any more; \d+ of 30 regions are kept, run",
+        ):
             run(slide_path, tmp_path / "out", model, scheduler=str(file))
     assert 4 <= len(kept) < 30
     resumed = []
@@ -233,7 +235,7 @@ def test_a_network_that_only_the_workers_open(scheduler, tmp_path):
     there = run(path, tmp_path / "there", None, scheduler=scheduler, region_px=1920)
     assert here.objects > 10 and same_files(there, here)
     config = RunConfig(scheduler=scheduler, quiet=True)
-    other = dataclasses.replace(cluster.model_there(config), identity="0" * 64)
+    other = dataclasses.replace(dask_executor.remote_model(config), identity="0" * 64)
     with pytest.raises(CheckpointError, match=r"worker tcp://.*put the same checkpoint on every"):
         run(path, tmp_path / "other", other, scheduler=scheduler, region_px=1920)
 
@@ -242,12 +244,12 @@ def test_a_worker_that_does_not_fit_refuses_in_words(
     slide_path, model, scheduler, tmp_path, monkeypatch
 ):
     with monkeypatch.context() as patch:
-        patch.setattr(cluster, "version", lambda _: "0.0.1")
+        patch.setattr(dask_client, "version", lambda _: "0.0.1")
         with pytest.raises(ClusterError, match=r"worker tcp://.* has wsiseg .*, not 0\.0\.1"):
             run(slide_path, tmp_path, model, scheduler=scheduler)
     moved = tmp_path / "moved.svs"
     moved.write_bytes(slide_path.read_bytes())
-    work = cluster.Work
+    work = dask_executor.SlideTask
 
     def elsewhere(path, *rest):
         return work(path.with_name("nowhere.svs"), *rest)
@@ -256,7 +258,7 @@ def test_a_worker_that_does_not_fit_refuses_in_words(
         return work(path, size + 1, *rest)
 
     for other, cause in ((elsewhere, "nowhere.svs cannot be used"), (longer, "is another file")):
-        monkeypatch.setattr(cluster, "Work", other)
+        monkeypatch.setattr(dask_executor, "SlideTask", other)
         with pytest.raises(SlideError, match=rf"worker tcp://.*{cause}.*under the same path"):
             run(moved, tmp_path, model, scheduler=scheduler)
 

@@ -33,13 +33,15 @@ from wsi_pipeline.core.errors import (
     SlideTimeoutError,
 )
 from wsi_pipeline.core.geometry import Box
+from wsi_pipeline.core.run_layout import LOCK_JSON as LOCK
 from wsi_pipeline.core.run_layout import RUN_FILES
 from wsi_pipeline.formats.geoparquet import read_parquet
 from wsi_pipeline.pipeline import run_slide
 from wsi_pipeline.runs import final_files as results
 from wsi_pipeline.runs import lock, work_plan
 from wsi_pipeline.runs import run_folder as store
-from wsi_pipeline.runs.lock import LOCK, Owner, RunLock
+from wsi_pipeline.runs.lock import RunLock
+from wsi_pipeline.runs.lock_owner import LockOwner
 from wsi_pipeline.slides import fast_tiff as direct
 from wsi_pipeline.slides import read_timeout as deadline
 from wsi_pipeline.slides import slide
@@ -67,7 +69,7 @@ def undisturbed(slide_path, darkness, tmp_path_factory):
 @pytest.fixture
 def quick_lock(monkeypatch):
     """A lock that does in tenths of a second what it does in minutes."""
-    for name, seconds in (("BEAT_S", 0.05), ("LOOK_S", 0.02), ("SILENT_S", 1.0),
+    for name, seconds in (("RENEW_S", 0.05), ("POLL_S", 0.02), ("SILENT_S", 1.0),
                           ("CONFIRM_S", 0.4), ("PUT_BACK_S", 0.2)):  # fmt: skip
         monkeypatch.setattr(lock, name, seconds)
 
@@ -88,7 +90,7 @@ def at_region(monkeypatch, number, fault):
 def leave_lock(folder, **owner):
     """A lock as a run on another machine has left it, or as `owner` says."""
     folder.mkdir(parents=True, exist_ok=True)
-    left = replace(Owner.here(), **{"machine": ELSEWHERE, "host": "other", **owner})
+    left = replace(LockOwner.this_process(), **{"machine": ELSEWHERE, "host": "other", **owner})
     (folder / LOCK).write_text(json.dumps(asdict(left)))
     return folder / LOCK
 
@@ -128,7 +130,7 @@ def test_of_two_runs_at_once_one_does_it_and_the_other_says_who(
 def test_the_lock_of_an_ended_process_is_taken_over_at_once(
     slide_path, darkness, undisturbed, tmp_path, owner
 ):
-    here = Owner.here()
+    here = LockOwner.this_process()
     gone = {"pid": ended_process()} if owner == "ended" else {"process_start": 1}
     leave_lock(tmp_path / "crowded/darkness", **{"machine": here.machine, **gone})
     began = time.monotonic()
@@ -163,12 +165,12 @@ def test_the_lock_of_a_run_elsewhere_that_goes_on_is_left_to_it(quick_lock, tmp_
     def beat():
         for n in range(10_000):
             os.utime(path, (time.time() + 3600 * hours + n,) * 2)
-            if ended.wait(lock.BEAT_S):
+            if ended.wait(lock.RENEW_S):
                 return
 
     other = threading.Thread(target=beat)
     other.start()
-    with pytest.raises(OutputError, match=r"is being worked on by pid \d+ on other since 20"):
+    with pytest.raises(OutputError, match=r"is being written by pid \d+ on other since 20"):
         RunLock(tmp_path)
     ended.set()
     other.join()
@@ -176,7 +178,7 @@ def test_the_lock_of_a_run_elsewhere_that_goes_on_is_left_to_it(quick_lock, tmp_
 
 
 def test_of_many_who_take_over_one_gets_it(tmp_path):
-    pid, machine = ended_process(), Owner.here().machine
+    pid, machine = ended_process(), LockOwner.this_process().machine
     for turn in range(15):
         folder = tmp_path / str(turn)
         leave_lock(folder, machine=machine, pid=pid)
@@ -589,7 +591,9 @@ def test_a_drive_that_becomes_read_only(slide_path, darkness, undisturbed, tmp_p
         with pytest.raises(OutputError, match=r"cannot write to .* give another --out"):
             run(slide_path, tmp_path, darkness)
     # The lock could not be removed; this process lives, so it is cleared as after its end.
-    leave_lock(tmp_path / "crowded/darkness", machine=Owner.here().machine, pid=ended_process())
+    leave_lock(
+        tmp_path / "crowded/darkness", machine=LockOwner.this_process().machine, pid=ended_process()
+    )
     assert same(objects_of(run(slide_path, tmp_path, darkness)), undisturbed)
 
 

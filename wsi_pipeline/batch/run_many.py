@@ -148,6 +148,7 @@ def _header(slide: SlideRequest, config: RunConfig) -> str:
 
 def _ready(slides: Sequence[SlideRequest], config: RunConfig) -> dict[str | None, Model]:
     """The models, each opened once for all slides, after a look at where results go."""
+    from wsi_pipeline.pipeline import model_for_run
     from wsi_pipeline.runs.run_folder import check_output
     from wsi_pipeline.runs.work_plan import tile_size
 
@@ -155,12 +156,8 @@ def _ready(slides: Sequence[SlideRequest], config: RunConfig) -> dict[str | None
         check_output(config.out, 0)
     except OutputError as error:
         raise UsageError(str(error)) from error
-    if config.scheduler:
-        from wsi_pipeline.runs.dask_client import model_there as model_for
-    else:
-        from wsi_pipeline.segmentation.load_model import model_for
     names = {s.model: s.model or config.model for s in slides}
-    opened = {n: model_for(replace(config, model=n)) for n in dict.fromkeys(names.values())}
+    opened = {n: model_for_run(replace(config, model=n)) for n in dict.fromkeys(names.values())}
     if not config.scheduler and any(model.device == "cpu" for model in opened.values()):
         keep_freed_memory()
     for model in opened.values():

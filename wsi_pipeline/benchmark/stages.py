@@ -20,8 +20,7 @@ from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import UsageError
 from wsi_pipeline.core.geometry import Box, plan_tiles
 from wsi_pipeline.core.objects import Objects
-from wsi_pipeline.runs.final_files import Results
-from wsi_pipeline.runs.overlay import Density, draw_overlay, to_png
+from wsi_pipeline.runs.final_files import FinalFiles
 from wsi_pipeline.runs.provenance import plan_record, provenance_record
 from wsi_pipeline.runs.run_folder import RunFolder
 from wsi_pipeline.runs.work_plan import plan_work
@@ -261,11 +260,7 @@ def time_write(work: Work, objects: Objects, out: Path) -> Stage:
 
     began = time.perf_counter()
     about = provenance_record(slide, work.model, work.config, work.plan.foreground)
-    results = Results(folder, about, work.model.empty(), Density(slide.width, slide.height))
-    results.write(folder.regions())
-    folder.write_bytes("thumbnail.png", to_png(work.plan.overview.thumbnail))
-    overlay = draw_overlay(
-        slide, work.plan.overview, results.density, results.near, scale=work.plan.scale
-    )
-    folder.write_bytes("overlay.png", to_png(overlay))
+    files = FinalFiles(folder, slide, about, work.model.empty())
+    files.write(folder.regions())
+    files.write_pictures(work.plan)
     return Stage(time.perf_counter() - began, f"{len(objects)} objects")

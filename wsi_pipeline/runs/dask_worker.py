@@ -1,6 +1,7 @@
-"""A region on a worker of a Dask cluster: what it is told, what it keeps open, what it answers.
+"""What a worker of a Dask cluster does: open a network, and segment regions with it.
 
-Answers are made of builtin types alone, so that a worker with another version refuses in words.
+A worker process keeps one network and the slides that it works on open, and closes them after
+`IDLE_S` seconds without a region.
 """
 
 from __future__ import annotations
@@ -9,144 +10,98 @@ import pickle
 import socket
 import threading
 import time
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import CheckpointError, ClusterError, SlideError, WsisegError
 from wsi_pipeline.core.geometry import Box, Region
 from wsi_pipeline.core.machine import keep_freed_memory
+from wsi_pipeline.runs.messages import (
+    Answer,
+    ErrorMessage,
+    ModelRequest,
+    RegionRequest,
+    Request,
+    SlideTask,
+)
 from wsi_pipeline.runs.part_file import part_bytes
-from wsi_pipeline.segmentation.damaged_regions import RegionObjects, segment_readable
+from wsi_pipeline.segmentation.damaged_regions import segment_readable
 from wsi_pipeline.segmentation.inference import Engine
 from wsi_pipeline.segmentation.model import Model
-from wsi_pipeline.segmentation.ownership import ObjectFilter
-from wsi_pipeline.slides.foreground import Foreground
 from wsi_pipeline.slides.read_timeout import ReadTimeout
 from wsi_pipeline.slides.slide import Slide, open_slide
 
-__all__ = ["Work", "describe_model", "do_region"]
+__all__ = ["MODEL_FIELDS", "describe_model", "segment_region"]
 
 IDLE_S = 60.0
-"""After so long without a region a slide is closed and the network let go of, seconds."""
+"""Seconds without a region after which a worker closes its slides and its network."""
 
-
-_TOLD = (
+MODEL_FIELDS = (
     "name", "classes", "mpp", "halo_px", "stride", "tile_px", "identity", "device", "precision",
     "card",
 )  # fmt: skip
+"""Fields of a model that the run needs, although the network is on the workers."""
 
 
-@dataclass(frozen=True, eq=False)
-class Work:
-    """What a worker has to know of a slide; it goes with each region.
-
-    So no worker depends on what another holds, and any of them may die at any time.
-
-    Attributes
-    ----------
-    path, size
-        the slide, absolute, and its bytes
-    identity
-        of the model's weights
-    scale, visible, keep
-        as for `Engine` and `Model.segment_region`
-    """
-
-    path: Path
-    size: int
-    config: RunConfig
-    identity: str
-    scale: float
-    visible: Foreground
-    keep: ObjectFilter
-
-    def pack(self) -> bytes:
-        """For the network: a mask of 4 MB takes some kB."""
-        # Tables that a mask has computed for itself stay here.
-        keep = replace(self.keep, foreground=replace(self.keep.foreground))
-        return zlib.compress(pickle.dumps(replace(self, visible=replace(self.visible), keep=keep)))
-
-    @staticmethod
-    def unpack(packed: bytes) -> Work:
-        """What `pack` packed."""
-        work: Work = pickle.loads(zlib.decompress(packed))  # noqa: TID251
-        return work
-
-
-def describe_model(wanted: str, config: bytes) -> dict[str, Any]:
-    """What the network that `config` (a pickled `RunConfig`) names is on this worker.
-
-    Parameters
-    ----------
-    wanted
-        version of wsiseg that the worker must have
-    """
+def describe_model(request: ModelRequest) -> Answer:
+    """Open a network; return a `ModelAnswer`."""
 
     def describe() -> dict[str, Any]:
-        model = _WORKER.network(pickle.loads(config))  # noqa: TID251
-        return {k: getattr(model, k) for k in _TOLD} | {"kind": type(model).__name__}
+        model = _OPEN.network(pickle.loads(request["config"]))  # noqa: TID251
+        fields = {name: getattr(model, name) for name in MODEL_FIELDS}
+        return {"kind": type(model).__name__, "fields": fields}
 
-    return _answer(wanted, describe)
+    return _answer(request, describe)
 
 
-def do_region(
-    wanted: str,
-    token: str,
-    packed: bytes,
-    own: bytes | None,
-    region: tuple[int, int, int, int, int],
-) -> dict[str, Any]:
-    """The part of one region.
+def segment_region(request: RegionRequest, model: bytes | None = None) -> Answer:
+    """Segment a region; return a `RegionAnswer`.
 
     Parameters
     ----------
-    token
-        names the slide and its settings on this worker
-    packed, own
-        the `Work`, and a model of one's own, pickled
-    region
-        its number, and x0, y0, x1, y1 of its core
-
-    Returns
-    -------
-    dict
-        ``part``, bytes, and ``incomplete``, `RegionObjects.failure`; or ``failure``: why nothing
-        can be read there; or ``refusal``: the name of an error and its text. Besides ``worker``,
-        ``seconds`` per stage and the ``batch`` that fits
+    model
+        the user's own model, pickled; by default the network that the slide's settings name
     """
 
-    def find() -> dict[str, Any]:
-        with _WORKER.site(token, packed, own) as site:
+    def segment() -> dict[str, Any]:
+        region = Region(request["region"], Box(*request["core"]))
+        content: dict[str, Any] = {"part": None, "incomplete": None, "failure": None}
+        with _OPEN.slide(request["slide_key"], request["slide_task"], model) as slide:
             try:
-                found = site.find(Region(region[0], Box(*region[1:])))
-                part = part_bytes(found.objects, found.oversized)
-                answer: dict[str, Any] = {"part": part, "incomplete": found.failure(region[0])}
+                found = segment_readable(
+                    slide.engine, region, slide.task.config, slide.task.object_filter
+                )
+                content["part"] = part_bytes(found.objects, found.oversized)
+                content["incomplete"] = found.failure(region.index)
             except SlideError as error:
-                answer = {"failure": str(error)}
-            return answer | {"seconds": site.news(), "batch": site.batch}
+                content["failure"] = str(error)
+            return content | {"seconds": slide.new_seconds(), "batch": slide.engine.batch}
 
-    return _answer(wanted, find)
+    return _answer(request, segment)
 
 
-def _answer(wanted: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What `work` returns or refuses, and who did it."""
-    me = f"worker {_this_worker().address} on {socket.gethostname()}"
+def _answer(request: Request, work: Callable[[], Mapping[str, Any]]) -> Answer:
+    """Return what `work` returns, or the error that it raised on purpose."""
+    worker = f"worker {_this_worker().address} on {socket.gethostname()}"
     try:
-        if (here := version("wsiseg")) != wanted:
-            raise ClusterError(f"has wsiseg {here}, not {wanted}; install the same everywhere")
-        answer = work()
+        wanted, installed = request["wsiseg"], version("wsiseg")
+        if installed != wanted:
+            raise ClusterError(
+                f"has wsiseg {installed}, not {wanted}; install the same version everywhere"
+            )
+        content = work()
     except WsisegError as error:
-        answer = {"refusal": (type(error).__name__, f"{me}: {error}")}
+        refusal: ErrorMessage = {"name": type(error).__name__, "message": f"{worker}: {error}"}
+        return {"worker": worker, "error": refusal}
     except Exception as error:
-        error.add_note(f"on {me}")
+        error.add_note(f"on {worker}")
         raise
-    return answer | {"worker": me}
+    return cast(Answer, {"worker": worker, "error": None, **content})
 
 
 def _this_worker() -> Any:
@@ -155,88 +110,84 @@ def _this_worker() -> Any:
     return get_worker()
 
 
-class _Site:
-    """A slide, open on this worker, with an engine that all threads share."""
+class _OpenSlide:
+    """A slide that is open on this worker, with one engine for all threads."""
 
-    def __init__(self, work: Work, model: Model) -> None:
-        self.config, self.keep = work.config, work.keep
-        self._slide = _open(work)
-        self._engine = Engine(
-            self._slide, model, work.visible, scale=work.scale,
-            tile_px=work.config.tile_px or model.tile_px, batch=work.config.batch,
+    def __init__(self, task: SlideTask, model: Model) -> None:
+        self.task = task
+        self._slide = _open(task)
+        self.engine = Engine(
+            self._slide, model, task.search_area,
+            scale=task.scale, tile_px=task.tile_px, batch=task.config.batch,
         ).__enter__()  # fmt: skip
-        self.users, self.last = 0, time.monotonic()
-        self._told: dict[str, float] = {}
+        self.users, self.last_used = 0, time.monotonic()
+        self._reported: dict[str, float] = {}
         self._lock = threading.Lock()
 
-    def find(self, region: Region) -> RegionObjects:
-        """Objects of a region; errors as `segment_readable`."""
-        return segment_readable(self._engine, region, self.config, self.keep)
-
-    @property
-    def batch(self) -> int:
-        """Tiles per call of the network, as many as the memory holds."""
-        return self._engine.batch
-
-    def news(self) -> dict[str, float]:
-        """Seconds per stage since the last call."""
+    def new_seconds(self) -> dict[str, float]:
+        """Return the seconds per stage since the last call."""
         with self._lock:
-            now = dict(self._engine.watch.seconds)
-            since = {k: v - self._told.get(k, 0.0) for k, v in now.items()}
-            self._told = now
-        return since
+            now = dict(self.engine.watch.seconds)
+            new = {k: v - self._reported.get(k, 0.0) for k, v in now.items()}
+            self._reported = now
+        return new
 
     def close(self) -> None:
-        """Let go of the slide and of the thread that runs the network."""
-        self._engine.__exit__(None, None, None)
+        """Close the slide, and end the threads that run the network."""
+        self.engine.__exit__(None, None, None)
         self._slide.close()
 
 
-def _open(work: Work) -> Slide:
-    remedy = "every worker must see the slide under the same path"
-    path, config = work.path, work.config
+def _open(task: SlideTask) -> Slide:
+    path, config = task.path, task.config
     try:
         size = ReadTimeout(path.name, config.read_timeout_s).call(path.stat).st_size
-        if size != work.size:
-            raise SlideError(f"it is another file there, {size} bytes, not {work.size}")
+        if size != task.size_bytes:
+            raise SlideError(f"it is another file, {size} bytes, not {task.size_bytes}")
         return open_slide(
             path, mpp=config.mpp, crop=config.crop, read_timeout_s=config.read_timeout_s
         )
     except OSError as error:
-        why = error.strerror or str(error)
-        raise SlideError(f"{path} cannot be used ({why}); {remedy}") from error
+        raise SlideError(
+            f"{path} cannot be used ({error.strerror or error}); "
+            "every worker must see the slide under the same path"
+        ) from error
 
 
-class _WorkerState:
-    """What this process keeps open: one network, and the slides whose regions it gets."""
+class _OpenResources:
+    """What this worker process keeps open: one network, and the slides that it works on."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._sites: dict[str, _Site] = {}
+        self._slides: dict[str, _OpenSlide] = {}
         self._network: tuple[Any, Model] | None = None
-        self._last = time.monotonic()
-        self._tidier: threading.Thread | None = None
+        self._last_used = time.monotonic()
+        self._closer: threading.Thread | None = None
 
     @contextmanager
-    def site(self, token: str, packed: bytes, own: bytes | None) -> Iterator[_Site]:
-        """The slide of that token, opened by the first thread that asks for it."""
+    def slide(self, key: str, packed: bytes, model: bytes | None) -> Iterator[_OpenSlide]:
+        """Yield the slide of that key; the first thread that needs it opens it."""
         with self._lock:
-            if token not in self._sites:
-                work = Work.unpack(packed)
-                model = pickle.loads(own) if own else self.network(work.config, work.identity)  # noqa: TID251
-                self._sites[token] = _Site(work, model)
-                self._watch()
-            site = self._sites[token]
-            site.users += 1
+            if key not in self._slides:
+                task = SlideTask.unpack(packed)
+                network = (
+                    pickle.loads(model)  # noqa: TID251
+                    if model is not None
+                    else self.network(task.config, task.identity)
+                )
+                self._slides[key] = _OpenSlide(task, network)
+                self._start_closer()
+            slide = self._slides[key]
+            slide.users += 1
         try:
-            yield site
+            yield slide
         finally:
             with self._lock:
-                site.users -= 1
-                site.last = self._last = time.monotonic()
+                slide.users -= 1
+                slide.last_used = self._last_used = time.monotonic()
 
     def network(self, config: RunConfig, identity: str | None = None) -> Model:
-        """The network that `config` names, of which a process has one.
+        """Return the network that `config` names; a process has one at a time.
 
         Raises
         ------
@@ -251,8 +202,8 @@ class _WorkerState:
             if model is None or not same:
                 self._network = model = None  # a second one may not fit on the GPU
                 model = _load(config)
-            self._network, self._last = (key, model), time.monotonic()
-            self._watch()
+            self._network, self._last_used = (key, model), time.monotonic()
+            self._start_closer()
         if identity not in (None, model.identity):
             raise CheckpointError(
                 f"{config.checkpoint or config.model} has SHA-256 {model.identity[:12]}…, not "
@@ -260,33 +211,31 @@ class _WorkerState:
             )
         return model
 
-    def _watch(self) -> None:
-        if self._tidier is None:
-            self._tidier = threading.Thread(target=self._tidy, name="tidier", daemon=True)
-            self._tidier.start()
+    def _start_closer(self) -> None:
+        if self._closer is None:
+            self._closer = threading.Thread(target=self._close_idle, name="closer", daemon=True)
+            self._closer.start()
 
-    def _tidy(self) -> None:
+    def _close_idle(self) -> None:
         while True:
             time.sleep(IDLE_S / 4)
             with self._lock:
-                late = time.monotonic() - IDLE_S
-                for token, site in list(self._sites.items()):
-                    if site.users == 0 and site.last < late:
-                        self._sites.pop(token).close()
-                if not self._sites and self._last < late:
-                    self._network = self._tidier = None
+                before = time.monotonic() - IDLE_S
+                for key, slide in list(self._slides.items()):
+                    if slide.users == 0 and slide.last_used < before:
+                        self._slides.pop(key).close()
+                if not self._slides and self._last_used < before:
+                    self._network = self._closer = None
                     return
 
 
 def _changed(file: Path | None) -> int | None:
-    """When a file was last changed; None for none."""
+    """Return when a file was last changed, in ns; None for no file."""
     return file.stat().st_mtime_ns if file and file.is_file() else None
 
 
 def _load(config: RunConfig) -> Model:
-    from wsi_pipeline.segmentation.load_model import (
-        model_for,  # a model of one's own needs no PyTorch
-    )
+    from wsi_pipeline.segmentation.load_model import model_for  # a user's model needs no PyTorch
 
     model = model_for(config)
     if model.device != "cpu":
@@ -298,4 +247,4 @@ def _load(config: RunConfig) -> Model:
     return replace(model, at_once=at_once, torch_threads=threads // at_once)
 
 
-_WORKER = _WorkerState()
+_OPEN = _OpenResources()

@@ -1,4 +1,4 @@
-"""The final files, written while regions are still coming in."""
+"""The final files of a run: objects, thumbnail and overlay."""
 
 from __future__ import annotations
 
@@ -12,56 +12,59 @@ from numpy.typing import NDArray
 
 from wsi_pipeline.core.objects import Objects
 from wsi_pipeline.core.records import Provenance
-from wsi_pipeline.core.run_layout import GEOJSON, PARQUET
+from wsi_pipeline.core.run_layout import GEOJSON, OVERLAY, PARQUET, THUMBNAIL
 from wsi_pipeline.formats.geojson import GeoJsonWriter
 from wsi_pipeline.formats.geoparquet import ParquetWriter
-from wsi_pipeline.runs.overlay import Density
+from wsi_pipeline.runs.overlay import Density, draw_overlay, to_png
 from wsi_pipeline.runs.run_folder import RunFolder
+from wsi_pipeline.runs.work_plan import WorkPlan
+from wsi_pipeline.slides.slide import Slide
 
-__all__ = ["Results"]
+__all__ = ["FinalFiles"]
 
 Bounds = tuple[float, float, float, float]
 
 
-class Results:
-    """What a run folder's parts become: GeoJSON, Parquet, and counts.
+class FinalFiles:
+    """Writes the parts of a run folder as GeoJSON and GeoParquet, and draws the pictures.
+
+    Parameters
+    ----------
+    provenance
+        goes into both files
+    empty
+        no objects, with the classes and measurements that all parts have
 
     Attributes
     ----------
     objects, oversized
-        how many there are, and how many of them are larger than could be seen
-    density
-        where they are
+        number of objects written, and of those that were larger than the largest window
     seconds
-        spent on the files
-
-    Parameters
-    ----------
-    none
-        no objects, of the classes and measurements that all parts have
+        time spent on the two files
     """
 
     def __init__(
-        self, folder: RunFolder, provenance: Provenance, none: Objects, density: Density
+        self, folder: RunFolder, slide: Slide, provenance: Provenance, empty: Objects
     ) -> None:
-        self.folder, self.provenance, self.none = folder, provenance, none
-        self.density = density
+        self.folder, self.slide, self.provenance = folder, slide, provenance
         self.objects = self.oversized = 0
         self.seconds = 0.0
-        self._drop: Mapping[int, NDArray[np.bool_]] = {}
+        self._empty = empty
+        self._density = Density(slide.width, slide.height)
+        self._duplicates: Mapping[int, NDArray[np.bool_]] = {}
         self._bounds: dict[int, Bounds] = {}
-        self._news = threading.Condition()
-        self._settled: set[int] = set()
+        self._changed = threading.Condition()
+        self._done: set[int] = set()
         self._stopped = False
         self._error: Exception | None = None
 
     @contextmanager
-    def following(self, regions: Sequence[int]) -> Iterator[None]:
-        """Write in a thread of its own, in this order, each region once it is settled.
+    def written_in_background(self, regions: Sequence[int]) -> Iterator[None]:
+        """Write regions in a thread, in this order, each once it is marked as done.
 
-        The block ends when all is written; what goes wrong in writing is raised there.
+        The block ends when all regions are written. An error of the thread is raised there.
         """
-        thread = threading.Thread(target=self._follow, args=(regions,), name="writer")
+        thread = threading.Thread(target=self._write_in_order, args=(regions,), name="writer")
         thread.start()
         try:
             yield
@@ -69,72 +72,83 @@ class Results:
             self._stopped = True
             raise
         finally:
-            with self._news:
-                self._news.notify()
+            with self._changed:
+                self._changed.notify()
             thread.join()
         if self._error is not None:
             raise self._error
 
-    def settle(self, region: int) -> None:
-        """Say that a region is done: it has a part, or never will have in this run."""
-        with self._news:
-            self._settled.add(region)
-            self._news.notify()
+    def mark_done(self, region: int) -> None:
+        """Mark a region as done: it has a part, or failed and gets none in this run."""
+        with self._changed:
+            self._done.add(region)
+            self._changed.notify()
 
-    def _follow(self, regions: Sequence[int]) -> None:
+    def _write_in_order(self, regions: Sequence[int]) -> None:
         try:
-            self.write(self._in_order(regions))
+            self.write(self._once_done(regions))
         except Exception as error:
             self._error = error
 
-    def _in_order(self, regions: Sequence[int]) -> Iterator[int]:
+    def _once_done(self, regions: Sequence[int]) -> Iterator[int]:
         for region in regions:
-            with self._news:
-                self._news.wait_for(lambda: self._stopped or region in self._settled)  # noqa: B023
+            with self._changed:
+                self._changed.wait_for(lambda: self._stopped or region in self._done)  # noqa: B023
             if self._stopped:
                 raise InterruptedError
             if self.folder.has(region):
                 yield region
 
     def write(
-        self, regions: Iterable[int], drop: Mapping[int, NDArray[np.bool_]] | None = None
+        self, regions: Iterable[int], duplicates: Mapping[int, NDArray[np.bool_]] | None = None
     ) -> None:
-        """Write the files from these parts, in this order; they appear when the last is in.
+        """Write the parts of `regions`, in this order; the files appear when all are written.
 
-        `drop` says which objects of a region are another region's, bool (n,).
+        Parameters
+        ----------
+        duplicates
+            by region, bool (n,): objects to leave out, since another region has them too
         """
-        self._drop = drop or {}
-        path, provenance = self.folder.path, self.provenance
+        self._duplicates = duplicates or {}
+        path = self.folder.path
         with (
-            GeoJsonWriter(path / GEOJSON, provenance=provenance) as geojson,
-            ParquetWriter(path / PARQUET, provenance=provenance) as parquet,
+            GeoJsonWriter(path / GEOJSON, provenance=self.provenance) as geojson,
+            ParquetWriter(path / PARQUET, provenance=self.provenance) as parquet,
         ):
-            geojson.write(self.none)
-            parquet.write(self.none)
+            geojson.write(self._empty)
+            parquet.write(self._empty)
             for region in regions:
                 began = time.perf_counter()
-                objects, oversized = self._part(region)
+                objects, oversized = self._read(region)
                 self.oversized += oversized
                 self.objects += len(objects)
                 if len(objects):
                     geojson.write(objects)
                     parquet.write(objects)
-                    self.density.add(objects)
+                    self._density.add(objects)
                     box = objects.bounds()
                     low, high = box[:, :2].min(axis=0), box[:, 2:].max(axis=0)
                     self._bounds[region] = (*low.tolist(), *high.tolist())
                 self.seconds += time.perf_counter() - began
             self.folder.check_owner()  # the files get their names next
 
-    def near(self, box: Bounds) -> Iterator[Objects]:
-        """The objects of the regions that have some in or near a box of level-0 pixels."""
+    def write_pictures(self, plan: WorkPlan) -> None:
+        """Write thumbnail and overlay; call it after `write`."""
+        self.folder.write_bytes(THUMBNAIL, to_png(plan.overview.thumbnail))
+        overlay = draw_overlay(
+            self.slide, plan.overview, self._density, self._objects_near, scale=plan.scale
+        )
+        self.folder.write_bytes(OVERLAY, to_png(overlay))
+
+    def _objects_near(self, box: Bounds) -> Iterator[Objects]:
+        """Yield the objects of each region that has some in or near a box of level-0 pixels."""
         x0, y0, x1, y1 = box
         for region, (left, top, right, bottom) in self._bounds.items():
             if left < x1 and right > x0 and top < y1 and bottom > y0:
-                yield self._part(region)[0]
+                yield self._read(region)[0]
 
-    def _part(self, region: int) -> tuple[Objects, int]:
+    def _read(self, region: int) -> tuple[Objects, int]:
         objects, oversized = self.folder.read_part(region)
-        if region in self._drop:
-            objects = objects.take(~self._drop[region])
+        if region in self._duplicates:
+            objects = objects.take(~self._duplicates[region])
         return objects, oversized

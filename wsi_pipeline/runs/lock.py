@@ -1,209 +1,158 @@
-"""One run per run folder: `lock.json` says who works on it, and its mtime that he still does.
+"""The lock of a run folder: one run writes into it at a time.
 
-The file is made with O_EXCL, which is atomic on network drives too, and touched every `BEAT_S`.
-Clocks of machines differ and change, so no file's time is compared with the local clock: the
-mtime of one file is compared with that of another on the same drive, or watched for changing.
+`lock.json` names the process that writes. It is made with O_EXCL, which is atomic on network
+drives too, and its modification time is renewed every `RENEW_S` seconds. The clocks of machines
+differ and are changed, so a file's time is never compared with the local clock: the time of one
+file is compared with that of another file on the same drive, or is watched for a change.
+
+A lock is taken over
+
+- at once, if its process has ended on this machine;
+- from another machine, or where this machine cannot find out, after it was not renewed for
+  `SILENT_S` seconds.
+
+A run reads its lock before each file that it writes, and ends if another run has taken it over.
+
+This is own code and not filelock's `SoftFileLease` because of that check: a lease reports a loss
+only when its own thread notices it, up to a third of the lease later. A lease also makes others
+wait, where this lock refuses at once with the process that holds the folder.
+
+Windows and macOS have less to go by:
+
+- A machine is known by its host name and network address. If one of them changed, the lock of a
+  killed run counts as that of another machine, and is taken over after a minute, not at once.
+- Windows cannot lock a folder. If several processes take over the same lock in the same
+  instant, the rename decides, as on network drives without locks.
+- Windows cannot renew the time of an open file. A run that was taken over at that very moment
+  may renew its successor's lock once.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
 import secrets
-import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields
-from datetime import UTC, datetime
-from importlib.metadata import version
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from wsi_pipeline.core.errors import OutputError
+from wsi_pipeline.core.run_layout import LOCK_JSON
+from wsi_pipeline.runs.lock_owner import LockOwner
 
-__all__ = ["LOCK", "Owner", "RunLock"]
+__all__ = ["RunLock"]
 
-LOCK = "lock.json"
-BEAT_S = 10.0
+RENEW_S = 10.0
+"""Seconds between renewals of the lock's modification time."""
 SILENT_S = 60.0
-"""An owner on another machine whose lock has not been touched for so long is gone."""
+"""Seconds without renewal after which the owner on another machine counts as ended."""
 CONFIRM_S = 25.0
-"""The same where the drive's clock already says so; it may just have been put forward."""
-LOOK_S = 1.0
+"""The same where the lock's own time already says so; the drive's clock may have been changed."""
+POLL_S = 1.0
+"""Seconds between two looks at the lock of another run."""
 PUT_BACK_S = 2.0
-"""In this time a lock that was taken away by mistake is back."""
+"""Seconds within which a lock that was removed by mistake is put back."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Owner:
-    """Who works on a run folder.
-
-    Attributes
-    ----------
-    host, machine
-        name for people; what tells machines, and containers on them, apart, empty if unknown
-    pid, process_start
-        the process; the second as the kernel counts it, since pids are used again
-    token
-        differs for each lock
-    wsiseg, since
-        version; when the lock was made, UTC
-    """
-
-    host: str
-    machine: str
-    pid: int
-    process_start: int
-    token: str
-    wsiseg: str
-    since: str
-
-    @classmethod
-    def here(cls) -> Owner:
-        """The process that asks."""
-        machine = _machine()
-        return cls(
-            host=socket.gethostname(),
-            machine=machine,
-            pid=os.getpid(),
-            process_start=_process(os.getpid())[1] if machine else 0,
-            token=secrets.token_hex(8),
-            wsiseg=version("wsiseg"),
-            since=datetime.now(UTC).isoformat(timespec="seconds"),
-        )
-
-    @classmethod
-    def read(cls, text: str) -> Owner | None:
-        """The owner that a lock names; None for a lock that is only half written."""
-        try:
-            stored = json.loads(text)
-            return cls(**{field.name: stored[field.name] for field in fields(cls)})
-        except (ValueError, LookupError, TypeError):
-            return None
-
-    def lives(self) -> bool | None:
-        """Whether the process is there; None where this machine cannot know."""
-        if not self.machine or self.machine != _machine():
-            return None
-        try:
-            state, start = _process(self.pid)
-        except (FileNotFoundError, ProcessLookupError):
-            with suppress(PermissionError):
-                try:
-                    os.kill(self.pid, 0)
-                except ProcessLookupError:
-                    return False
-            return None  # another user's, hidden from us
-        return start == self.process_start and state not in "ZX"  # ended, and not yet buried
-
-    def __str__(self) -> str:
-        return f"pid {self.pid} on {self.host} since {self.since}"
-
-
-def _machine() -> str:
-    """Boot and pid namespace: equal where a pid means the same process. Empty if unknown."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return ""
-
-
-@contextmanager
-def _one_at_a_time(folder: Path) -> Iterator[None]:
-    """Keep others of this machine out, between a look at a lock and its removal.
-
-    Drives that have no such locks for folders do without; then the rename decides.
-    """
-    file = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(file)
-
-
-def _process(pid: int) -> tuple[str, int]:
-    """State of a process, one letter, and its start in clock ticks from boot."""
-    state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return state, int(rest[18])
-
-
-@dataclass(frozen=True)
-class _Sight:
-    """A lock of somebody else as it was seen: its text, its mtime in ns, its age if known."""
+class _Seen:
+    """The lock of another run at one moment: text, modification time in ns, age in seconds."""
 
     text: str
     mtime_ns: int
-    age_s: float | None
+    age_s: float
 
     def __str__(self) -> str:
-        owner = Owner.read(self.text) or "an unknown process"
-        return f"{owner}{'' if self.age_s is None else f', last heard of {self.age_s:.0f} s ago'}"
+        owner = LockOwner.from_json(self.text) or "an unknown process"
+        return f"{owner}, last renewed {self.age_s:.0f} s ago"
 
 
 class RunLock:
-    """The right to write into a run folder, from the start until `release`.
+    """The right to write into a run folder, until `release`.
 
-    A lock whose process has ended on this machine is taken over at once; one of another machine
-    when it has been silent for `SILENT_S`, for which it is watched.
+    Parameters
+    ----------
+    monotonic, sleep
+        the clock by which another run's lock is watched
 
     Raises
     ------
     OutputError
-        another run works on the folder
+        another run writes into the folder
     OSError
         the folder cannot be written
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / LOCK
-        self.owner = Owner.here()
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.path = folder / LOCK_JSON
+        self.owner = LockOwner.this_process()
         self._text = json.dumps(asdict(self.owner), indent=1)
+        self._monotonic, self._sleep = monotonic, sleep
+        self._refusals = 0
         self._acquire()
         self._ended = threading.Event()
-        self._heart = threading.Thread(target=self._beat, name="lock", daemon=True)
-        self._heart.start()
+        self._renewer = threading.Thread(target=self._renew, name="lock", daemon=True)
+        self._renewer.start()
 
     def _acquire(self) -> None:
-        first: _Sight | None = None
+        first: _Seen | None = None
         since = 0.0
         while not self._create(self._text):
-            seen = self._look()
+            seen = self._read()
             if seen is None:
                 continue
-            owner = Owner.read(seen.text)
-            lives = None if owner is None else owner.lives()
+            owner = LockOwner.from_json(seen.text)
+            runs = None if owner is None else owner.runs()
             if first is None:
-                first, since = seen, time.monotonic()
-                if lives is None:
-                    _log.warning("%s is held by %s; seeing whether that goes on", self.path, seen)
-            moved = (seen.text, seen.mtime_ns) != (first.text, first.mtime_ns)
-            if lives or (lives is None and moved):
+                first, since = seen, self._monotonic()
+                if runs is None:
+                    _log.warning("%s is held by %s; waiting for a renewal", self.path, seen)
+            renewed = (seen.text, seen.mtime_ns) != (first.text, first.mtime_ns)
+            if runs or (runs is None and renewed):
                 raise OutputError(
-                    f"{self.path.parent} is being worked on by {seen}; "
-                    "wait for it, or give another --out"
+                    f"{self.path.parent} is being written by {seen}; "
+                    "wait for that run, or give another --out"
                 )
-            silent = seen.age_s is not None and seen.age_s >= SILENT_S
-            if lives is False or time.monotonic() - since >= (CONFIRM_S if silent else SILENT_S):
-                self._take(seen)
+            patience = CONFIRM_S if seen.age_s >= SILENT_S else SILENT_S
+            if runs is False or self._monotonic() - since >= patience:
+                self._take_over(seen)
             else:
-                time.sleep(LOOK_S)
+                self._sleep(POLL_S)
+
+    def _wait_for_windows(self) -> None:
+        """Wait a moment on Windows, which refuses a file that another process is just removing.
+
+        Call it while a `PermissionError` is handled; that is raised again elsewhere, and on
+        Windows after 5 s.
+        """
+        self._refusals += 1
+        if os.name != "nt" or self._refusals > 100:
+            raise
+        self._sleep(0.05)
 
     def _create(self, text: str) -> bool:
-        """Make the lock, unless there is one."""
+        """Create the lock; return False if there is one."""
         try:
             file = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
         except FileExistsError:
             return False
+        except PermissionError:
+            self._wait_for_windows()
+            return False
         try:
-            with open(file, "w") as stream:
+            with open(file, "w", encoding="utf-8") as stream:
                 stream.write(text)
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -212,18 +161,21 @@ class RunLock:
             raise
         return True
 
-    def _look(self) -> _Sight | None:
-        """The lock that is there. Opening it makes a network drive say what is true now."""
+    def _read(self) -> _Seen | None:
+        """Read the lock; None if there is none. Network drives send the true state at an open."""
         try:
-            with self.path.open() as file:
+            with self.path.open(encoding="utf-8") as file:
                 text, mtime_ns = file.read(), os.fstat(file.fileno()).st_mtime_ns
         except FileNotFoundError:
             return None
-        return _Sight(text, mtime_ns, (self._drive_now_ns() - mtime_ns) / 1e9)
+        except PermissionError:
+            self._wait_for_windows()
+            return None
+        return _Seen(text, mtime_ns, (self._drive_time_ns() - mtime_ns) / 1e9)
 
-    def _drive_now_ns(self) -> int:
-        """Time by the clock that gives files their times."""
-        probe = self.path.with_name(f"{LOCK}.{secrets.token_hex(4)}.probe")
+    def _drive_time_ns(self) -> int:
+        """Return the time by the clock that gives files on this drive their times."""
+        probe = self.path.with_name(f"{LOCK_JSON}.{secrets.token_hex(4)}.probe")
         try:
             with probe.open("xb") as file:
                 file.write(b"0")
@@ -232,60 +184,83 @@ class RunLock:
         finally:
             probe.unlink(missing_ok=True)
 
-    def _take(self, stale: _Sight) -> None:
-        """Remove a lock whose owner has gone. Of several who try, one renames this very file."""
-        aside = self.path.with_name(f"{LOCK}.{self.owner.token}.stale")
-        with _one_at_a_time(self.path.parent):
+    def _take_over(self, stale: _Seen) -> None:
+        """Remove the lock of an ended run. Of several processes that try, one renames this file."""
+        aside = self.path.with_name(f"{LOCK_JSON}.{self.owner.lock_id}.stale")
+        with _folder_locked(self.path.parent):
             try:
-                if self.path.read_text() != stale.text:
+                if self.path.read_text("utf-8") != stale.text:
                     return
                 self.path.rename(aside)
-                text = aside.read_text()
+                text = aside.read_text("utf-8")
             except FileNotFoundError:
+                return
+            except PermissionError:
+                self._wait_for_windows()
                 return
             if text == stale.text:
                 _log.warning("%s was left by %s; taken over", self.path, stale)
-            else:  # somebody was faster, and this is already his
+            else:  # another process was faster, and this is already its lock
                 self._create(text)
             aside.unlink(missing_ok=True)
 
-    def _beat(self) -> None:
-        while not self._ended.wait(BEAT_S):
-            # A drive that does not answer now may do so next time; whoever writes says if not.
-            with suppress(OSError), self.path.open() as file:
+    def _renew(self) -> None:
+        while not self._ended.wait(RENEW_S):
+            # A drive that does not answer may do so next time; `check` reports a lock that is lost.
+            with suppress(OSError), self.path.open(encoding="utf-8") as file:
                 if file.read() == self._text:
-                    os.utime(file.fileno())
+                    os.utime(file.fileno() if os.utime in os.supports_fd else self.path)
 
     def _held(self) -> bool:
         try:
-            return self.path.read_text() == self._text
+            return self.path.read_text("utf-8") == self._text
         except FileNotFoundError:
             return False
 
     def check(self) -> None:
-        """Make sure that nobody has taken over: a machine may have slept for longer than a minute.
+        """Check that no other run has taken over, as after this machine slept for minutes.
 
         Raises
         ------
         OutputError
-            somebody has
+            another run has
         """
         until = time.monotonic() + PUT_BACK_S
         while not self._held():
             if time.monotonic() > until:
-                seen = self._look()
+                seen = self._read()
                 raise OutputError(
                     f"{self.path.parent} was taken over by {seen or 'a run that has ended'}, since "
-                    "this run had not been heard of; what was finished is kept"
+                    "this run did not renew its lock; finished regions are kept"
                 )
             time.sleep(PUT_BACK_S / 20)
 
     def release(self) -> None:
-        """Let others work on the folder. What cannot be removed is stale once this process ends."""
+        """Remove the lock. One that cannot be removed is stale once this process ends."""
         self._ended.set()
-        self._heart.join(1)
+        self._renewer.join(1)
         with suppress(OSError):
             if self._held():
                 self.path.unlink()
-                for left in self.path.parent.glob(f"{LOCK}.*"):
+                for left in self.path.parent.glob(f"{LOCK_JSON}.*"):
                     left.unlink(missing_ok=True)
+
+
+@contextmanager
+def _folder_locked(folder: Path) -> Iterator[None]:
+    """Keep other processes of this machine out while a stale lock is compared and removed.
+
+    Without effect on Windows and on drives that have no locks for folders.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    file = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)
