@@ -63,7 +63,7 @@ def peak_bytes(process: int | None = None) -> int:
         return int(memory.peak_wset)
     if process is None:
         with suppress(ImportError):
-            import resource
+            import resource  # noqa: TID251
 
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             return peak if sys.platform == "darwin" else peak * 1024

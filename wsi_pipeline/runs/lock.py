@@ -253,7 +253,7 @@ def _folder_locked(folder: Path) -> Iterator[None]:
     Without effect on Windows and on drives that have no locks for folders.
     """
     try:
-        import fcntl
+        import fcntl  # noqa: TID251
     except ImportError:
         yield
         return

@@ -100,7 +100,7 @@ def _machine() -> str:
     """
     if sys.platform == "linux":
         try:
-            boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+            boot = Path("/proc/sys/kernel/random/boot_id").read_text("utf-8").strip()
             return f"{boot} {os.readlink('/proc/self/ns/pid')}"
         except OSError:
             return ""
@@ -133,7 +133,7 @@ def _process_start(pid: int) -> int | None:
 def _process_start_linux(pid: int) -> int | None:
     # psutil derives the time from the clock, which can be changed; the kernel's ticks cannot.
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        stat = Path(f"/proc/{pid}/stat").read_text("utf-8")
     except (FileNotFoundError, ProcessLookupError):
         with suppress(ProcessLookupError):
             os.kill(pid, 0)  # PermissionError: another user's, which /proc may hide

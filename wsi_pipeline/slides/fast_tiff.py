@@ -177,7 +177,7 @@ class _File:
     def read(self, size: int, start: int) -> bytes:
         """`size` bytes from `start` on, fewer where the file ends."""
         if hasattr(os, "pread"):
-            return os.pread(self._descriptor, size, start)
+            return os.pread(self._descriptor, size, start)  # noqa: TID251
         with self._lock:  # on Windows the position is shared by all threads
             os.lseek(self._descriptor, start, os.SEEK_SET)
             return os.read(self._descriptor, size)

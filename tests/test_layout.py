@@ -1,0 +1,73 @@
+"""Limits of the layout: few entries, short files, short functions, tests beside their package."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "wsi_pipeline"
+PACKAGES = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
+SOURCES = [
+    path
+    for folder in ("wsi_pipeline", "models", "workflows", "experiments")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+]
+MOST_ENTRIES, MOST_LINES, MOST_BODY_LINES = 15, 400, 40
+
+# (file, function) with a longer body: the reason.
+LONG_FUNCTIONS: dict[tuple[str, str], str] = {}
+
+
+def functions(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """Name and number of body lines, without the docstring, of each function."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            documented = ast.get_docstring(node, clean=False) is not None
+            body = node.body[1:] if documented else node.body
+            if body:
+                yield node.name, (body[-1].end_lineno or 0) - body[0].lineno + 1
+
+
+def test_the_package_has_few_entries():
+    entries = [path.name for path in PACKAGE.iterdir() if path.name != "__pycache__"]
+    assert len(entries) <= MOST_ENTRIES, entries
+
+
+def test_files_are_short():
+    long = {
+        path.relative_to(ROOT).as_posix(): lines
+        for path in SOURCES
+        if (lines := len(path.read_text(encoding="utf-8").splitlines())) > MOST_LINES
+    }
+    assert long == {}
+
+
+def test_functions_are_short():
+    long = {
+        (path.relative_to(ROOT).as_posix(), name): lines
+        for path in SOURCES
+        for name, lines in functions(ast.parse(path.read_text(encoding="utf-8")))
+        if lines > MOST_BODY_LINES
+    }
+    assert {k: v for k, v in long.items() if k not in LONG_FUNCTIONS} == {}
+    assert set(LONG_FUNCTIONS) <= set(long), "remove exceptions that are not needed"
+
+
+def test_tests_mirror_the_packages():
+    folders = {path.parent.name for path in (ROOT / "tests").glob("*/test_*.py")}
+    assert folders == {*PACKAGES, "models"}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_tests_stand_beside_what_they_test(package):
+    strays = [
+        path.name
+        for path in (ROOT / "tests" / package).glob("test_*.py")
+        if f"wsi_pipeline.{package}" not in path.read_text(encoding="utf-8")
+    ]
+    # A command is tested as a user types it, without an import.
+    assert package == "cli" or strays == []
