@@ -1,9 +1,8 @@
 """Foreground: no cell is lost on generated thumbnails, and masks mean the same everywhere."""
 
-from pathlib import Path
-
 import cv2
 import numpy as np
+import openslide
 import pytest
 import shapely
 from hypothesis import given, settings
@@ -14,7 +13,6 @@ from wsi_pipeline.core.geometry import Box
 from wsi_pipeline.slides.detect_foreground import find_foreground
 from wsi_pipeline.slides.foreground import Foreground, intersect, roi_foreground
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
 STAINS = np.array([[0.1, 0.3, 0.2], [0.35, 0.15, 0.1], [0.05, 0.25, 0.4], [0.3, 0.3, 0.15]])
 
 
@@ -71,7 +69,7 @@ def lost(scene, found):
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0.5, 1.5, 3.0]), st.integers(1, 60))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_sparse_smears_lose_no_cell_pixel(seed, noise, count):
     scene = Scene(seed=seed).scatter(count, depth=(0.4, 1))
     found = find(scene.image(noise))
@@ -234,7 +232,6 @@ def full(found):
 
 
 @given(masks(), st.integers(-20, 100), st.integers(-20, 100), st.integers(1, 60))
-@settings(deadline=None)
 def test_covers_is_any_kept_pixel_that_the_box_meets(found, x, y, side):
     edges = [
         np.append(np.arange(n) * found.downsample, end)
@@ -247,7 +244,6 @@ def test_covers_is_any_kept_pixel_that_the_box_meets(found, x, y, side):
 
 
 @given(masks(), st.sampled_from([0.7, 1.0, 2.5]), st.integers(0, 30))
-@settings(deadline=None)
 def test_window_is_a_function_of_the_pixel(found, scale, cut):
     """Windows agree where they overlap, and with the points at their pixels' centres."""
     box = Box(-5, -7, 40, 50)
@@ -260,7 +256,6 @@ def test_window_is_a_function_of_the_pixel(found, scale, cut):
 
 
 @given(masks())
-@settings(deadline=None, max_examples=40)
 def test_polygons_cover_what_the_mask_keeps(found):
     polygons = found.polygons()
     area = sum(polygon.area for polygon in polygons)
@@ -275,7 +270,6 @@ def test_polygons_cover_what_the_mask_keeps(found):
 
 
 @given(masks(), st.floats(0, 30))
-@settings(deadline=None, max_examples=40)
 def test_dilation_keeps_whatever_is_within_the_margin(found, margin):
     grown = found.dilate(margin)
     assert not (found.mask & ~grown.mask).any()
@@ -289,7 +283,6 @@ def test_dilation_keeps_whatever_is_within_the_margin(found, margin):
 
 
 @given(masks(), masks())
-@settings(deadline=None)
 def test_intersect_loses_nothing_that_both_keep(a, b):
     b = Foreground(b.mask, b.downsample, b.width, b.height, "other")
     if (a.width, a.height) != (b.width, b.height):
@@ -306,7 +299,6 @@ def test_intersect_loses_nothing_that_both_keep(a, b):
 
 
 @given(st.integers(1, 90), st.integers(1, 70), st.sampled_from([7, 33, 2048]))
-@settings(deadline=None, max_examples=30)
 def test_regions_of_interest_keep_every_pixel_they_touch(width, height, max_px):
     ring = shapely.Point(40, 30).buffer(25).difference(shapely.Point(40, 30).buffer(12))
     bow = shapely.make_valid(shapely.Polygon([(60, 10), (80, 30), (80, 10), (60, 30)]))
@@ -332,21 +324,18 @@ def test_region_of_interest_on_the_grid_takes_no_neighbours():
     assert roi_foreground([], 100, 80).share == 0
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="real images are not here")
 @pytest.mark.parametrize("pattern", ["isbi2014/edf/*.webp", "bttfa_lbc/images/*.jpg"])
-def test_photographed_fields_are_kept_whole(pattern):
-    for path in sorted(DATA.glob(pattern))[::5]:
+def test_photographed_fields_are_kept_whole(shared, pattern):
+    for path in sorted(shared.glob(pattern))[::5]:
         image = cv2.imread(str(path))[..., ::-1]
         found = find_foreground(image, 1.0, image.shape[1], image.shape[0])
         assert found.mask.all(), path.name
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="real images are not here")
 @pytest.mark.parametrize("name", ["CMU-1-Small-Region", "TCGA-CR-7395-01A-01-TS1"])
 @pytest.mark.parametrize("side", [256, 1024])
-def test_real_slides_lose_nothing_stained(name, side):
-    openslide = pytest.importorskip("openslide")
-    with openslide.OpenSlide(DATA / "slides" / "files" / f"{name}.svs") as slide:
+def test_real_slides_lose_nothing_stained(shared, name, side):
+    with openslide.OpenSlide(shared / "slides" / "files" / f"{name}.svs") as slide:
         image = np.asarray(slide.get_thumbnail((side, side)).convert("RGB"))
         width, height = slide.dimensions
     found = find_foreground(image, max(width, height) / max(image.shape), width, height)

@@ -1,7 +1,7 @@
 """Laws of the resampler."""
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from wsi_pipeline.slides.resample import _resample, flatten, plan_taps, resample
@@ -23,7 +23,6 @@ def shrink(picture, rows, columns):
     return resample(cut(picture, rows, columns), rows, columns)
 
 
-@settings(deadline=None)
 @given(steps, origins, st.integers(-5, 20), st.integers(1, 12), st.data())
 def test_a_pixel_is_the_same_in_every_window(step, origin, start, length, data):
     rows = plan_taps(-5, 40, step, 0.25)
@@ -39,7 +38,6 @@ def test_a_pixel_is_the_same_in_every_window(step, origin, start, length, data):
     )
 
 
-@settings(deadline=None)
 @given(steps, origins)
 def test_it_is_a_triangle_filter(step, origin):
     taps = plan_taps(3, 15, step, origin)
@@ -69,7 +67,6 @@ def test_halving_has_the_known_weights_and_rounds_half_up():
     assert out[0, 0].tolist() == [2, 2, 3]
 
 
-@settings(deadline=None)
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 2**32 - 1))
 def test_halving_in_whole_numbers_is_the_filter_to_the_last_bit(height, width, seed):
     rows, columns = plan_taps(3, 3 + height, 2.0), plan_taps(7, 7 + width, 2.0, 5)

@@ -52,7 +52,7 @@ def part_path(path: Path, remedy: str = _REMEDY) -> Iterator[Path]:
     except WsisegError:
         raise
     except OSError as error:
-        if error.filename in (None, str(part)):
+        if error.filename is None or str(error.filename) == str(part):
             raise _output_error(path, error, remedy) from error
         raise
 
