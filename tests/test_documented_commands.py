@@ -132,16 +132,12 @@ def arguments(assignments, text, folder):
 
 def parse(args):
     """Let click read the arguments of a command, without running it."""
-    name, *rest = args
-    command = cli.get_command(None, name)
-    assert command is not None, name
+    command, context, rest, name = cli, None, list(args), "wsiseg"
     try:
-        context = command.make_context(
-            name, rest, parent=click.Context(cli, **cli.context_settings)
-        )
-        if isinstance(command, click.Group):  # `train` has one command per model
-            _, model, rest = command.resolve_command(context, rest)
-            model.make_context(model.name, rest, parent=context)
+        while isinstance(command, click.Group):
+            context = click.Context(command, context, name, **command.context_settings)
+            name, command, rest = command.resolve_command(context, rest)
+        command.make_context(name, list(rest), parent=context)
     except click.UsageError as error:
         raise AssertionError(f"{shlex.join(args)}: {error.format_message()}") from None
 
