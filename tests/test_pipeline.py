@@ -121,6 +121,19 @@ def test_final_files_are_written_while_regions_come_in(
     assert same(objects_of(run(slide_path, tmp_path, darkness)), reference)
 
 
+def test_regions_are_done_from_top_to_bottom(slide_path, darkness, tmp_path, monkeypatch):
+    monkeypatch.setattr(work_plan, "REGION_PX", 264)
+    write, done = store.RunFolder.write_part, []
+    monkeypatch.setattr(
+        store.RunFolder, "write_part", lambda *given: done.append(given[1]) or write(*given)
+    )
+    run(slide_path, tmp_path, darkness, workers=1)
+    # Six regions a row; the writer of the final files, which goes by rows, need not wait.
+    assert sorted(done) == list(range(30)) and [n // 6 for n in done] == sorted(
+        n // 6 for n in done
+    )
+
+
 def test_a_writer_that_fails_loses_no_region(slide_path, darkness, tmp_path, monkeypatch):
     def full(self, objects, **how):
         raise OutputError("no space left")
@@ -285,6 +298,7 @@ KILLED = """
 """
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_and_rerun(slide_path, reference, tmp_path, request):
     rng = np.random.default_rng(2)
     script = textwrap.dedent(KILLED).format(
@@ -367,6 +381,7 @@ def test_settings_are_checked_where_they_come_in():
         RunConfig().mpp = 1  # type: ignore[misc]
 
 
+@pytest.mark.slow
 def test_bfloat16_costs_no_accuracy(slide_path):
     with open_slide(slide_path) as slide:
         image = slide.read_scaled(Box(96, 96, 96 + 1024, 96 + 1024), 1.0)[None]

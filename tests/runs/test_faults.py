@@ -293,6 +293,7 @@ def test_the_first_signal_finishes_what_is_in_flight(
     assert same(objects_of(run(slide_path, tmp_path / "out", darkness)), undisturbed)
 
 
+@pytest.mark.slow
 def test_a_second_signal_stops_at_once(slide_path, darkness, undisturbed, tmp_path, request):
     forever = (
         "seen, write = [], pipeline.RunFolder.write_part\n"
@@ -434,6 +435,7 @@ def test_a_read_that_stalls_costs_its_region(
     assert not again.failed and same(objects_of(again), undisturbed)
 
 
+@pytest.mark.slow
 def test_a_drive_that_is_gone_ends_the_run_soon(slide_path, tmp_path, request):
     # The process ends although threads still wait for the drive.
     gone = (
