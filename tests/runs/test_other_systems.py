@@ -16,6 +16,7 @@ from wsi_pipeline.runs.lock_owner import LockOwner
 
 WITHOUT = """
     import os, sys
+    import psutil  # uses these modules itself, on Linux
     for name in ("fcntl", "resource"):
         sys.modules[name] = None
     for name in ("sched_getaffinity", "pread"):
