@@ -24,6 +24,7 @@ __all__ = [
     "load_torch_file",
     "read_card",
     "save_checkpoint",
+    "shipped_models",
     "weights_path",
 ]
 
@@ -94,6 +95,11 @@ class Card:
 def weights_path(name: str) -> Path:
     """Where the checkpoint that ships for a network lies."""
     return Path(__file__).parent / "weights" / f"{name}.safetensors"
+
+
+def shipped_models() -> list[str]:
+    """Return the names of the models whose weights ship, sorted."""
+    return sorted(path.stem for path in weights_path("").parent.glob("*.safetensors"))
 
 
 def save_checkpoint(

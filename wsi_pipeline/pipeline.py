@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +49,7 @@ def run_slide(
     slide: SlideRequest | Path | str,
     config: RunConfig | None = None,
     *,
-    model: Model | None = None,
+    model: Model | Callable[[], Model] | None = None,
     stop: threading.Event | None = None,
 ) -> RunResult:
     """Segment one slide and write its run folder; call it again to resume a run that was stopped.
@@ -59,8 +59,8 @@ def run_slide(
     slide
         the slide file, or a request, whose own settings override those of `config`
     model
-        your own model, from `model_from_module` or `model_from_function`; by default the one
-        that `config` names
+        your own model, from `model_from_module` or `model_from_function`, or a function that
+        loads one; by default the one that `config` names
     stop
         once it is set, no region is begun, and the regions in flight are finished
 
@@ -80,7 +80,9 @@ def run_slide(
             request, mpp=config.mpp, crop=config.crop, read_timeout_s=config.read_timeout_s
         ) as opened,
     ):
-        model = model or model_for_run(config)
+        opened.require_mpp()  # a slide without a pixel size fails before PyTorch is imported
+        if not isinstance(model, Model):
+            model = model() if model is not None else model_for_run(config)
         began = time.perf_counter()
         roi = read_roi(config.roi)
         with open_run(opened, model, config) as folder:

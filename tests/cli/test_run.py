@@ -51,7 +51,8 @@ def test_a_slide_sheet_gives_the_pixel_size(bare, tmp_path):
 
 
 def test_one_bad_slide_does_not_stop_the_others(a, tmp_path):
-    (tmp_path / "b.svs").write_text("not a slide")
+    for name in ("b.svs", "c.svs"):
+        (tmp_path / name).write_text("not a slide")
     result = wsiseg(
         "run", tmp_path / "b.svs", a, tmp_path / "c.svs", "--out", tmp_path / "o", *FAST
     )
@@ -90,7 +91,7 @@ def test_failed_regions_set_the_exit_code_and_are_tried_again(a, tmp_path, monke
         patched.setattr(PixelModel, "segment_region", unreadable)
         said = complaint(wsiseg(*run), 1)
     assert "a.svs: 1 region failed (a.svs: x 0–9 cannot be read" in said
-    assert "the same command tries again" in said
+    assert "run the same command to try again" in said
     assert wsiseg(*run).exit_code == 0
     assert run_record(tmp_path / "o")["objects"] > 10
 
@@ -104,7 +105,8 @@ def test_stopping_says_how_to_go_on(a, tmp_path, monkeypatch):
     assert complaint(result, 130) == "wsiseg: stopped; run the same command again to resume\n"
 
 
-def test_stopping_does_not_wait_for_threads():
+def test_stopping_does_not_wait_for_threads(tmp_path):
+    (tmp_path / "a.svs").touch()
     code = (
         "import sys, threading\n"
         "from wsi_pipeline.batch import run_many\n"
@@ -116,7 +118,9 @@ def test_stopping_does_not_wait_for_threads():
         "sys.argv = ['wsiseg', 'run', 'a.svs']\n"
         "main()\n"
     )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
     assert ended.returncode == 130
     assert ended.stderr == "wsiseg: stopped; run the same command again to resume\n"
 

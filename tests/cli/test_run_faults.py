@@ -80,7 +80,7 @@ def _given(code, words, *args):
 
 
 FAULTS = {
-    "missing file": lambda f: (["run", f / "no.svs"], 1, ["no.svs does not exist", "path"]),
+    "missing file": lambda f: (["run", f / "no.svs"], 2, ["no.svs does not exist", "path"]),
     "text file": _text_file,
     "truncated": _truncated,
     "absurd mpp": _given(2, ["mpp", "250", "0.02 to 20"], "--mpp", "250"),
@@ -88,7 +88,7 @@ FAULTS = {
     "unknown model": _given(2, ["'nope'", "dssnet", "--checkpoint"], "--model", "nope"),
     "checkpoint not safetensors": _not_safetensors,
     "checkpoint without card": _no_card,
-    "checkpoint missing": _given(2, ["no.pt", "wsiseg models"], "--checkpoint", "no.pt"),
+    "checkpoint missing": _given(2, ["no.pt does not exist", "path"], "--checkpoint", "no.pt"),
     "unknown device": _given(2, ["'tpu'", "auto, cpu, cuda"], "--device", "tpu"),
     "unknown foreground": _given(2, ["'some'", "auto", "all"], "--foreground", "some"),
     "unknown option": _given(2, ["--fast", "wsiseg run --help"], "--fast"),
@@ -104,7 +104,7 @@ FAULTS = {
     "sheet: too many cells": _sheet("slide\na.svs,0.25\n", "line 2", "too many cells"),
     "sheet: no name": _sheet("slide,mpp\n,0.25\n", "line 2", "no slide"),
     "sheet: empty": _sheet("slide\n", "names no slide"),
-    "sheet: missing": lambda f: (["run", f / "no.csv"], 2, ["no.csv", "cannot be read", "CSV"]),
+    "sheet: missing": lambda f: (["run", f / "no.csv"], 2, ["no.csv does not exist", "path"]),
     "sheet and --mpp": _two_sizes,
     "same id": _same_id,
     "glob": lambda f: (["run", f / "*.ndpi"], 2, ["*.ndpi", "no file matches"]),

@@ -1,4 +1,4 @@
-# The last rules: one table of all slides, those that failed among them, and their verdict.
+# The last rules: one table of all slides, including failed ones, and the verdict.
 localrules:
     all,
     everything,
@@ -17,7 +17,7 @@ rule cohort:
         "cohort.csv",
         "cohort.html",
     params:
-        slides=list(PLAN.slides),
+        slides={slide: PLAN.table_name(slide) for slide in PLAN.slides},
         refused=PLAN.refused,
     log:
         "logs/cohort.log",
@@ -32,7 +32,7 @@ rule cohort:
         "../scripts/cohort.py"
 
 
-# Names what failed and ends with exit code 1, each time; leaves its file when nothing did.
+# Lists failed slides and ends with exit code 1, every time; makes its file if none failed.
 rule verdict:
     input:
         "cohort.parquet",

@@ -1,12 +1,14 @@
-# The objects in other formats, besides GeoJSON and GeoParquet in the run folder.
+# The objects in more formats than GeoJSON and GeoParquet, which are in the run folder.
 rule export:
     input:
         run="status/segment/{slide}.json",
     output:
         "status/export/{slide}.json",
     params:
+        run=lambda wildcards: PLAN.run_folder(wildcards.slide),
         products=lambda wildcards: [
-            f"--product=exports/{wildcards.slide}.{ending}" for ending in PLAN.options["exports"]
+            f"--product=exports/{PLAN.table_name(wildcards.slide)}.{ending}"
+            for ending in PLAN.options["exports"]
         ],
     log:
         "logs/export/{slide}.log",
@@ -24,4 +26,4 @@ rule export:
         "python -m wsi_pipeline.batch.job --record {output:q} --slide {wildcards.slide:q}"
         " --log {log:q} --tries-left {resources.tries_left} --after {input.run:q}"
         " --per-product {params.products:q}"
-        " -- wsiseg export runs/{wildcards.slide:q}"
+        " -- wsiseg export {params.run:q}"

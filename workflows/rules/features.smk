@@ -1,4 +1,4 @@
-# One row per object, and the slide's row of the cohort.
+# The object table, and the slide's row for the cohort.
 rule features:
     input:
         run="status/segment/{slide}.json",
@@ -6,6 +6,8 @@ rule features:
     output:
         "status/features/{slide}.json",
     params:
+        run=lambda wildcards: PLAN.run_folder(wildcards.slide),
+        name=lambda wildcards: PLAN.table_name(wildcards.slide),
         preparation=PLAN.options["preparation"],
     log:
         "logs/features/{slide}.log",
@@ -22,7 +24,7 @@ rule features:
     shell:
         "python -m wsi_pipeline.batch.job --record {output:q} --slide {wildcards.slide:q}"
         " --log {log:q} --tries-left {resources.tries_left} --after {input.run:q}"
-        " --product features/{wildcards.slide:q}.summary.json"
-        " --product features/{wildcards.slide:q}.objects.csv.gz"
-        " -- wsiseg features runs/{wildcards.slide:q} --out features"
+        " --product features/{params.name:q}.summary.json"
+        " --product features/{params.name:q}.objects.csv.gz"
+        " -- wsiseg features {params.run:q} --out features"
         " --qc qc/{wildcards.slide:q}.json --preparation {params.preparation}"

@@ -1,13 +1,13 @@
-# What is known of the slide before it is segmented: size, pixel size, foreground, focus.
+# Facts about the slide before it is segmented: size, pixel size, foreground, focus.
 rule qc:
     input:
         files=lambda wildcards: ancient(PLAN.inputs(wildcards.slide)),
     output:
         "status/qc/{slide}.json",
     params:
-        # The key alone tells a change; what looks at `input` is no parameter that Snakemake compares.
+        # Only the key shows a change: Snakemake does not compare params that use `input`.
         slide=lambda wildcards, input: PLAN.slide(wildcards.slide),
-        settings=lambda wildcards, input: PLAN.looking(wildcards.slide),
+        settings=lambda wildcards, input: PLAN.info_flags(wildcards.slide),
         key=lambda wildcards: PLAN.key(wildcards.slide),
     log:
         "logs/qc/{slide}.log",
@@ -24,5 +24,5 @@ rule qc:
     shell:
         "python -m wsi_pipeline.batch.job --record {output:q} --slide {wildcards.slide:q}"
         " --key {params.key} --log {log:q} --tries-left {resources.tries_left}"
-        " --answer qc/{wildcards.slide:q}.json"
+        " --stdout qc/{wildcards.slide:q}.json"
         " -- wsiseg info {params.slide:q} --json --no-plan {params.settings:q}"

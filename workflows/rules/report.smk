@@ -4,6 +4,9 @@ rule report:
         features="status/features/{slide}.json",
     output:
         "status/report/{slide}.json",
+    params:
+        run=lambda wildcards: PLAN.run_folder(wildcards.slide),
+        name=lambda wildcards: PLAN.table_name(wildcards.slide),
     log:
         "logs/report/{slide}.log",
     benchmark:
@@ -20,5 +23,5 @@ rule report:
         "python -m wsi_pipeline.batch.job --record {output:q} --slide {wildcards.slide:q}"
         " --log {log:q} --tries-left {resources.tries_left} --after {input.features:q}"
         " --product reports/{wildcards.slide:q}.html"
-        " -- wsiseg report runs/{wildcards.slide:q} --out reports/{wildcards.slide:q}.html"
-        " --summary features/{wildcards.slide:q}.summary.json"
+        " -- wsiseg report {params.run:q} --out reports/{wildcards.slide:q}.html"
+        " --summary features/{params.name:q}.summary.json"

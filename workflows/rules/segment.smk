@@ -1,5 +1,5 @@
-# The run folder. It is no output of the rule, since Snakemake clears outputs before a job, and a
-# run that was stopped goes on with what lies there; the record is written when it is finished.
+# The run folder. It is not an output of the rule: Snakemake removes outputs before a job, and a
+# stopped run resumes from its files. The record is written when the run is finished.
 rule segment:
     input:
         files=lambda wildcards: ancient(PLAN.inputs(wildcards.slide)),
@@ -7,10 +7,11 @@ rule segment:
     output:
         "status/segment/{slide}.json",
     params:
-        # The key alone tells a change; what looks at `input` is no parameter that Snakemake compares.
-        slide=lambda wildcards, input: PLAN.slide(wildcards.slide),
-        machine=lambda wildcards, input: PLAN.machine(),
-        settings=lambda wildcards, input: PLAN.deciding(wildcards.slide),
+        # Only the key shows a change: Snakemake does not compare params that use `input`.
+        row=lambda wildcards, input: PLAN.row(wildcards.slide),
+        folder=lambda wildcards, input: PLAN.run_folder(wildcards.slide),
+        settings=lambda wildcards, input: PLAN.result_flags(),
+        machine=lambda wildcards, input: PLAN.machine_flags(),
         key=lambda wildcards: PLAN.key(wildcards.slide),
     log:
         "logs/segment/{slide}.log",
@@ -28,5 +29,7 @@ rule segment:
     shell:
         "python -m wsi_pipeline.batch.job --record {output:q} --slide {wildcards.slide:q}"
         " --key {params.key} --log {log:q} --tries-left {resources.tries_left}"
-        " --after {input.qc:q} --folder runs/{wildcards.slide:q}"
-        " -- wsiseg run {params.slide:q} --out runs {params.settings:q} {params.machine:q}"
+        " --after {input.qc:q} --run-folder {params.folder:q}"
+        " --sheet workflow/slides/{wildcards.slide:q}.csv --row {params.row:q}"
+        " -- wsiseg run workflow/slides/{wildcards.slide:q}.csv --out runs"
+        " {params.settings:q} {params.machine:q}"

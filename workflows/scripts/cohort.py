@@ -1,4 +1,4 @@
-"""Rule cohort: the table of all slides; failed ones are rows with their cause."""
+"""Rule cohort: the table of all slides; a failed slide is a row with its cause."""
 
 import json
 from contextlib import redirect_stderr, redirect_stdout
@@ -19,12 +19,12 @@ with (
         {"slide": slide, "status": FAILED, "cause": cause}
         for slide, cause in snakemake.params.refused.items()
     ]
-    for slide in snakemake.params.slides:
+    for slide, name in snakemake.params.slides.items():
         record = read_record(Path(f"status/features/{slide}.json"))
         if record is not None and record["status"] == FAILED:
             failed.append({name: record[name] for name in ("slide", "status", "cause")})
         else:
-            sources.append(Path(f"features/{slide}.summary.json"))
+            sources.append(Path(f"features/{name}.summary.json"))
     for number, row in enumerate(failed):
         source = Path(folder) / f"{number}.failed.json"
         source.write_text(json.dumps(row), "utf-8")

@@ -1,11 +1,11 @@
-"""Rule verdict: names the slides that failed, with their causes."""
+"""Rule verdict: lists the slides that failed, with their causes."""
 
 import sys
 from pathlib import Path
 
-from wsi_pipeline.batch.plan import judge
+from wsi_pipeline.batch.plan import read_verdict
 
-verdict = judge(Path(), snakemake.params.slides, snakemake.params.refused)
+verdict = read_verdict(Path(), snakemake.params.slides, snakemake.params.refused)
 lines = [f"{slide}  failed: {cause}" for slide, cause in verdict.failed.items()]
 Path(snakemake.log[0]).write_text("\n".join([f"{verdict.done} done", *lines, ""]))
 if lines:

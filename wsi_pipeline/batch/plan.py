@@ -1,44 +1,56 @@
-"""What the rules of the workflow ask: its slides, their settings, and what became of them.
+"""The plan of a workflow: its slides and settings, as the Snakemake rules need them.
 
-`wsi_pipeline.batch.snakemake` starts Snakemake; this is for its jobs, which may be on any machine.
+`wsi_pipeline.batch.snakemake` starts Snakemake; every job, on any machine, reads the plan again.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from wsi_pipeline.batch.job import DONE, read_record
-from wsi_pipeline.batch.run_many import check_slides
-from wsi_pipeline.batch.slide_sheet import find_slides
+from wsi_pipeline.batch.model_name import model_name
+from wsi_pipeline.batch.run_many import check_settings
+from wsi_pipeline.batch.slide_sheet import find_slides, sheet_row
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import ConfigError, UsageError
 from wsi_pipeline.core.request import SlideRequest
-from wsi_pipeline.core.safe_names import NameRefused, slide_id_of
+from wsi_pipeline.core.run_layout import run_folder_path
+from wsi_pipeline.core.safe_names import NameRefused, folder_name, slide_id_of
 
-__all__ = ["STAGES", "Plan", "Verdict", "judge", "own_programs_first", "read_plan"]
+__all__ = ["STAGES", "Plan", "Verdict", "own_programs_first", "read_plan", "read_verdict"]
 
 STAGES = ("qc", "segment", "features", "export", "report")
-"""What is done for each slide, in order."""
-DECIDING = (
+"""Stages of each slide, in order."""
+RESULT_SETTINGS = (
     "model", "checkpoint", "precision", "mpp", "foreground", "roi", "threshold", "min_area_um2",
     "min_score", "min_small_score", "split", "crop",
 )  # fmt: skip
-"""Settings that decide what is found; the others say how and where it is computed."""
-_ELSEWHERE = ("out", "overwrite")
+"""Settings that decide the objects; the others decide how and where they are computed."""
+_NOT_FOR_JOBS = ("out", "overwrite")
 _BRACES = set("{}")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What the rules ask: slides by id, settings, and the workflow's own options.
+    """Slides and settings of a workflow; the rules call its methods.
 
-    Slides whose names can name no files are not among them, but in `refused` with the cause.
+    Attributes
+    ----------
+    slides
+        requests by slide id
+    refused
+        causes by file name, for slides whose name cannot be used for files
+    config
+        settings for all slides
+    options
+        settings of the workflow itself
     """
 
     slides: Mapping[str, SlideRequest]
@@ -47,62 +59,85 @@ class Plan:
     options: Mapping[str, Any]
 
     def slide(self, slide_id: str) -> str:
-        """The slide's path."""
+        """Return the path of the slide."""
         return str(self.slides[slide_id].path)
 
-    def inputs(self, slide_id: str) -> list[str]:
-        """Files that decide the slide's result and are there.
+    def run_folder(self, slide_id: str) -> str:
+        """Return the run folder of the slide, relative to OUT."""
+        return run_folder_path(Path("runs"), slide_id, self._model(slide_id)).as_posix()
 
-        One that is missing is no reason for Snakemake to stop; its job says so. Nor is a brace in a
-        path; the key tells a change all the same.
+    def table_name(self, slide_id: str) -> str:
+        """Return the name of the slide's tables and exports, without ending."""
+        return f"{slide_id}.{folder_name(self._model(slide_id))}"
+
+    def inputs(self, slide_id: str) -> list[str]:
+        """Return the existing files that decide the result of the slide.
+
+        A missing file must not stop Snakemake; the job of the slide reports it. Paths with braces
+        are left out, because Snakemake would read them as wildcards; the key covers them.
         """
         there = [str(p) for p in self._files(slide_id) if p is not None and p.exists()]
         return [path for path in there if not _BRACES & set(path)]
 
     def key(self, slide_id: str) -> str:
-        """Changes when the files or the settings do that decide the slide's result.
+        """Return a text that changes with the files and settings that decide the result.
 
-        Times of files are compared for being equal, never for being older: clocks differ. A slide
-        that was done keeps its key when its file has gone.
+        A changed time of a file counts, whether later or earlier: clocks differ. A slide that is
+        done keeps its key when its file is removed.
         """
         if not self.slides[slide_id].path.exists():
             record = read_record(Path(f"status/segment/{slide_id}.json"))
             if record is not None and record["status"] == DONE:
-                return str(record["key"])
+                return record["key"]
         stats = [p.stat() if p and p.exists() else None for p in self._files(slide_id)]
-        # A file is known by what is in it, not by where it lies.
-        names = [name for name in DECIDING if name not in ("checkpoint", "roi")]
-        flags = _flags(self._own(slide_id), names)
+        # A file counts by its size and time; moving it changes nothing.
+        names = [name for name in RESULT_SETTINGS if name not in ("checkpoint", "roi")]
+        flags = _flags(self._settings(slide_id), names)
         text = repr((flags, [s and (s.st_size, s.st_mtime_ns) for s in stats]))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def deciding(self, slide_id: str) -> list[str]:
-        """Flags of `wsiseg run` that decide the slide's result."""
-        sheet = [] if self.slides[slide_id].mpp is None else ["--mpp-of-sheet"]
-        return [*_flags(self._own(slide_id), DECIDING), *sheet]
+    def row(self, slide_id: str) -> str:
+        """Return the slide's row for a slide sheet, as JSON."""
+        return json.dumps(sheet_row(self.slides[slide_id]))
 
-    def looking(self, slide_id: str) -> list[str]:
-        """Those among them that `wsiseg info` has, too."""
-        return _flags(self._own(slide_id), ("mpp", "crop"))
+    def result_flags(self) -> list[str]:
+        """Return the flags of `wsiseg run` that decide the result, for all slides."""
+        return _flags(self.config, RESULT_SETTINGS)
 
-    def machine(self) -> list[str]:
-        """Flags of `wsiseg run` that say how and where: they decide nothing."""
+    def machine_flags(self) -> list[str]:
+        """Return the flags of `wsiseg run` that decide how and where it computes."""
         names = (f.name for f in fields(RunConfig))
-        return _flags(self.config, [n for n in names if n not in (*DECIDING, *_ELSEWHERE)])
+        others = [n for n in names if n not in (*RESULT_SETTINGS, *_NOT_FOR_JOBS)]
+        return _flags(self.config, others)
+
+    def info_flags(self, slide_id: str) -> list[str]:
+        """Return the flags of `wsiseg info` for the slide."""
+        return _flags(self._settings(slide_id), ("mpp", "crop"))
+
+    def _model(self, slide_id: str) -> str:
+        return model_name(self._settings(slide_id))
 
     def _files(self, slide_id: str) -> tuple[Path, Path | None, Path | None]:
-        config = self._own(slide_id)
+        config = self._settings(slide_id)
         return self.slides[slide_id].path, config.checkpoint, config.roi
 
-    def _own(self, slide_id: str) -> RunConfig:
-        slide, config = self.slides[slide_id], self.config
-        own = {k: getattr(slide, k) or getattr(config, k) for k in ("mpp", "model", "roi")}
-        return replace(config, **own)
+    def _settings(self, slide_id: str) -> RunConfig:
+        return self.slides[slide_id].settings(self.config)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of the slides: how many are done, and causes by id where something is missing."""
+    """How the slides of a workflow ended.
+
+    Attributes
+    ----------
+    done
+        number of slides without any failure
+    failed
+        causes by slide id
+    unknown
+        ids of slides that are not finished
+    """
 
     done: int
     failed: Mapping[str, str]
@@ -110,23 +145,21 @@ class Verdict:
 
 
 def read_plan(config: Mapping[str, Any]) -> Plan:
-    """The plan of a configuration as in workflows/config.yaml.
+    """Return the plan of a configuration as in workflows/config.yaml.
 
     Raises
     ------
     UsageError
-        a setting is unknown or makes no sense, or the slides cannot be told apart
+        a setting is unknown or out of range, or two slides have the same id
     """
     settings = {k: v for k, v in config.items() if k != "workflow"}
     options = dict(config.get("workflow") or {})
     run = RunConfig.from_mapping(settings)
     if run.out != RunConfig.out:
-        raise ConfigError(
-            f"out {str(run.out)!r} has no place here: results go where Snakemake works"
-        )
+        raise ConfigError(f"out {str(run.out)!r} cannot be set here; remove it, give --directory")
     names = options.get("slides") or []
-    slides = find_slides([names] if isinstance(names, str) else names) if names else []
-    check_slides(slides, run, look_into_rois=False)  # each job comes here
+    slides = find_slides([names] if isinstance(names, str) else names, missing_ok=True)
+    check_settings(slides, run)
     by_id: dict[str, SlideRequest] = {}
     refused: dict[str, str] = {}
     for slide in slides:
@@ -138,8 +171,8 @@ def read_plan(config: Mapping[str, Any]) -> Plan:
         other = by_id.setdefault(slide_id, slide)
         if other is not slide:
             raise UsageError(
-                f"{other.path} and {slide.path} are both slide {slide_id!r}, which has one run "
-                "folder; give each its own OUT"
+                f"{other.path} and {slide.path} are both slide {slide_id!r}; a workflow runs each "
+                "slide once, with one model; give each its own OUT"
             )
     fit = {k: slide for k, slide in by_id.items() if k not in refused}
     return Plan(fit, refused, run, options)
@@ -149,8 +182,8 @@ def _id(path: Path) -> str:
     slide_id = slide_id_of(path)
     if _BRACES & set(slide_id):
         raise NameRefused(
-            f"{path.name} has a brace, which Snakemake takes for a wildcard; rename it, or use "
-            "`wsiseg run`"
+            f"{path.name} has a brace in its name, which Snakemake reads as a wildcard; rename it, "
+            "or use `wsiseg run`"
         )
     return slide_id
 
@@ -160,13 +193,13 @@ def _printable(text: str) -> str:
 
 
 def own_programs_first() -> None:
-    """Let jobs find the `python` and `wsiseg` of this installation, activated or not."""
+    """Put the folder of this Python first in PATH, so that jobs use its `wsiseg` too."""
     own = os.path.dirname(sys.executable)
     os.environ["PATH"] = os.pathsep.join((own, os.environ.get("PATH", os.defpath)))
 
 
 def _flags(config: RunConfig, names: Iterable[str]) -> list[str]:
-    """Command line of what is not at its default."""
+    """Return command-line flags for the settings that are not at their defaults."""
     flags = []
     for name in names:
         value, flag = getattr(config, name), name.replace("_", "-")
@@ -179,16 +212,16 @@ def _flags(config: RunConfig, names: Iterable[str]) -> list[str]:
     return flags
 
 
-def judge(
-    folder: Path, slide_ids: Iterable[str], refused: Mapping[str, str] | None = None
+def read_verdict(
+    out: Path, slide_ids: Iterable[str], refused: Mapping[str, str] | None = None
 ) -> Verdict:
-    """What the records under `folder` say of slides; the `refused` ones failed, too."""
+    """Return how slides ended, from the records in `out`; the `refused` slides count as failed."""
     done, failed, unknown = 0, dict(refused or {}), []
     for slide_id in slide_ids:
-        records = [read_record(folder / "status" / s / f"{slide_id}.json") for s in STAGES]
+        records = [read_record(out / "status" / s / f"{slide_id}.json") for s in STAGES]
         causes = [r["cause"] for r in records if r is not None and r["status"] != DONE]
         if causes:
-            failed[slide_id] = str(causes[0])
+            failed[slide_id] = causes[0]
         elif None in records:
             unknown.append(slide_id)
         else:

@@ -1,4 +1,4 @@
-"""Many slides in one go: which ones were named, what can be told beforehand, one after another."""
+"""Many slides, one after another: check the arguments, then run each slide."""
 
 from __future__ import annotations
 
@@ -12,32 +12,43 @@ from typing import TYPE_CHECKING
 
 import click
 
+from wsi_pipeline.batch.model_name import model_name
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import (
+    CheckpointError,
     ClusterError,
     OutputError,
-    SlideError,
     UsageError,
     WsisegError,
     one_line,
 )
 from wsi_pipeline.core.machine import keep_freed_memory
+from wsi_pipeline.core.named_paths import refuse_missing
 from wsi_pipeline.core.request import SlideRequest
+from wsi_pipeline.core.safe_names import NameRefused, slide_id_of
 
 if TYPE_CHECKING:
     from wsi_pipeline.pipeline import RunResult
     from wsi_pipeline.segmentation.model import Model
 
-__all__ = [
-    "Outcome",
-    "check_slides",
-    "run_slides",
-]
+__all__ = ["Outcome", "check_settings", "check_slides", "run_slides"]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one slide: its result, or why there is none."""
+    """The result of one slide, or the cause why there is none.
+
+    Attributes
+    ----------
+    name
+        file name of the slide
+    seconds
+        time that the slide took
+    result
+        the finished run, or None
+    cause
+        what failed and what to do; empty if nothing failed
+    """
 
     name: str
     seconds: float
@@ -46,75 +57,59 @@ class Outcome:
 
     @property
     def failed(self) -> bool:
-        """Whether anything of the slide is missing."""
+        """Whether the slide, or a region of it, has no result."""
         return self.result is None or bool(self.result.failed)
 
 
 def run_slides(
     slides: Sequence[SlideRequest], config: RunConfig, stop: threading.Event | None = None
 ) -> list[Outcome]:
-    """Segment slides one after another; one that fails does not stop the others.
+    """Segment slides one after another; a slide that fails does not stop the others.
 
-    What can be checked beforehand is checked before the first tile is read. Failures are written
-    to standard error as they come.
+    The arguments are checked before the first slide. Each slide is opened once, when it is its
+    turn, and its model is loaded after that; a model is loaded once and kept. Failures are written
+    to standard error as they happen.
 
     Parameters
     ----------
     stop
-        once it is set no region and no slide is begun, and what is in flight is finished
+        set it to stop: regions in progress are finished, and no others are started
 
     Raises
     ------
     UsageError, CheckpointError, DataError
-        nothing was started, since an argument must change
+        an argument must change; nothing was segmented
     KeyboardInterrupt
-        `stop` was set before all was done
+        `stop` was set before everything was done
     """
     check_slides(slides, config)
-    outcomes: dict[Path, Outcome] = {}
-    ids: dict[str, Path] = {}
-    for slide in slides:
-        _go_on(stop)
+    _check_out(config.out)
+    models = _Models()
+    outcomes: list[Outcome] = []
+    for number, slide in enumerate(slides, 1):
+        if stop is not None and stop.is_set():
+            raise KeyboardInterrupt
         try:
-            slide_id = _header(slide, config)
-        except SlideError as error:
-            outcomes[slide.path] = _failed(slide, one_line(error))
-            continue
-        other = ids.setdefault(slide_id, slide.path)
-        if other != slide.path:
-            raise UsageError(
-                f"{other} and {slide.path} are both slide {slide_id!r}, which has one run folder; "
-                "give each its own --out"
-            )
-    if ids:
-        models = _ready([s for s in slides if s.path not in outcomes], config)
-        for slide in slides:
-            if slide.path not in outcomes:
-                _go_on(stop)
-                try:
-                    outcomes[slide.path] = _run(slide, config, models[slide.model], stop)
-                except ClusterError as error:  # the next slide would only wait for it
-                    outcomes[slide.path] = _failed(slide, one_line(error))
-                    lost = "not begun, since the cluster failed; the same command continues"
-                    for rest in (s for s in slides if s.path not in outcomes):
-                        outcomes[rest.path] = _failed(rest, f"{rest.path.name}: {lost}")
-    return [outcomes[s.path] for s in slides]
+            outcomes.append(_run(slide, config, models, stop))
+        except ClusterError as error:  # the other slides would wait for the same cluster
+            outcomes.append(_failed(slide, one_line(error)))
+            cause = "not started, because the cluster failed; run the same command again to resume"
+            outcomes += [_failed(rest, f"{rest.path.name}: {cause}") for rest in slides[number:]]
+            break
+        except (UsageError, CheckpointError) as error:
+            if not any(outcome.result for outcome in outcomes):
+                raise
+            outcomes.append(_failed(slide, one_line(error)))
+    return outcomes
 
 
-def _go_on(stop: threading.Event | None) -> None:
-    if stop is not None and stop.is_set():
-        raise KeyboardInterrupt
-
-
-def check_slides(
-    slides: Sequence[SlideRequest], config: RunConfig, *, look_into_rois: bool = True
-) -> None:
-    """Look for faults of the arguments that need no slide and no network to be seen.
+def check_settings(slides: Sequence[SlideRequest], config: RunConfig) -> None:
+    """Make sure that the slide sheet and the settings do not contradict each other.
 
     Raises
     ------
-    UsageError, DataError
-        the slide sheet and the settings contradict each other, or a file of regions is no good
+    UsageError
+        both give a pixel size, a model or regions of interest
     """
     for what in ("mpp", "roi"):
         if getattr(config, what) is not None and any(getattr(s, what) is not None for s in slides):
@@ -127,79 +122,115 @@ def check_slides(
         raise UsageError(
             f"--roi belongs to one slide, not to {len(slides)}; give them in a slide sheet"
         )
-    rois = {config.roi, *(s.roi for s in slides)}
-    if look_into_rois and any(rois):
-        from wsi_pipeline.formats.geojson import read_regions
-
-        for roi in sorted(filter(None, rois)):
-            read_regions(roi)
 
 
-def _header(slide: SlideRequest, config: RunConfig) -> str:
-    """The id of a slide that opens and has a pixel size; `SlideError` for one that does not."""
-    from wsi_pipeline.slides.slide import open_slide
+def check_slides(slides: Sequence[SlideRequest], config: RunConfig) -> None:
+    """Check everything that can be checked without opening a slide or loading a model.
 
-    with open_slide(
-        slide, mpp=config.mpp, crop=config.crop, read_timeout_s=config.read_timeout_s
-    ) as opened:
-        opened.require_mpp()
-        return opened.slide_id
+    Raises
+    ------
+    UsageError, CheckpointError, DataError
+        the slide sheet and the settings contradict each other, a file that they name cannot be
+        used, a model is unknown, or two slides have one run folder
+    """
+    from wsi_pipeline.formats.geojson import read_regions
+
+    check_settings(slides, config)
+    rois = sorted({roi for roi in (config.roi, *(s.roi for s in slides)) if roi is not None})
+    refuse_missing([*rois, *filter(None, [config.checkpoint])])
+    _refuse_same_run(slides, config)
+    for roi in rois:
+        read_regions(roi)
 
 
-def _ready(slides: Sequence[SlideRequest], config: RunConfig) -> dict[str | None, Model]:
-    """The models, each opened once for all slides, after a look at where results go."""
-    from wsi_pipeline.pipeline import model_for_run
+def _refuse_same_run(slides: Sequence[SlideRequest], config: RunConfig) -> None:
+    """Check the models' names, and that no two slides have the same run folder."""
+    own = {slide.model for slide in slides}
+    names = {model: model_name(replace(config, model=model or config.model)) for model in own}
+    runs: dict[tuple[str, str], Path] = {}
+    for slide in slides:
+        try:
+            slide_id = slide_id_of(slide.path)
+        except NameRefused:  # this slide fails when it is opened; the others do not
+            continue
+        other = runs.setdefault((slide_id, names[slide.model]), slide.path)
+        if other != slide.path:
+            raise UsageError(
+                f"{other} and {slide.path} are both slide {slide_id!r} and have the same run "
+                "folder; give each its own --out"
+            )
+
+
+def _check_out(out: Path) -> None:
     from wsi_pipeline.runs.run_folder import check_output
-    from wsi_pipeline.runs.work_plan import tile_size
 
     try:
-        check_output(config.out, 0)
+        check_output(out, 0)
     except OutputError as error:
         raise UsageError(str(error)) from error
-    names = {s.model: s.model or config.model for s in slides}
-    opened = {n: model_for_run(replace(config, model=n)) for n in dict.fromkeys(names.values())}
-    if not config.scheduler and any(model.device == "cpu" for model in opened.values()):
-        keep_freed_memory()
-    for model in opened.values():
-        tile_size(model, config)
-    return {given: opened[name] for given, name in names.items()}
+
+
+class _Models:
+    """Loads each model when it is first needed, and keeps it."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[str, Model] = {}
+
+    def get(self, config: RunConfig) -> Model:
+        """Return the model of a slide's settings; `ConfigError` if its tiles do not fit them."""
+        from wsi_pipeline.pipeline import model_for_run
+        from wsi_pipeline.runs.work_plan import tile_size
+
+        if config.model not in self._loaded:
+            model = model_for_run(config)
+            tile_size(model, config)
+            if not config.scheduler and model.device == "cpu":
+                keep_freed_memory()
+            self._loaded[config.model] = model
+        return self._loaded[config.model]
 
 
 def _run(
-    slide: SlideRequest, config: RunConfig, model: Model, stop: threading.Event | None
+    slide: SlideRequest, config: RunConfig, models: _Models, stop: threading.Event | None
 ) -> Outcome:
     from wsi_pipeline.pipeline import run_slide
 
     began = time.perf_counter()
-    _log(f"{slide.path.name}: {model.name} on {model.device}", config)
+    name = slide.path.name
+
+    def model() -> Model:
+        loaded = models.get(slide.settings(config))
+        _log(f"{name}: {loaded.name} on {loaded.device}", config)
+        return loaded
+
     try:
         result = run_slide(slide, config, model=model, stop=stop)
-    except ClusterError:
+    except (ClusterError, UsageError, CheckpointError):
         raise
     except WsisegError as error:
         return _failed(slide, one_line(error), time.perf_counter() - began)
-    except Exception as error:  # a bug or a machine at its limit; the other slides are not harmed
+    except Exception as error:  # a bug, or too little memory; the other slides can still be done
         traceback.print_exc()
-        cause = f"{slide.path.name}: {type(error).__name__}: {one_line(error)}{_advice(error)}"
+        cause = f"{name}: {type(error).__name__}: {one_line(error)}{_advice(error)}"
         return _failed(slide, cause, time.perf_counter() - began)
     seconds = time.perf_counter() - began
-    _log(f"{slide.path.name}: {result.objects} objects, {seconds:.1f} s", config)
-    outcome = Outcome(slide.path.name, seconds, result, _regions(result))
+    _log(f"{name}: {result.objects} objects, {seconds:.1f} s", config)
+    outcome = Outcome(name, seconds, result, _failed_regions(result))
     if outcome.failed:
-        _say(f"{outcome.name}: {outcome.cause}")
+        _print_error(f"{name}: {outcome.cause}")
     return outcome
 
 
-def _regions(result: RunResult) -> str:
-    """How many regions failed or lack something, and the first cause; empty where none did."""
+def _failed_regions(result: RunResult) -> str:
+    """Return how many regions failed or are incomplete, and the first cause; empty if none."""
     if not result.failed:
         return ""
     lost = sum("missing" not in failure for failure in result.failed)
     gaps = len(result.failed) - lost
-    told = [f"{lost} region{'s' * (lost > 1)} failed"] * (lost > 0)
-    told += [f"{gaps} region{'s are' if gaps > 1 else ' is'} not whole"] * (gaps > 0)
+    counts = [f"{lost} region{'s' * (lost > 1)} failed"] * (lost > 0)
+    counts += [f"{gaps} region{'s are' if gaps > 1 else ' is'} incomplete"] * (gaps > 0)
     cause = result.failed[0]["cause"]
-    return f"{', '.join(told)} ({cause}); the same command tries again"
+    return f"{', '.join(counts)} ({cause}); run the same command to try again"
 
 
 def _advice(error: Exception) -> str:
@@ -209,11 +240,11 @@ def _advice(error: Exception) -> str:
 
 
 def _failed(slide: SlideRequest, cause: str, seconds: float = 0.0) -> Outcome:
-    _say(cause)
+    _print_error(cause)
     return Outcome(slide.path.name, seconds, cause=cause)
 
 
-def _say(text: str) -> None:
+def _print_error(text: str) -> None:
     click.echo(f"wsiseg: {text}", err=True)
 
 

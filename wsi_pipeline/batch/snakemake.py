@@ -5,42 +5,78 @@
     slides, settings → OUT/workflow/  → Snakemake: qc → segment → features → export → report
                                         → OUT/status/<stage>/<slide_id>.json → cohort table
 
-Relative paths are those of OUT, where Snakemake works. The rules ask `workflow_plan`; `stage` says
-why a failure is a record.
+Snakemake works in OUT, so relative paths start there. The rules use `wsi_pipeline.batch.plan`;
+`wsi_pipeline.batch.job` says why a failure becomes a record.
 """
 
 from __future__ import annotations
 
-import csv
-import fcntl
-import io
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from wsi_pipeline.batch.job import DONE, FAILED, read_record, write_record
-from wsi_pipeline.batch.plan import STAGES, Verdict, judge, read_plan
+from wsi_pipeline.batch.job import DONE, FAILED, JobRecord, read_record, write_record
+from wsi_pipeline.batch.output_lock import hold_output
+from wsi_pipeline.batch.plan import STAGES, Verdict, read_plan, read_verdict
 from wsi_pipeline.batch.run_many import check_slides
-from wsi_pipeline.batch.slide_sheet import find_slides
+from wsi_pipeline.batch.slide_sheet import find_slides, sheet_row, sheet_text
 from wsi_pipeline.core.config import RunConfig
-from wsi_pipeline.core.errors import ConfigError, OutputError, UsageError, one_line
+from wsi_pipeline.core.errors import ConfigError, UsageError, one_line
+from wsi_pipeline.core.files import write_bytes, write_json
+from wsi_pipeline.core.records import SCHEMA_VERSION
 from wsi_pipeline.core.request import SlideRequest
 
-__all__ = ["PROFILES", "run_workflow"]
+__all__ = ["PROFILES", "WorkflowResult", "run_workflow"]
 
 PROFILES = ("workstation", "slurm", "dask")
 _DRY = re.compile(r"--dry-?run|-[pqkF]*n[pqkF]*")
-_UNDECODED = "backslashreplace"  # such a name is refused, before and after
-_LOST = "its job ended without a word (killed, out of time or of memory)"
+_LOST = "its job ended without a record (killed, out of time or out of memory)"
+
+
+@dataclass(frozen=True)
+class WorkflowResult:
+    """How a call of Snakemake ended.
+
+    Attributes
+    ----------
+    exit_code
+        Snakemake's
+    dry_run
+        whether Snakemake only printed the jobs that it would run
+    """
+
+    exit_code: int
+    verdict: Verdict
+    dry_run: bool
+
+    def text(self, out: Path) -> str:
+        """Return one line for people.
+
+        Examples
+        --------
+        >>> verdict = Verdict(done=2, failed={}, unknown=["c"])
+        >>> WorkflowResult(0, verdict, dry_run=True).text(Path("results"))
+        'dry run, nothing was started: 2 slides are done, 0 failed, 1 is not finished'
+        >>> WorkflowResult(0, Verdict(1, {}, []), dry_run=False).text(Path("results"))
+        '1 slide is done, 0 failed; tables and reports: results'
+        """
+        one, left = self.verdict.done == 1, len(self.verdict.unknown)
+        text = f"{self.verdict.done} slide{' is' if one else 's are'} done"
+        text += f", {len(self.verdict.failed)} failed"
+        if left:
+            text += f", {left} {'is' if left == 1 else 'are'} not finished"
+        if self.dry_run:
+            return f"dry run, nothing was started: {text}"
+        return f"{text}; tables and reports: {out}"
 
 
 def run_workflow(
@@ -53,57 +89,57 @@ def run_workflow(
     recursive: bool = False,
     retry_failed: bool = False,
     further: Sequence[str] = (),
-) -> tuple[int, Verdict]:
-    """Run the packaged workflow; Snakemake's exit code, and what became of the slides.
+) -> WorkflowResult:
+    """Run the packaged workflow.
 
     Parameters
     ----------
     names
-        files, folders, globs and slide sheets
+        files, folders, globs and slide sheets. A slide that does not exist fails alone.
     config
         YAML with settings as in workflows/config.yaml; paths in it are relative to it
     profile
-        one of `PROFILES`, or a folder with a profile of Snakemake's
+        one of `PROFILES`, or a folder with a Snakemake profile
     retry_failed
-        try again what failed, though neither file nor settings have changed
+        run failed slides again, although neither file nor settings have changed
     further
         arguments for Snakemake
 
     Raises
     ------
-    UsageError, DataError
+    UsageError, CheckpointError, DataError
         the arguments are wrong; nothing was started
     OutputError
-        another run works on `out`, or it cannot be written
+        another workflow runs in `out`, or `out` cannot be written
     KeyboardInterrupt
-        stopped by a signal
+        a signal stopped the workflow
     """
     settings = _read_settings(config)
-    slides = find_slides(names, recursive=recursive)
-    resolved = [replace(s, path=s.path.absolute(), roi=s.roi and s.roi.absolute()) for s in slides]
-    sheet = {
-        "workflow": {**(settings.get("workflow") or {}), "slides": [str(s.path) for s in resolved]}
-    }
-    check_slides(
-        resolved, RunConfig.from_mapping({k: v for k, v in settings.items() if k != "workflow"})
-    )
-    plan = read_plan(settings | sheet)
+    found = find_slides(names, recursive=recursive, missing_ok=True)
+    slides = [replace(s, path=s.path.absolute(), roi=s.roi and s.roi.absolute()) for s in found]
+    check_slides(slides, RunConfig.from_mapping(_without_workflow(settings)))
+    options = {**(settings.get("workflow") or {}), "slides": [str(s.path) for s in slides]}
+    plan = read_plan(settings | {"workflow": options})
     if profile == "dask" and plan.config.scheduler is None:
-        raise UsageError("the profile dask needs the cluster's address; give scheduler in --config")
-    with _alone(out) as lock:
-        _write_plan(out, resolved, settings)
+        raise UsageError("the profile dask needs the address of the cluster; set scheduler in "
+                         "the file of --config")  # fmt: skip
+    dry_run = any(map(_DRY.fullmatch, further))
+    with hold_output(out) as holder:
+        _write_plan(out, slides, settings)
         command = _command(out, profile, cores, further)
-        with _forgotten(
-            out, plan.slides, failed=retry_failed, back=any(map(_DRY.fullmatch, further))
-        ):
-            code = _call(command, lock)
-        if code and _close_lost(out, plan.slides):
-            code = _call(command, lock)
-    return code, judge(out, plan.slides, plan.refused)
+        with _stale_records_removed(out, plan.slides, failed=retry_failed, restore=dry_run):
+            code = _call(command, holder.started)
+        if code and _record_lost(out, plan.slides):
+            code = _call(command, holder.started)
+    return WorkflowResult(code, read_verdict(out, plan.slides, plan.refused), dry_run)
+
+
+def _without_workflow(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name != "workflow"}
 
 
 def _read_settings(path: Path | None) -> dict[str, Any]:
-    """Settings of a file, checked, with absolute paths."""
+    """Read the settings of a file, check them, and make their paths absolute."""
     try:
         from snakemake.common.configfile import load_configfile
         from snakemake.exceptions import WorkflowError
@@ -127,14 +163,14 @@ def _read_settings(path: Path | None) -> dict[str, Any]:
     for name in ("checkpoint", "roi"):
         if settings.get(name):
             settings[name] = str((path.parent / settings[name]).absolute())
-    where = settings.get("scheduler")
-    if where and "://" not in where:
-        settings["scheduler"] = str((path.parent / where).absolute())
+    scheduler = settings.get("scheduler")
+    if scheduler and "://" not in scheduler:
+        settings["scheduler"] = str((path.parent / scheduler).absolute())
     return settings
 
 
 def _packaged(name: str) -> Path:
-    """A file of workflows/, wherever it was installed."""
+    """Return the path of a file of workflows/, in a checkout or installed."""
     return Path(str(files("wsiseg_workflows").joinpath(name)))
 
 
@@ -152,20 +188,15 @@ def _command(out: Path, profile: str, cores: int | None, further: Sequence[str])
 
 
 def _write_plan(out: Path, slides: Sequence[SlideRequest], settings: Mapping[str, Any]) -> None:
-    """Leave slides and settings where every job of Snakemake's, on any machine, reads them."""
-    text = io.StringIO(newline="")
-    sheet = csv.writer(text)
-    sheet.writerow(("slide", "mpp", "model", "roi"))
-    sheet.writerows((s.path, s.mpp, s.model, s.roi) for s in slides)
+    """Write slides and settings to OUT/workflow, where every Snakemake job reads them."""
+    # A name that is not UTF-8 gets escapes; such a slide is refused, here and in every job.
+    text = sheet_text(map(sheet_row, slides)).encode("utf-8", "backslashreplace")
+    write_bytes(out / "workflow" / "slides.csv", text)
     options = {**(settings.get("workflow") or {}), "slides": ["workflow/slides.csv"]}
-    content = json.dumps({**settings, "workflow": options}, indent=1)
-    for name, text_ in (("slides.csv", text.getvalue()), ("config.json", content)):
-        aside = out / "workflow" / f"{name}.part"
-        aside.write_text(text_, "utf-8", newline="", errors=_UNDECODED)
-        aside.replace(out / "workflow" / name)
+    write_json(out / "workflow" / "config.json", {**settings, "workflow": options})
 
 
-def _records(out: Path, slide_ids: Iterable[str]) -> Iterator[tuple[Path, dict[str, Any] | None]]:
+def _records(out: Path, slide_ids: Iterable[str]) -> Iterator[tuple[Path, JobRecord | None]]:
     for slide_id in slide_ids:
         for stage in STAGES:
             path = out / "status" / stage / f"{slide_id}.json"
@@ -173,82 +204,79 @@ def _records(out: Path, slide_ids: Iterable[str]) -> Iterator[tuple[Path, dict[s
 
 
 @contextmanager
-def _forgotten(out: Path, slide_ids: Iterable[str], *, failed: bool, back: bool) -> Iterator[None]:
-    """Remove records of what is to be done again: products that are gone, jobs that were lost.
+def _stale_records_removed(
+    out: Path, slide_ids: Iterable[str], *, failed: bool, restore: bool
+) -> Iterator[None]:
+    """Remove the records of jobs that must run again, so that Snakemake runs them.
 
-    With `failed` those of what failed, too; they are put `back` after a dry run.
+    These are jobs whose products are missing and jobs that were lost.
+
+    Parameters
+    ----------
+    failed
+        remove the records of failed jobs too
+    restore
+        put the records back at the end, for a dry run
     """
     (out / "status" / "lost").unlink(missing_ok=True)
     removed = []
     for path, record in _records(out, slide_ids):
-        record = record or {"status": None, "lost": True}
-        gone = not all((out / p).exists() for p in record.get("products", ()))
-        if gone or record.get("lost") or (failed and record["status"] != DONE):
+        again = (
+            record is None
+            or record.get("lost", False)
+            or not all((out / product).exists() for product in record.get("products", ()))
+            or (failed and record["status"] != DONE)
+        )
+        if again:
             with suppress(FileNotFoundError):
                 removed.append((path, path.read_bytes(), path.stat().st_mtime_ns))
                 path.unlink()
     yield
-    for path, content, time_ns in removed if back else ():
+    for path, content, time_ns in removed if restore else ():
         path.write_bytes(content)
         os.utime(path, ns=(time_ns, time_ns))
 
 
-def _close_lost(out: Path, slide_ids: Iterable[str]) -> bool:
-    """Record slides whose jobs could not do so themselves; whether there are any."""
-    if not (out / "status" / "lost").is_file():  # Snakemake did not come to the end of the jobs
+def _record_lost(out: Path, slide_ids: Iterable[str]) -> bool:
+    """Write failure records for jobs that ended without one; return whether there are any."""
+    if not (out / "status" / "lost").is_file():  # Snakemake did not try all jobs
         return False
-    lost = judge(out, slide_ids).unknown
-    causes: dict[str, str] = {}  # the first stage's holds for those that could not follow
+    lost = read_verdict(out, slide_ids).unknown
+    causes: dict[str, str] = {}  # the first stage's cause holds for the stages that wait for it
     for path, record in _records(out, lost):
         if record is None:
             stage, slide_id = path.parent.name, path.name.removesuffix(".json")
             log = out / "logs" / stage / f"{slide_id}.log"
             cause = causes.setdefault(slide_id, f"{stage}: {_LOST}; see {log}")
-            about = {"slide": slide_id, "stage": stage, "status": FAILED, "cause": cause}
-            write_record(path, {**about, "lost": True})
+            lost_record: JobRecord = {
+                "schema_version": SCHEMA_VERSION,
+                "slide": slide_id,
+                "stage": stage,
+                "key": "",
+                "status": FAILED,
+                "cause": cause,
+                "lost": True,
+            }
+            write_record(path, lost_record)
     return bool(lost)
 
 
-@contextmanager
-def _alone(out: Path) -> Iterator[int]:
-    """Make OUT and keep other workflows off it; the lock ends with this process and Snakemake's.
+def _call(command: Sequence[str], started: Callable[[int], None]) -> int:
+    """Run Snakemake and return its exit code; an interrupt goes to its jobs too.
 
-    A lock of Snakemake's own that a killed run left behind is taken away.
+    Parameters
+    ----------
+    started
+        gets the process id
     """
-    try:
-        (out / "workflow").mkdir(parents=True, exist_ok=True)
-        lock = os.open(out / "workflow" / "lock", os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise OutputError(f"cannot write to {out} ({error.strerror}); give another OUT") from error
-    try:
-        owner = os.pread(lock, 200, 0).decode(errors="replace")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise OutputError(
-                f"another workflow ({owner or 'unknown'}) works on {out}; wait for it, or give "
-                "another OUT"
-            ) from None
-        if owner:
-            for left in (out / ".snakemake" / "locks").glob("*"):
-                left.unlink()
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, f"process {os.getpid()} on {os.uname().nodename}".encode(), 0)
-        yield lock
-        os.ftruncate(lock, 0)
-    finally:
-        os.close(lock)
-
-
-def _call(command: Sequence[str], lock: int) -> int:
-    """Exit code of Snakemake, which is interrupted together with its jobs."""
     stopped = False
-    with subprocess.Popen(command, pass_fds=(lock,), process_group=0) as process:
+    with subprocess.Popen(command, **_NEW_GROUP) as process:
+        started(process.pid)
 
         def stop(*_: object) -> None:
             nonlocal stopped
             stopped = True
-            os.killpg(process.pid, signal.SIGINT)  # its jobs, too
+            _interrupt_group(process)
 
         before = {n: signal.signal(n, stop) for n in (signal.SIGINT, signal.SIGTERM)}
         try:
@@ -259,3 +287,15 @@ def _call(command: Sequence[str], lock: int) -> int:
     if stopped:
         raise KeyboardInterrupt
     return code
+
+
+if sys.platform == "win32":  # no process groups with signals: jobs end at once, and are resumed
+    _NEW_GROUP: dict[str, Any] = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+
+    def _interrupt_group(process: subprocess.Popen[bytes]) -> None:
+        process.send_signal(signal.CTRL_BREAK_EVENT)
+else:
+    _NEW_GROUP: dict[str, Any] = {"process_group": 0}
+
+    def _interrupt_group(process: subprocess.Popen[bytes]) -> None:
+        os.killpg(process.pid, signal.SIGINT)

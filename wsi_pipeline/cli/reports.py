@@ -11,9 +11,15 @@ from wsi_pipeline.cli.options import FILE, quiet_option
 __all__ = ["cohort", "features", "report"]
 
 
+_SOURCE = "RUN_FOLDER|SLIDE_FOLDER"
+
+
 @click.command()
-@click.argument("folder", metavar="RUN_FOLDER", type=FILE)
-@click.option("--out", type=FILE, help="Folder for the files.  [default: RUN_FOLDER]")
+@click.argument("source", metavar=_SOURCE, type=FILE)
+@click.option(
+    "--out", type=FILE, help="Folder for all files; their names then hold the model too.  "
+    "[default: each run folder]",
+)  # fmt: skip
 @click.option(
     "--qc", type=FILE, help="Output of `wsiseg info --json`; adds the focus score to the summary."
 )
@@ -26,56 +32,65 @@ __all__ = ["cohort", "features", "report"]
 )
 @quiet_option
 def features(
-    folder: Path, out: Path | None, qc: Path | None, preparation: str, quiet: bool
+    source: Path, out: Path | None, qc: Path | None, preparation: str, quiet: bool
 ) -> None:
-    """Write the tables of a run.
+    """Write the tables of a run, or of every run of a slide.
 
-    SLIDE.objects.csv.gz has one row per object; SLIDE.summary.json is the row of the slide.
-    RUN_FOLDER may also be a folder that holds one run.
+    SLIDE.objects.csv.gz has one row per object; SLIDE.summary.json is the row of the run for
+    `wsiseg cohort`. Both go into the run folder.
     """
     from wsi_pipeline.reports.slide_summary import write_features
 
-    files = write_features(folder, out, qc=qc, preparation=preparation)
+    files = write_features(source, out, qc=qc, preparation=preparation)
     if not quiet:
         click.echo("\n".join(map(str, files)))
 
 
 @click.command()
-@click.argument("folder", metavar="RUN_FOLDER", type=FILE)
+@click.argument("source", metavar=_SOURCE, type=FILE)
 @click.option("--out", type=FILE, required=True, help="HTML file to write.")
 @click.option(
-    "--summary", type=FILE, help="SLIDE.summary.json of `wsiseg features`; adds the focus score."
+    "--summary",
+    "summaries",
+    type=FILE,
+    multiple=True,
+    help="File of `wsiseg features`, with the focus score. Repeatable, for several runs.  "
+    "[default: the files in the run folders]",
 )
 @quiet_option
-def report(folder: Path, out: Path, summary: Path | None, quiet: bool) -> None:
-    """Write one HTML page about a run.
+def report(source: Path, out: Path, summaries: tuple[Path, ...], quiet: bool) -> None:
+    """Write one HTML page about a slide.
 
-    The page shows the picture, the numbers, the distributions and the provenance of the run, and
-    needs no other file. RUN_FOLDER may also be a folder that holds one run.
+    The page shows picture, numbers, distributions and provenance, and needs no other file. A slide
+    with runs of several models gets one page, too: the models side by side in the summary table,
+    then their pictures and distributions one after the other.
     """
     from wsi_pipeline.reports.slide_report import write_report
 
-    write_report(folder, out, summary=summary)
+    write_report(source, out, summaries=summaries)
     if not quiet:
         click.echo(out)
 
 
 @click.command()
 @click.argument("out", type=FILE)
-@click.argument("sources", metavar="[SUMMARIES|RUN_FOLDERS]...", nargs=-1, type=FILE)
+@click.argument("sources", metavar="[SOURCES]...", nargs=-1, type=FILE)
 @quiet_option
 def cohort(out: Path, sources: tuple[Path, ...], quiet: bool) -> None:
     """Write one table and one page about many slides.
 
-    OUT gets cohort.parquet, cohort.csv and cohort.html, with one row per run.
+    OUT gets cohort.parquet, cohort.csv and cohort.html, with one row per slide and model.
 
-    Sources are run folders, files of `wsiseg features`, JSON files {"slide", "status": "failed",
-    "cause"}, or folders of these. Without sources, OUT itself is searched.
+    SOURCES are run folders, slide folders, folders of these, files of `wsiseg features`, JSON files
+    {"slide", "status": "failed", "cause"}, or globs. Without SOURCES, OUT itself is searched.
     """
     from wsi_pipeline.reports.cohort import write_cohort
 
     rows = write_cohort(out, sources)
     if not quiet:
         failed = sum(row["status"] == "failed" for row in rows)
-        slides = f"{len(rows)} slide{'s' * (len(rows) != 1)}"
-        click.echo(f"{out / 'cohort.parquet'}: {slides}, {failed} failed")
+        slides = len({row["slide"] for row in rows})
+        count = f"{slides} slide{'s' * (slides != 1)}"
+        if len(rows) != slides:
+            count += f", {len(rows)} runs"
+        click.echo(f"{out / 'cohort.parquet'}: {count}, {failed} failed")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -75,9 +74,8 @@ __all__ = ["run"]
 @crop_option
 @click.option("--overwrite", is_flag=True, help="Start again where there are results already.")
 @recursive_option
-@click.option("--mpp-of-sheet", is_flag=True, hidden=True)  # what the workflow took from one
 @quiet_option
-def run(slides: tuple[str, ...], recursive: bool, mpp_of_sheet: bool, **settings: Any) -> None:
+def run(slides: tuple[str, ...], recursive: bool, **settings: Any) -> None:
     """Segment SLIDES: files, folders, globs, or slide sheets.
 
     A slide sheet is a CSV file with the column slide and, if needed, mpp, model and roi.
@@ -90,9 +88,6 @@ def run(slides: tuple[str, ...], recursive: bool, mpp_of_sheet: bool, **settings
 
     config = RunConfig(**settings)
     found = find_slides(slides, recursive=recursive)
-    if mpp_of_sheet:
-        found = [replace(s, mpp=config.mpp, mpp_source="slide sheet") for s in found]
-        config = replace(config, mpp=None)
     with announce_compilation(quiet=config.quiet), stop_on_signals(quiet=config.quiet) as stop:
         outcomes = run_slides(found, config, stop)
     if not config.quiet:

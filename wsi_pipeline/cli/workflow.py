@@ -51,11 +51,9 @@ def workflow(slides: tuple[str, ...], out: Path, **options: Any) -> None:
     from wsi_pipeline.batch.snakemake import run_workflow
 
     ctx = click.get_current_context()
-    code, verdict = run_workflow(slides, out, further=ctx.meta["further"], **options)
-    for name, cause in verdict.failed.items():
+    result = run_workflow(slides, out, further=ctx.meta["further"], **options)
+    for name, cause in result.verdict.failed.items():
         print_error(f"{name}: {cause}")
-    if verdict.unknown:  # a dry run, or Snakemake has printed the reason
-        click.echo(f"{len(verdict.unknown)} slides are not finished", err=True)
-    click.echo(f"{verdict.done} done, {len(verdict.failed)} failed; tables and reports: {out}")
-    if code or verdict.failed:
+    click.echo(result.text(out))
+    if result.exit_code or result.verdict.failed:
         ctx.exit(FAILED)

@@ -36,6 +36,7 @@ __all__ = [
     "remove_parts",
     "remove_run",
     "run_folder_path",
+    "runs_of_slide",
 ]
 
 GEOJSON = "objects.geojson.gz"
@@ -119,6 +120,32 @@ def one_run(path: Path) -> Path:
         f"{path} holds no run: no {RUN_JSON} in it, nor in folders two levels below; "
         "give the folder that `wsiseg run` wrote"
     )
+
+
+def runs_of_slide(path: Path) -> list[Path]:
+    """Return the folders of all finished runs of one slide, one per model, sorted.
+
+    Parameters
+    ----------
+    path
+        a run folder, a slide's folder, or an output folder with one slide
+
+    Raises
+    ------
+    DataError
+        there is no finished run, or there are runs of several slides; the message lists them
+    """
+    runs = find_runs(path)
+    if not runs:
+        return [one_run(path)]
+    if len(slides := sorted({run.parent for run in runs})) > 1:
+        names = ", ".join(str(run.relative_to(path)) for run in runs[:10])
+        more = f" and {len(runs) - 10} more" if len(runs) > 10 else ""
+        raise DataError(
+            f"{path} holds runs of {len(slides)} slides: {names}{more}; "
+            f"give the folder of one slide, e.g. {slides[0]}"
+        )
+    return runs
 
 
 def read_run(folder: Path) -> RunRecord:

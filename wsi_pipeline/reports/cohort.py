@@ -1,36 +1,40 @@
-"""The cohort: one row per slide, those that failed with their cause, as Parquet, CSV and HTML."""
+"""The cohort: one row per slide and model, failed ones with their cause; Parquet, CSV, HTML."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from wsi_pipeline.core.errors import DataError, OutputError, UsageError, one_line
-from wsi_pipeline.core.files import open_part
-from wsi_pipeline.core.run_layout import RUN_JSON, find_runs, read_run
+from wsi_pipeline.core.errors import UsageError
+from wsi_pipeline.core.files import as_output_error, open_part, write_text
+from wsi_pipeline.core.named_paths import named_paths
+from wsi_pipeline.core.run_layout import RUN_JSON, find_runs
 from wsi_pipeline.reports.object_table import plain_text
-from wsi_pipeline.reports.slide_summary import COLUMNS, blank_row, failed_row, summarise
+from wsi_pipeline.reports.slide_summary import (
+    COLUMNS,
+    SUMMARY_JSON,
+    Row,
+    failed_row,
+    read_row,
+    row_of_run,
+)
 from wsi_pipeline.reports.templates import Link, render
 
-__all__ = ["gather", "read_row", "write_cohort"]
+__all__ = ["SCHEMA", "gather", "write_cohort"]
 
-Row = Mapping[str, Any]
 _TYPES = {"text": pa.string(), "count": pa.int64(), "number": pa.float64()}
-_KINDS = {"text": str, "count": int, "number": int | float}
 SCHEMA = pa.schema(
     [pa.field(name, _TYPES[kind], nullable=name != "slide") for name, kind in COLUMNS.items()]
 )
 _SHOWN: Mapping[str, str] = MappingProxyType(
     {
         "slide": "slide",
+        "model": "model",
         "status": "status",
         "foreground_area_mm2": "foreground, mm²",
         "nuclei": "nuclei",
@@ -44,15 +48,14 @@ _SHOWN: Mapping[str, str] = MappingProxyType(
         "focus_score": "focus",
         "focus_blurred_share": "blurred, share",
         "failed_regions": "failed regions",
-        "model": "model",
         "seconds": "seconds",
     }
 )
-"""Columns of the page and what they are called there; the files have all."""
+"""Columns of the page and their headings there; the files have all columns."""
 
 
-def write_cohort(out: Path, sources: Sequence[Path] = ()) -> list[dict[str, Any]]:
-    """Write cohort.parquet, cohort.csv and cohort.html into `out`; the rows, by slide.
+def write_cohort(out: Path, sources: Sequence[Path | str] = ()) -> list[Row]:
+    """Write cohort.parquet, cohort.csv and cohort.html into `out`; return the rows.
 
     Parameters
     ----------
@@ -65,102 +68,75 @@ def write_cohort(out: Path, sources: Sequence[Path] = ()) -> list[dict[str, Any]
         see `gather`; `out` cannot be written
     """
     rows = gather(sources or [out])
-    try:
+    with as_output_error(out, "give another OUT"):
         out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot make {out} ({error.strerror}); give another OUT") from error
     table = pa.Table.from_pylist(rows, schema=SCHEMA)
     with open_part(out / "cohort.parquet") as file:
         pq.write_table(table, file, compression="zstd")
     with open_part(out / "cohort.csv") as file:
         pyarrow.csv.write_csv(_for_spreadsheets(table), file)
-    with open_part(out / "cohort.html") as file:
-        file.write(_page(rows, out).encode())
+    write_text(out / "cohort.html", _page(rows, out))
     return rows
 
 
-def gather(sources: Sequence[Path]) -> list[dict[str, Any]]:
-    """Rows of the slides that `sources` name, sorted by slide.
+def gather(sources: Sequence[Path | str]) -> list[Row]:
+    """Return one row per slide and model, sorted by them.
 
-    A source is a run folder, a JSON file with a row of `wsiseg features` or with slide, status
-    "failed" and cause, or a folder of such folders and files (``*.summary.json``,
-    ``*.failed.json``). A run folder that holds the summary of its own run.json gives that; one
-    without a run.json was not finished and counts as failed.
+    A source is a run folder, a slide's folder with runs of several models, or an output folder
+    with many slides; a JSON file with a row of `wsiseg features`, or with slide, status "failed"
+    and cause; a folder of such files (``*.summary.json``, ``*.failed.json``); or a glob of these.
+    The row in a run folder is used if it was made from the present run.json. A run without a
+    run.json is not finished and counts as failed.
 
     Raises
     ------
     UsageError
-        no slide is named, or one is named twice
+        a source does not exist or holds no run, or two rows are of one slide and model
     DataError
-        a file is not what it should be
+        a file has other content
     """
-    rows: dict[str, tuple[Path, dict[str, Any]]] = {}
-    for path in (found for source in sources for found in _found(source)):
-        row = _run_row(path) if path.is_dir() else read_row(path)
-        other, _ = rows.setdefault(row["slide"], (path, row))
-        if other.resolve() != path.resolve():
-            raise UsageError(
-                f"{other} and {path} are both slide {row['slide']!r}; leave one of them out"
-            )
+    rows: dict[str, list[tuple[Path, Row]]] = {}
+    found = {p.resolve(): p for source in named_paths(sources) for p in _found(source)}
+    for resolved, path in found.items():
+        row = _run_row(resolved) if path.is_dir() else read_row(path)
+        same_slide = rows.setdefault(row["slide"], [])
+        for other, before in same_slide:
+            if before["model"] == row["model"] or None in (before["model"], row["model"]):
+                model = f" with model {row['model']!r}" if before["model"] and row["model"] else ""
+                raise UsageError(
+                    f"{other} and {path} are both slide {row['slide']!r}{model}; leave one out"
+                )
+        same_slide.append((path, row))
     if not rows:
-        named = ", ".join(map(str, sources))
         raise UsageError(
-            f"{named} holds no slide: no run folder, *.summary.json or *.failed.json; "
-            "run `wsiseg run` or `wsiseg features` first, or name the folders themselves"
+            f"{', '.join(map(str, sources))} has no slide: no run folder, no *.summary.json and no "
+            "*.failed.json; run `wsiseg run` first, or name the folders of runs"
         )
-    return [rows[slide][1] for slide in sorted(rows)]
+    every = (row for same_slide in rows.values() for _, row in same_slide)
+    return sorted(every, key=lambda row: (row["slide"], row["model"] or ""))
 
 
 def _found(source: Path) -> list[Path]:
-    """Run folders and JSON files that a source stands for."""
-    if not source.exists():
-        raise UsageError(f"{source} does not exist; give run folders or summaries")
-    runs = find_runs(source, unfinished=True)
-    if source.is_file() or runs == [source]:
+    """Return the run folders and JSON files of a source."""
+    if source.is_file():
         return [source]
-    files = [p for p in source.iterdir() if p.name.endswith((".summary.json", ".failed.json"))]
-    return runs + sorted(p for p in files if p.is_file())
+    runs = find_runs(source, unfinished=True)
+    if runs == [source]:
+        return runs
+    files = [p for p in source.iterdir() if p.name.endswith((f".{SUMMARY_JSON}", ".failed.json"))]
+    return [*runs, *sorted(p for p in files if p.is_file())]
 
 
-def _run_row(folder: Path) -> dict[str, Any]:
-    run = folder / RUN_JSON
-    if not run.is_file():
-        return failed_row(folder.resolve().parent.name, "not finished; the same command continues")
-    summary = folder / f"{read_run(folder)['slide']['id']}.summary.json"
-    if summary.is_file():
-        row = read_row(summary)
-        if row["run_sha256"] == hashlib.sha256(run.read_bytes()).hexdigest():
-            return row
-    return summarise(folder)
-
-
-def read_row(path: Path) -> dict[str, Any]:
-    """A row from JSON, whose values have the kinds of `COLUMNS`."""
-    try:
-        stored = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} is not JSON ({one_line(error)}); leave it out") from error
-    if not isinstance(stored, dict) or not isinstance(stored.get("slide"), str):
-        raise DataError(f"{path} names no slide; give what `wsiseg features` writes")
-    row = blank_row()
-    for name, value in stored.items():
-        if name not in COLUMNS:
-            raise DataError(
-                f"{path}: unknown entry {name!r}; write it with this version's wsiseg features"
-            )
-        fits = isinstance(value, _KINDS[COLUMNS[name]]) and not isinstance(value, bool)
-        if value is not None and not fits:
-            raise DataError(f"{path}: {name} {value!r} is no {COLUMNS[name]}; write it again")
-        row[name] = value
-    if row["status"] not in ("done", "incomplete", "failed"):
-        raise DataError(
-            f"{path}: status {row['status']!r} is none of done, incomplete, failed; write it again"
-        )
-    return row
+def _run_row(folder: Path) -> Row:
+    """Return the row of a run folder; a run that is not finished counts as failed."""
+    if (folder / RUN_JSON).is_file():
+        return row_of_run(folder)
+    cause = "the run is not finished; run the same command again to resume"
+    return failed_row(folder.parent.name, cause, folder.name)
 
 
 def _for_spreadsheets(table: pa.Table) -> pa.Table:
-    """The table with no text that a spreadsheet would take for a formula."""
+    """Return the table without text that a spreadsheet runs as a formula."""
     for index, field in enumerate(table.schema):
         if field.type == pa.string():
             texts = [None if t is None else plain_text(t) for t in table[index].to_pylist()]
@@ -172,21 +148,23 @@ def _page(rows: Sequence[Row], out: Path) -> str:
     counts = {s: sum(r["status"] == s for r in rows) for s in ("done", "incomplete", "failed")}
     failed = [r for r in rows if r["status"] != "done"]
     found = [r for r in rows if r["status"] != "failed"]
+    slides = len({r["slide"] for r in rows})
+    heading = f"Cohort of {slides} slide{'s' * (slides != 1)}"
     return render(
         "cohort.html",
         title="cohort",
-        heading=f"Cohort of {len(rows)} slide{'s' * (len(rows) != 1)}",
+        heading=heading if len(rows) == slides else f"{heading}, {len(rows)} runs",
         counts=", ".join(f"{count} {status}" for status, count in counts.items()),
-        failures_head=("slide", "status", "cause"),
-        failures=[(r["slide"], r["status"], r["cause"]) for r in failed],
+        failures_head=("slide", "model", "status", "cause"),
+        failures=[(r["slide"], r["model"], r["status"], r["cause"]) for r in failed],
         slides_head=tuple(_SHOWN.values()),
-        slides=[[_name(r, out), *(r[name] for name in list(_SHOWN)[1:])] for r in found],
+        slides=[[_slide_cell(r, out), *(r[name] for name in list(_SHOWN)[1:])] for r in found],
     )
 
 
-def _name(row: Row, out: Path) -> str | Link:
-    """The slide, which leads to its report where the workflow has laid one."""
+def _slide_cell(row: Row, out: Path) -> str | Link:
+    """Return the slide's name, with a link to its report if there is one in reports/."""
     slide: str = row["slide"]
-    there = Path("reports", f"{slide}.html")
-    is_name = there.name == f"{slide}.html" and (out / there).is_file()
-    return Link(slide, there.as_posix()) if is_name else slide
+    report = Path("reports", f"{slide}.html")
+    is_name = report.name == f"{slide}.html" and (out / report).is_file()
+    return Link(slide, report.as_posix()) if is_name else slide

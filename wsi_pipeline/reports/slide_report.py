@@ -1,4 +1,4 @@
-"""The report of one slide: picture, numbers, distributions, faults and origin on one page."""
+"""The report of one slide: picture, numbers, distributions, failures and origin on one page."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_pipeline.core.errors import DataError, OutputError
-from wsi_pipeline.core.files import open_part
-from wsi_pipeline.core.run_layout import one_run, read_run
-from wsi_pipeline.reports.cohort import read_row
-from wsi_pipeline.reports.slide_summary import SPREAD, measured, summarise
+from wsi_pipeline.core.errors import DataError
+from wsi_pipeline.core.files import as_output_error, write_text
+from wsi_pipeline.core.records import RunRecord
+from wsi_pipeline.core.run_layout import OVERLAY, read_run, runs_of_slide
+from wsi_pipeline.reports.slide_summary import SPREAD, Row, measured, read_row, row_of_run
 from wsi_pipeline.reports.templates import Histogram, histogram, render, shown
 
 __all__ = ["write_report"]
@@ -36,20 +36,20 @@ _SUMMARY: Mapping[str, str] = MappingProxyType(
         "cells": "cells",
         "cells_per_mm2": "cells per mm² of foreground",
         "cells_with_nucleus": "cells with a nucleus",
-        "objects_larger_than_seen": "objects larger than could be seen",
+        "objects_larger_than_seen": "objects cut by the largest window",
         "adequacy": "adequacy",
-        "adequacy_count": "counted for it",
-        "adequacy_by": "counted by",
-        "adequacy_least": "enough from",
+        "adequacy_count": "adequacy: count",
+        "adequacy_by": "adequacy: counted objects",
+        "adequacy_least": "adequacy: enough from",
         "preparation": "preparation",
         "focus_score": "focus: 1 sharp, 0.25 none",
         "focus_blurred_share": "blurred fields, share",
         "focus_fields": "fields measured",
         "regions": "regions",
-        "failed_regions": "regions failed or not whole",
+        "failed_regions": "regions failed or incomplete",
     }
 )
-"""What the page says first; the rest is among distributions, failures and origin."""
+"""Rows of the summary table and their labels; other columns are further down on the page."""
 _ORIGIN = (
     "file", "mpp_um", "mpp_source", "width_px", "height_px", "model", "model_sha256", "precision",
     "device", "wsiseg", "versions", "settings", "run_sha256", "seconds",
@@ -78,53 +78,77 @@ class RunSection:
     origin: Sequence[Sequence[Any]]
 
 
-def write_report(folder: Path, out: Path, *, summary: Path | None = None) -> Path:
-    """Write one self-contained HTML page about a run folder.
+def write_report(source: Path, out: Path, *, summaries: Sequence[Path] = ()) -> Path:
+    """Write one self-contained HTML page about a slide, with all its runs; return `out`.
+
+    With several runs, one per model, the summary table has a column for each, and picture,
+    distributions, failures and origin follow model by model.
 
     Parameters
     ----------
+    source
+        a run folder, or the folder of a slide with runs of one or more models
     out
-        the file to make
-    summary
-        row of `wsiseg features`, which may know the focus; by default it is computed
+        the HTML file
+    summaries
+        files of `wsiseg features`, which may have the focus score, for some of the runs; by
+        default those in the run folders, else the rows are computed
 
     Raises
     ------
     DataError
-        the folder holds no finished run, or the summary is another slide's
+        there is no finished run, there are runs of several slides, or a summary belongs to none
+        of the runs
     OutputError
         `out` cannot be written
     """
-    folder = one_run(folder)
-    run = read_run(folder)
-    row = summarise(folder) if summary is None else read_row(summary)
-    slide_id = run["slide"]["id"]
-    if row["slide"] != slide_id:
-        raise DataError(f"{summary} is about slide {row['slide']!r}, not {slide_id!r}")
+    folders = runs_of_slide(source)
+    runs = [read_run(folder) for folder in folders]
+    rows = _given_rows(summaries, runs, source)
+    models = [run["model"]["name"] for run in runs]
+    for folder, model in zip(folders, models, strict=True):
+        if model not in rows:
+            rows[model] = row_of_run(folder)
+    measures = [(_SUMMARY[n], *(rows[m][n] for m in models)) for n in _SUMMARY]
     text = render(
         "slide_report.html",
-        title=slide_id,
-        head=("measure", "value"),
-        summary=[(said, row[name]) for name, said in _SUMMARY.items() if row[name] is not None],
+        title=runs[0]["slide"]["id"],
+        head=("measure", *(models if len(models) > 1 else ("value",))),
+        summary=[(label, *row) for label, *row in measures if any(v is not None for v in row)],
         spread_head=("of", *SPREAD),
-        runs=[_section(folder, run, row)],
+        runs=[_section(f, run, rows[m]) for f, run, m in zip(folders, runs, models, strict=True)],
     )
-    try:
+    with as_output_error(out.parent, "give another --out"):
         out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"cannot make {out.parent} ({error.strerror}); give another --out"
-        ) from error
-    with open_part(out) as file:
-        file.write(text.encode())
+    write_text(out, text)
     return out
 
 
-def _section(folder: Path, run: Mapping[str, Any], row: Mapping[str, Any]) -> RunSection:
+def _given_rows(
+    summaries: Sequence[Path], runs: Sequence[RunRecord], source: Path
+) -> dict[str, Row]:
+    """Return the rows of `summaries` by model; each must belong to one of the runs."""
+    slide_id = runs[0]["slide"]["id"]
+    models = [run["model"]["name"] for run in runs]
+    rows = {}
+    for path in summaries:
+        row = read_row(path)
+        if row["slide"] != slide_id:
+            raise DataError(f"{path} is about slide {row['slide']!r}, not {slide_id!r}")
+        if row["model"] not in models:
+            raise DataError(
+                f"{path} is about model {row['model']!r}, and {source} has runs of "
+                f"{', '.join(models)}; give the summary of one of them"
+            )
+        rows[row["model"]] = row
+    return rows
+
+
+def _section(folder: Path, run: RunRecord, row: Row) -> RunSection:
     found = {name: values for name, values in measured(folder).items() if len(values)}
     return RunSection(
         model=run["model"]["name"],
-        jpeg=_jpeg(folder / "overlay.png"),
+        jpeg=_jpeg(folder / OVERLAY),
         spread=[(_MEASURED[n], *(row[f"{n}_{part}"] for part in SPREAD)) for n in found],
         figures=[_figure(name, values, row) for name, values in found.items()],
         regions=run["regions"],
@@ -150,7 +174,7 @@ def _jpeg(path: Path) -> str:
     return base64.b64encode(data.tobytes()).decode()
 
 
-def _figure(name: str, values: NDArray[np.floating], row: Mapping[str, Any]) -> Histogram:
+def _figure(name: str, values: NDArray[np.floating], row: Row) -> Histogram:
     """Return the histogram of one measurement, from 0 to 1 for a ratio, else to percentile 99."""
     high = 1.0 if name == "nc_ratio" else _round_up(float(np.quantile(values, 0.99)))
     mark = row["large_nucleus_um2"] if name == "nucleus_area_um2" else None

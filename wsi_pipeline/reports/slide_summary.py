@@ -1,4 +1,4 @@
-"""What a run folder amounts to: one row of numbers for the slide, one for each object."""
+"""The tables of a run: one row for the run, and one row for each object."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from wsi_pipeline.core.errors import DataError, UsageError, one_line
-from wsi_pipeline.core.files import open_part
+from wsi_pipeline.core.files import as_output_error, open_part, write_text
 from wsi_pipeline.core.objects import CELL_CLASS
 from wsi_pipeline.core.records import RunRecord
-from wsi_pipeline.core.run_layout import RUN_JSON, one_run, read_run
+from wsi_pipeline.core.run_layout import PARQUET, RUN_JSON, read_run, runs_of_slide
+from wsi_pipeline.core.safe_names import folder_name
 from wsi_pipeline.formats.geoparquet import check_claims
 from wsi_pipeline.reports.object_table import write_object_table
 from wsi_pipeline.segmentation.cell_features import NUCLEUS_RATIO
@@ -28,23 +29,32 @@ __all__ = [
     "LARGE_NUCLEUS_UM2",
     "LEAST_CELLS",
     "SPREAD",
+    "SUMMARY_JSON",
+    "Row",
     "blank_row",
     "failed_row",
     "measured",
+    "read_row",
+    "row_of_run",
     "summarise",
     "write_features",
 ]
 
-LARGE_NUCLEUS_UM2 = 2.5 * 35
-"""From this area on a nucleus is large, µm².
+Row = dict[str, Any]
+"""Values of one run, one per name in `COLUMNS`; None where a value is unknown."""
+SUMMARY_JSON = "summary.json"
+"""End of the name of a file with a row."""
 
-The nucleus of a normal intermediate squamous cell has about 35 µm², and 2½ times that is where the
-Bethesda System (Nayar and Wilbur 2015, chapter 4) begins to speak of atypia.
+LARGE_NUCLEUS_UM2 = 2.5 * 35
+"""A nucleus of this area or more is large, µm².
+
+The nucleus of a normal intermediate squamous cell has about 35 µm². The Bethesda System (Nayar and
+Wilbur 2015, chapter 4) describes nuclei of 2½ times that area and more as atypical.
 """
 LEAST_CELLS: Mapping[str, int] = MappingProxyType({"liquid": 5000, "conventional": 8000})
-"""Squamous cells that make a specimen adequate (Bethesda 2014; Nayar and Wilbur 2015, chapter 1).
+"""Squamous cells of an adequate specimen (Bethesda 2014; Nayar and Wilbur 2015, chapter 1).
 
-Conventional smears need 8 000 to 12 000; the lower bound is taken.
+Conventional smears need 8000 to 12 000; this is the lower bound.
 """
 CYTOPLASM = "cytoplasm"
 NUCLEUS_AREA, CELL_AREA = "Nucleus: Area µm^2", "Cell: Area µm^2"
@@ -100,79 +110,131 @@ COLUMNS: Mapping[str, str] = MappingProxyType(
         "seconds": _NUMBER,
     }
 )
-"""Every column of a slide's row, in order, and its kind: text, count or number."""
+"""Every column of a row, in order, and its type: text, count or number."""
+
+_PYTHON_TYPES = {_TEXT: str, _COUNT: int, _NUMBER: int | float}
 
 
-def blank_row() -> dict[str, Any]:
-    """A row that says nothing: every column, all None."""
+def blank_row() -> Row:
+    """Return a row with every column, all None."""
     return dict.fromkeys(COLUMNS)
 
 
-def failed_row(slide: str, cause: str) -> dict[str, Any]:
-    """The row of a slide that could not be done."""
-    return blank_row() | {"slide": slide, "status": "failed", "cause": cause}
+def failed_row(slide: str, cause: str, model: str | None = None) -> Row:
+    """Return the row of a slide that failed."""
+    return blank_row() | {"slide": slide, "status": "failed", "cause": cause, "model": model}
 
 
 def write_features(
-    folder: Path,
+    source: Path,
     out: Path | None = None,
     *,
     qc: Path | None = None,
     preparation: str = "liquid",
-) -> tuple[Path, Path]:
-    """Write <slide_id>.objects.csv.gz and <slide_id>.summary.json of a run folder; both paths.
+) -> list[Path]:
+    """Write the object table and the summary row of each run of a slide.
 
-    The same run folder gives the same bytes.
+    A run folder gets <slide_id>.objects.csv.gz and <slide_id>.summary.json. In `out` the names
+    hold the model too: <slide_id>.<model>.objects.csv.gz. The same run gives the same bytes.
 
     Parameters
     ----------
+    source
+        a run folder, or the folder of a slide with runs of one or more models
     out
-        folder for the files, by default the run folder
+        folder for the files; by default each run folder gets its own
     qc
-        what ``wsiseg info --json`` said of the slide; brings the focus score
+        output of ``wsiseg info --json`` for the slide; adds the focus score
     preparation
         ``liquid`` or ``conventional``; decides how many cells are adequate
+
+    Returns
+    -------
+    list of Path
+        table and summary of the first run, then those of the next
 
     Raises
     ------
     UsageError, DataError, OutputError
         the preparation is unknown; a file cannot be read; `out` cannot be written
     """
-    folder = one_run(folder)
-    run = read_run(folder)
-    row = summarise(folder, qc=qc, preparation=preparation)
-    out = folder if out is None else out
-    slide_id = run["slide"]["id"]
-    table, summary = out / f"{slide_id}.objects.csv.gz", out / f"{slide_id}.summary.json"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"cannot make {out} ({error.strerror}); give another --out") from error
-    with open_part(table) as file:
-        write_object_table(file, folder / "objects.parquet", run)
-    with open_part(summary) as file:
+    files = []
+    for folder in runs_of_slide(source):
+        run = read_run(folder)
+        row = summarise(folder, qc=qc, preparation=preparation)
+        name = run["slide"]["id"]
+        if out is not None:
+            name += f".{folder_name(run['model']['name'])}"
+            with as_output_error(out):
+                out.mkdir(parents=True, exist_ok=True)
+        table, summary = ((out or folder) / f"{name}.{e}" for e in ("objects.csv.gz", SUMMARY_JSON))
+        with open_part(table) as file:
+            write_object_table(file, folder / PARQUET, run)
         text = json.dumps(row, indent=1, ensure_ascii=False, allow_nan=False)
-        file.write(text.encode() + b"\n")
-    return table, summary
+        write_text(summary, text + "\n")
+        files += [table, summary]
+    return files
 
 
-def summarise(
-    folder: Path, *, qc: Path | None = None, preparation: str = "liquid"
-) -> dict[str, Any]:
-    """The row of a run folder, `COLUMNS` → value; errors as `write_features`."""
+def row_of_run(folder: Path) -> Row:
+    """Return the row of a run: the one that `write_features` left in its folder, or a new one.
+
+    A row counts only if it was made from the present run.json. It may have the focus score.
+    """
+    stored = folder / f"{read_run(folder)['slide']['id']}.{SUMMARY_JSON}"
+    if stored.is_file():
+        row = read_row(stored)
+        if row["run_sha256"] == _sha256(folder / RUN_JSON):
+            return row
+    return summarise(folder)
+
+
+def read_row(path: Path) -> Row:
+    """Read a row from JSON.
+
+    Raises
+    ------
+    DataError
+        the file is not JSON, an entry is not in `COLUMNS` or has another type, or the status is
+        not ``done``, ``incomplete`` or ``failed``
+    """
+    try:
+        stored = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is not JSON ({one_line(error)}); leave it out") from error
+    if not isinstance(stored, dict) or not isinstance(stored.get("slide"), str):
+        raise DataError(f"{path} names no slide; give a file that `wsiseg features` wrote")
+    row = blank_row()
+    for name, value in stored.items():
+        if name not in COLUMNS:
+            raise DataError(
+                f"{path}: unknown entry {name!r}; write the file again with `wsiseg features`"
+            )
+        fits = isinstance(value, _PYTHON_TYPES[COLUMNS[name]]) and not isinstance(value, bool)
+        if value is not None and not fits:
+            raise DataError(f"{path}: {name} {value!r} is no {COLUMNS[name]}; write it again")
+        row[name] = value
+    if row["status"] not in ("done", "incomplete", "failed"):
+        raise DataError(
+            f"{path}: status {row['status']!r} is none of done, incomplete, failed; write it again"
+        )
+    return row
+
+
+def summarise(folder: Path, *, qc: Path | None = None, preparation: str = "liquid") -> Row:
+    """Compute the row of a run folder; parameters and errors as in `write_features`."""
     if preparation not in LEAST_CELLS:
         known = ", ".join(LEAST_CELLS)
         raise UsageError(f"preparation {preparation!r} is unknown; use {known}")
-    folder = one_run(folder)
     run = read_run(folder)
     try:
-        row = blank_row() | _about(run)
-        row["run_sha256"] = hashlib.sha256((folder / RUN_JSON).read_bytes()).hexdigest()
+        row = blank_row() | _from_run(run)
+        row["run_sha256"] = _sha256(folder / RUN_JSON)
         row |= _counts(measured(folder), row["foreground_area_mm2"], run["model"]["classes"])
         row |= _adequacy(row, run, preparation)
     except (KeyError, TypeError) as error:
         raise DataError(
-            f"{folder / RUN_JSON} lacks {error}, it is of another version; run the slide again"
+            f"{folder / RUN_JSON} has no {error}, another version wrote it; run the slide again"
         ) from error
     if qc is not None:
         row |= _focus(qc, row["slide"])
@@ -180,8 +242,12 @@ def summarise(
     return {name: _rounded(value) for name, value in row.items()}
 
 
-def _about(run: RunRecord) -> dict[str, Any]:
-    """What run.json says itself."""
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _from_run(run: RunRecord) -> Row:
+    """Return the columns that come from run.json alone."""
     slide, model, failed = run["slide"], run["model"], run["failed_regions"]
     mpp, share = slide["mpp"], run["foreground"]["share"]
     area = slide["width"] * mpp["x"] * slide["height"] * mpp["y"] / 1e6
@@ -216,7 +282,7 @@ def _about(run: RunRecord) -> dict[str, Any]:
 
 
 def measured(folder: Path) -> dict[str, NDArray[np.float32]]:
-    """Areas of nuclei and of cells in µm² and N/C ratios of a run folder, without gaps.
+    """Return areas of nuclei and of cells in µm², and N/C ratios, of a run; NaN is left out.
 
     Keys: ``nucleus_area_um2``, ``cell_area_um2``, ``nc_ratio``. Cytoplasm counts as neither.
 
@@ -225,13 +291,13 @@ def measured(folder: Path) -> dict[str, NDArray[np.float32]]:
     DataError
         objects.parquet cannot be read
     """
-    path = folder / "objects.parquet"
+    path = folder / PARQUET
     try:
         check_claims(path)
         file = pq.ParquetFile(path)
-        there = set(file.schema_arrow.names)
+        present = set(file.schema_arrow.names)
         table = file.read(
-            [n for n in ("class", NUCLEUS_AREA, CELL_AREA, NUCLEUS_RATIO) if n in there]
+            [n for n in ("class", NUCLEUS_AREA, CELL_AREA, NUCLEUS_RATIO) if n in present]
         )
         kinds = table["class"].cast(pa.string()).to_numpy()
     except (OSError, KeyError, pa.ArrowException) as error:
@@ -240,13 +306,13 @@ def measured(folder: Path) -> dict[str, NDArray[np.float32]]:
         ) from error
 
     def column(name: str) -> NDArray[np.float32]:
-        if name not in there:
+        if name not in present:
             return np.full(len(table), np.nan, np.float32)
         values: NDArray[np.float32] = table[name].to_numpy()
         return values
 
     nucleus, cell, ratio = (column(n) for n in (NUCLEUS_AREA, CELL_AREA, NUCLEUS_RATIO))
-    # A network that says what each pixel is measures all classes under the name of the nucleus.
+    # A model of class probabilities stores the areas of all classes as areas of nuclei.
     cell = np.where(np.isnan(cell) & (kinds == CELL_CLASS), nucleus, cell)
     nucleus = nucleus[(kinds != CELL_CLASS) & (kinds != CYTOPLASM)]
     found = {"nucleus_area_um2": nucleus, "cell_area_um2": cell, "nc_ratio": ratio}
@@ -255,8 +321,8 @@ def measured(folder: Path) -> dict[str, NDArray[np.float32]]:
 
 def _counts(
     values: Mapping[str, NDArray[np.float32]], area_mm2: float, classes: Sequence[str]
-) -> dict[str, Any]:
-    """Counts and distributions; what was not looked for stays unknown, it is not none."""
+) -> Row:
+    """Return counts and distributions; a class that the model does not have stays None, not 0."""
     nucleus, cell, ratio = (values[n] for n in ("nucleus_area_um2", "cell_area_um2", "nc_ratio"))
     row: dict[str, Any] = {}
     if set(classes) - {CELL_CLASS, CYTOPLASM}:
@@ -282,8 +348,8 @@ def _counts(
     return row
 
 
-def _adequacy(row: Mapping[str, Any], run: RunRecord, preparation: str) -> dict[str, Any]:
-    """Whether there are enough cells; nuclei stand in for them where no cells were looked for."""
+def _adequacy(row: Row, run: RunRecord, preparation: str) -> Row:
+    """Decide whether there are enough cells; a model without cells counts nuclei instead."""
     cells = CELL_CLASS in run["model"]["classes"]
     count, least = row["cells" if cells else "nuclei"], LEAST_CELLS[preparation]
     partly = bool(run["failed_regions"]) or run["settings"]["roi"] is not None
@@ -297,18 +363,18 @@ def _adequacy(row: Mapping[str, Any], run: RunRecord, preparation: str) -> dict[
     }
 
 
-def _focus(qc: Path, slide: str) -> dict[str, Any]:
+def _focus(qc: Path, slide: str) -> Row:
     try:
         about = json.loads(qc.read_text("utf-8"))
         of, focus = about["slide"], about["focus"] or {}
         found = {f"focus_{k}": focus.get(k) for k in ("score", "blurred_share", "fields")}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            f"{qc} is not what `wsiseg info SLIDE --json` writes ({one_line(error)}); "
+            f"{qc} is not the output of `wsiseg info SLIDE --json` ({one_line(error)}); "
             "write it again"
         ) from error
     if of != slide:
-        raise DataError(f"{qc} is about slide {of!r}, not {slide!r}; give that slide's")
+        raise DataError(f"{qc} is about slide {of!r}; give the file of slide {slide!r}")
     return found
 
 
@@ -317,5 +383,5 @@ def _compact(content: Mapping[str, Any]) -> str:
 
 
 def _rounded(value: Any) -> Any:
-    """Six significant digits: more than was measured, and the same on all machines."""
+    """Round to six significant digits: beyond the accuracy, and the same on all machines."""
     return float(f"{value:.6g}") if isinstance(value, float) else value

@@ -1,0 +1,122 @@
+"""Laws of `wsiseg cohort`: one row per slide and model, none twice, none made up."""
+
+from __future__ import annotations
+
+import json
+import random
+from urllib.parse import unquote
+
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+from run_folders import Page, change_run
+
+from wsi_pipeline.core.errors import DataError, UsageError
+from wsi_pipeline.reports.cohort import SCHEMA, gather, write_cohort
+from wsi_pipeline.reports.slide_summary import COLUMNS, failed_row, write_features
+
+
+def test_a_cohort_has_a_row_for_every_slide(run_folder, folder, tmp_path):
+    run = json.loads((folder / "run.json").read_text())
+    change_run(folder, slide=run["slide"] | {"id": "other"})
+    assert run["model"]["name"] == "darkness"
+    failed = tmp_path / "bad.failed.json"
+    failed.write_text('{"slide": "bad.svs", "status": "failed", "cause": "=1+1 ends too early"}')
+    unfinished = tmp_path / "unfinished" / "dssnet"
+    unfinished.mkdir(parents=True)
+    (unfinished / "plan.json").write_text("{}")
+    _, summary = write_features(folder, tmp_path / "features")
+    sources = [run_folder, summary, failed, unfinished]
+    rows = write_cohort(tmp_path / "a", sources)
+    random.Random(1).shuffle(sources)
+    assert write_cohort(tmp_path / "b", sources) == rows
+    for name in ("cohort.parquet", "cohort.csv", "cohort.html"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    assert [r["slide"] for r in rows] == ["bad.svs", "crowded", "other", "unfinished"]
+    assert [r["status"] for r in rows] == ["failed", "done", "done", "failed"]
+    assert rows[0] == failed_row("bad.svs", "=1+1 ends too early")
+    table = pq.read_table(tmp_path / "a" / "cohort.parquet")
+    assert table.schema.equals(SCHEMA)
+    assert table.to_pylist() == rows
+    flat = pyarrow.csv.read_csv(tmp_path / "a" / "cohort.csv")
+    assert flat.column_names == list(COLUMNS)
+    assert flat["nuclei"].to_pylist() == table["nuclei"].to_pylist()
+    assert flat["cause"][0].as_py() == "'=1+1 ends too early"
+    assert rows[3]["model"] == "dssnet"
+    page = Page((tmp_path / "a" / "cohort.html").read_text())
+    assert page.tags.count("tr") == (1 + 2) + (1 + 2)  # failures and slides, each with a head
+    assert page.links == []
+
+
+def test_a_cohort_has_a_row_for_every_model_of_a_slide(slide_folder, tmp_path):
+    rows = write_cohort(tmp_path / "out", [slide_folder])
+    assert [(r["slide"], r["model"]) for r in rows] == [
+        ("crowded", "darkness"), ("crowded", "other")
+    ]  # fmt: skip
+    assert "Cohort of 1 slide, 2 runs" in (tmp_path / "out" / "cohort.html").read_text()
+    for source in (slide_folder.parent, slide_folder / "*", f"{slide_folder}/[do]*"):
+        assert gather([source]) == rows
+    assert gather([slide_folder / "oth?r"]) == rows[1:]
+    failed = tmp_path / "crowded.failed.json"
+    failed.write_text('{"slide": "crowded", "status": "failed", "cause": "c"}')
+    with pytest.raises(UsageError, match=r"both slide 'crowded'; leave one out"):
+        gather([slide_folder, failed])  # a failure of which model?
+
+
+def test_sources_that_do_not_exist_are_all_named(slide_folder, tmp_path):
+    names = [slide_folder, tmp_path / "no.json", tmp_path / "no", tmp_path / "*.nothing"]
+    with pytest.raises(UsageError) as refusal:
+        write_cohort(tmp_path / "out", names)
+    for words in ("no.json, ", "no do not exist", "no file matches", "*.nothing"):
+        assert words in str(refusal.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_cohort_s_page_leads_to_reports_beside_it_and_nowhere_else(tmp_path):
+    (tmp_path / "reports").mkdir()
+    ids = ["a b#?&<i>", "without", "../outside"]
+    for number, slide in enumerate(ids):
+        row = {"slide": slide, "status": "done"}
+        (tmp_path / f"{number}.summary.json").write_text(json.dumps(row))
+    for name in (ids[0], ids[2]):
+        (tmp_path / "reports" / f"{name}.html").touch()
+    write_cohort(tmp_path)
+    page = Page((tmp_path / "cohort.html").read_text())
+    assert [unquote(link) for link in page.links] == [f"reports/{ids[0]}.html"]
+    assert not {"?", "#", "<"} & set(page.links[0])
+
+
+def test_dtypes_do_not_depend_on_the_rows(tmp_path):
+    failed = tmp_path / "x.failed.json"
+    failed.write_text('{"slide": "x", "status": "failed", "cause": "c"}')
+    write_cohort(tmp_path, [failed])
+    assert pq.read_table(tmp_path / "cohort.parquet").schema.equals(SCHEMA)
+
+
+def test_a_summary_counts_only_for_its_own_run(folder):
+    info = folder.parent / "info.json"
+    info.write_text(json.dumps({"slide": "crowded", "focus": {"score": 0.9, "fields": 3}}))
+    write_features(folder, qc=info)
+    assert gather([folder.parent])[0]["focus_score"] == 0.9
+    change_run(folder, seconds=1.5)
+    row = gather([folder])[0]
+    assert (row["focus_score"], row["seconds"]) == (None, 1.5)
+
+
+def test_nothing_is_counted_twice_or_made_up(run_folder, folder, tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(UsageError, match=r"empty has no slide.*wsiseg run"):
+        write_cohort(empty)
+    with pytest.raises(UsageError, match=r"both slide 'crowded' with model 'darkness'"):
+        gather([run_folder, folder])
+    assert gather([folder, folder.parent]) == gather([folder])
+    for text, said in (
+        ("[]", "names no slide"),
+        ('{"slide": "x", "status": "lost"}', "none of done"),
+        ('{"slide": "x", "status": "done", "nuclei": "7"}', "nuclei '7' is no count"),
+        ('{"slide": "x", "status": "done", "nucleii": 7}', "unknown entry 'nucleii'"),
+    ):
+        (tmp_path / "bad.json").write_text(text)
+        with pytest.raises(DataError, match=said):
+            gather([tmp_path / "bad.json"])
