@@ -141,7 +141,9 @@ def test_a_slide_that_is_done_keeps_its_key_when_it_goes(tmp_path, monkeypatch):
     without = plan.key("gone")
     assert plan.inputs("gone") == []
     for status, key in ((DONE, "its key"), (FAILED, without)):
-        record = {"schema_version": 1, "status": status, "key": "its key"}
+        record = {"schema_version": 1, "status": status, "key": "its key", "run_folder": "runs/x/y"}
         write_record(tmp_path / "status" / "segment" / "gone.json", record)
         assert plan.key("gone") == key
+        kept = ("runs/x/y", "gone.y") if status == DONE else ("runs/gone/dssnet", "gone.dssnet")
+        assert (plan.run_folder("gone"), plan.table_name("gone")) == kept
     assert json.loads(plan.row("gone"))["slide"] == str(tmp_path / "gone.svs")

@@ -37,7 +37,7 @@ class JobRecord(TypedDict):
     """Content of status/<stage>/<slide_id>.json.
 
     `key` identifies the inputs and settings of the result. `products` are files that the job made,
-    relative to OUT. `run_closed_ns` is the time of run.json: Snakemake compares the content of
+    and `run_folder` is the slide's, relative to OUT. `run_closed_ns` is the time of run.json: Snakemake compares the content of
     small files, so later jobs run again only if the record differs. `lost` marks a job that ended
     without a record of its own.
     """
@@ -49,6 +49,7 @@ class JobRecord(TypedDict):
     status: str
     cause: NotRequired[str]
     products: NotRequired[list[str]]
+    run_folder: NotRequired[str]
     run_closed_ns: NotRequired[int]
     lost: NotRequired[bool]
 
@@ -121,8 +122,9 @@ def run_job(
         ended["cause"] = _cause(code, log)
     if status != FAILED:
         ended["products"] = [path.as_posix() for path in made]
-        with suppress(FileNotFoundError):
-            if run_folder is not None:
+        if run_folder is not None:
+            ended["run_folder"] = run_folder.as_posix()
+            with suppress(FileNotFoundError):
                 ended["run_closed_ns"] = (run_folder / RUN_JSON).stat().st_mtime_ns
     write_record(record, ended)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from wsi_pipeline.batch.job import DONE, read_record
+from wsi_pipeline.batch.job import DONE, JobRecord, read_record
 from wsi_pipeline.batch.model_name import model_name
 from wsi_pipeline.batch.run_many import check_settings
 from wsi_pipeline.batch.slide_sheet import find_slides, sheet_row
@@ -22,7 +22,7 @@ from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import ConfigError, UsageError
 from wsi_pipeline.core.request import SlideRequest
 from wsi_pipeline.core.run_layout import run_folder_path
-from wsi_pipeline.core.safe_names import NameRefused, folder_name, slide_id_of
+from wsi_pipeline.core.safe_names import NameRefused, slide_id_of
 
 __all__ = ["STAGES", "Plan", "Verdict", "own_programs_first", "read_plan", "read_verdict"]
 
@@ -64,11 +64,14 @@ class Plan:
 
     def run_folder(self, slide_id: str) -> str:
         """Return the run folder of the slide, relative to OUT."""
-        return run_folder_path(Path("runs"), slide_id, self._model(slide_id)).as_posix()
+        if (kept := self._kept(slide_id)) is not None:
+            return kept["run_folder"]
+        model = model_name(self._settings(slide_id))
+        return run_folder_path(Path("runs"), slide_id, model).as_posix()
 
     def table_name(self, slide_id: str) -> str:
         """Return the name of the slide's tables and exports, without ending."""
-        return f"{slide_id}.{folder_name(self._model(slide_id))}"
+        return f"{slide_id}.{Path(self.run_folder(slide_id)).name}"
 
     def inputs(self, slide_id: str) -> list[str]:
         """Return the existing files that decide the result of the slide.
@@ -85,10 +88,8 @@ class Plan:
         A changed time of a file counts, whether later or earlier: clocks differ. A slide that is
         done keeps its key when its file is removed.
         """
-        if not self.slides[slide_id].path.exists():
-            record = read_record(Path(f"status/segment/{slide_id}.json"))
-            if record is not None and record["status"] == DONE:
-                return record["key"]
+        if (kept := self._kept(slide_id)) is not None:
+            return kept["key"]
         stats = [p.stat() if p and p.exists() else None for p in self._files(slide_id)]
         # A file counts by its size and time; moving it changes nothing.
         names = [name for name in RESULT_SETTINGS if name not in ("checkpoint", "roi")]
@@ -114,8 +115,12 @@ class Plan:
         """Return the flags of `wsiseg info` for the slide."""
         return _flags(self._settings(slide_id), ("mpp", "crop"))
 
-    def _model(self, slide_id: str) -> str:
-        return model_name(self._settings(slide_id))
+    def _kept(self, slide_id: str) -> JobRecord | None:
+        """Return the record of a slide that is done and whose file was removed since, or None."""
+        if self.slides[slide_id].path.exists():
+            return None
+        record = read_record(Path(f"status/segment/{slide_id}.json"))
+        return record if record is not None and record["status"] == DONE else None
 
     def _files(self, slide_id: str) -> tuple[Path, Path | None, Path | None]:
         config = self._settings(slide_id)
