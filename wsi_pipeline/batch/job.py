@@ -37,9 +37,9 @@ class JobRecord(TypedDict):
     """Content of status/<stage>/<slide_id>.json.
 
     `key` identifies the inputs and settings of the result. `products` are files that the job made,
-    and `run_folder` is the slide's, relative to OUT. `run_closed_ns` is the time of run.json: Snakemake compares the content of
-    small files, so later jobs run again only if the record differs. `lost` marks a job that ended
-    without a record of its own.
+    and `run_folder` is the slide's, relative to OUT. `run_closed_ns` is the time of run.json:
+    Snakemake compares the content of small files, so later jobs run again only if the record
+    differs. `lost` marks a job that ended without a record of its own.
     """
 
     schema_version: int

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from wsi_pipeline.batch.job import DONE, JobRecord, read_record
-from wsi_pipeline.batch.model_name import model_name
 from wsi_pipeline.batch.run_many import check_settings
 from wsi_pipeline.batch.slide_sheet import find_slides, sheet_row
 from wsi_pipeline.core.config import RunConfig
@@ -23,6 +22,7 @@ from wsi_pipeline.core.errors import ConfigError, UsageError
 from wsi_pipeline.core.request import SlideRequest
 from wsi_pipeline.core.run_layout import run_folder_path
 from wsi_pipeline.core.safe_names import NameRefused, slide_id_of
+from wsi_pipeline.segmentation.model_name import model_name
 
 __all__ = ["STAGES", "Plan", "Verdict", "own_programs_first", "read_plan", "read_verdict"]
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from wsi_pipeline.batch.model_name import model_name
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import (
     CheckpointError,
@@ -26,6 +25,7 @@ from wsi_pipeline.core.machine import keep_freed_memory
 from wsi_pipeline.core.named_paths import refuse_missing
 from wsi_pipeline.core.request import SlideRequest
 from wsi_pipeline.core.safe_names import NameRefused, slide_id_of
+from wsi_pipeline.segmentation.model_name import model_name
 
 if TYPE_CHECKING:
     from wsi_pipeline.pipeline import RunResult
