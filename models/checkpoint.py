@@ -1,4 +1,4 @@
-"""Checkpoints: safetensors whose header carries the card, so that weights never travel alone."""
+"""Checkpoints: safetensors files whose header holds the card (what is needed to use them)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Card:
-    """What must be known to use a network.
+    """What is needed to use a network, and where it comes from.
 
     Attributes
     ----------
@@ -44,7 +44,7 @@ class Card:
     mpp
         µm per pixel that the network expects
     halo_px
-        context, in model pixels, beyond which a pixel's class no longer depends on the image
+        context in model pixels; the image farther away does not change a result
     tile_px
         default tile, halo left out
     mean, std
@@ -54,11 +54,11 @@ class Card:
     data
         training sets with their licences
     licence
-        of the weights
+        licence of the weights
     training
-        command, seed, steps, time, machine
+        settings, steps, time, start weights, device
     metrics
-        on images that were not trained on
+        scores on held-out images
     """
 
     name: str
@@ -82,18 +82,20 @@ class Card:
         if not is_plausible_mpp(self.mpp):
             raise ValueError(f"mpp must be {MPP_RANGE}, got {self.mpp}")
         if not self.classes:
-            raise ValueError("a card names at least one class")
+            raise ValueError("a card without classes; name at least one")
         if self.halo_px % self.stride or self.halo_px < 0:
             raise ValueError(f"halo_px {self.halo_px} is not a multiple of stride {self.stride}")
         for name, value in (("mean", self.mean), ("std", self.std)):
             if isinstance(value, tuple) and len(value) != 3:
-                raise ValueError(f"{name} {value} is neither one number nor three")
+                raise ValueError(
+                    f"{name} {value} is neither one number nor three; give one or three"
+                )
         if np.min(self.std) <= 0:
-            raise ValueError(f"std {self.std} is not above 0")
+            raise ValueError(f"std {self.std} must be above 0")
 
 
 def weights_path(name: str) -> Path:
-    """Where the checkpoint that ships for a network lies."""
+    """Return the path of the checkpoint that ships for a network."""
     return Path(__file__).parent / "weights" / f"{name}.safetensors"
 
 
@@ -107,7 +109,10 @@ def save_checkpoint(
 ) -> None:
     """Write weights and card as one safetensors file, aside and then renamed.
 
-    With `half` as float16, which takes half the room; a tensor that goes beyond its range stays.
+    Parameters
+    ----------
+    half
+        write float16, half the size; tensors with values beyond its range stay float32
     """
     from safetensors.torch import save_file
 
@@ -127,14 +132,14 @@ def _half(values: torch.Tensor) -> torch.Tensor:
 
 
 def read_card(path: Path) -> Card:
-    """The card of a checkpoint file, with the file's SHA-256.
+    """Read the card of a checkpoint file, with the file's SHA-256.
 
     Raises
     ------
     FileNotFoundError
         no such file
     ValueError
-        not safetensors, without a card, or with one that this version cannot read
+        not safetensors, or a card that is missing or not readable by this version
     """
     if not path.is_file():
         raise FileNotFoundError(
@@ -144,13 +149,17 @@ def read_card(path: Path) -> Card:
         with safe_open(path, "np") as file:
             text = (file.metadata() or {}).get("card")
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is not a safetensors file ({error})") from error
+        raise ValueError(
+            f"{path} is not a safetensors file ({error}); give a checkpoint that training wrote"
+        ) from error
     if text is None:
-        raise ValueError(f"{path} carries no card; save it with wsiseg_models.save_checkpoint")
+        raise ValueError(
+            f"{path} has no card; save it with wsiseg_models.checkpoint.save_checkpoint"
+        )
     stored = json.loads(text)
     unknown = set(stored) - {f.name for f in fields(Card)}
     if unknown:
-        raise ValueError(f"{path}: card of a newer version, unknown entries {sorted(unknown)}")
+        raise ValueError(f"{path}: card with unknown entries {sorted(unknown)}; update wsiseg")
     for name in ("classes", "data"):
         stored[name] = tuple(stored.get(name, ()))
     for name in ("mean", "std"):
@@ -163,7 +172,7 @@ def read_card(path: Path) -> Card:
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], Card]:
-    """Weights (float32) and card of a checkpoint file; errors as `read_card`."""
+    """Read weights (float32) and card of a checkpoint file; raises as `read_card`."""
     card = read_card(path)
     with safe_open(path, "pt") as file:
         names = list(file.keys())

@@ -1,4 +1,4 @@
-"""What an instance model finds in one image."""
+"""Detections of an instance network in one image."""
 
 from __future__ import annotations
 
@@ -39,17 +39,26 @@ class Instances:
         return len(self.scores)
 
     def take(self, index: NDArray[np.integer] | NDArray[np.bool_]) -> Instances:
-        """The instances at `index`."""
+        """Return the instances at `index`."""
         return Instances(
             self.boxes[index], self.class_index[index], self.scores[index], self.masks[index]
         )
 
 
 def paste(found: Instances, shape: tuple[int, int]) -> list[tuple[Window, NDArray[np.bool_]]]:
-    """Window of an image (h, w) and mask in it of each instance: probability 0.5 and more.
+    """Return for each instance its window of an image (h, w), and the mask in it.
 
-    Masks are interpolated linearly between the centres of their grid's cells; outside of its box
-    an instance has no pixel.
+    The mask holds pixels of probability 0.5 and more. Probabilities are interpolated linearly
+    between the centres of the cells of the grid; outside its box an instance has no pixel.
+
+    Examples
+    --------
+    >>> grid = np.full((1, 28, 28), 255, np.uint8)
+    >>> boxes = np.array([[2, 1, 6, 4]], np.float32)
+    >>> found = Instances(boxes, np.zeros(1, np.uint8), np.ones(1, np.float32), grid)
+    >>> ((window, mask),) = paste(found, (10, 10))
+    >>> window, mask.all()
+    ((slice(1, 4, None), slice(2, 6, None)), np.True_)
     """
     out = []
     for box, grid in zip(found.boxes.astype(np.float64), found.masks, strict=True):

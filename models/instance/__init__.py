@@ -1,1 +1,1 @@
-"""Instance models: Mask R-CNN, Cascade (IMBMDCR-Net) and DoNet on one core."""
+"""Networks that find instances: Mask R-CNN, Cascade (IMBMDCR-Net) and DoNet, one class for all."""

@@ -32,11 +32,11 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
 
 
 class ModulatedDeformConv2d(nn.Module):
-    """3×3 convolution whose taps move and are weighed (Zhu et al. 2019, DCNv2).
+    """3×3 convolution with moved and weighted taps (Zhu et al. 2019, DCNv2, section 3.2).
 
-    One convolution, zero at the start, gives 18 offsets (dy, dx per tap) and 9 weights per
+    One convolution, zero at the start, computes 18 offsets (dy, dx per tap) and 9 weights per
     position. `implementation` is ``op`` (torchvision's operator) or ``grid`` (one `grid_sample`,
-    then a grouped 1×1): the same numbers, the latter quicker on a GPU where groups are many.
+    then a grouped 1×1). Both give the same numbers; ``grid`` is faster on a GPU with many groups.
     """
 
     def __init__(
@@ -96,10 +96,10 @@ class ModulatedDeformConv2d(nn.Module):
 
 
 class Res2Bottleneck(nn.Module):
-    """Res2Net's bottleneck, 26 channels × 4 scales (Gao et al. 2019).
+    """Res2Net's bottleneck, 26 channels × 4 scales (Gao et al. 2019, section 3.1).
 
-    The 3×3 works on one quarter of the channels after the other, each with the last one's result
-    added; the first block of a stage, which changes the size, adds nothing.
+    3×3 convolutions run over the quarters of the channels in turn; each adds the result of the
+    quarter before. The first block of a stage, which changes the size, adds nothing.
     """
 
     expansion = 4
@@ -141,7 +141,7 @@ class Res2Bottleneck(nn.Module):
 
 
 class Shape(NamedTuple):
-    """A trunk: its block, blocks per stage, further keywords of the block."""
+    """Shape of a trunk: its block, blocks per stage, further keywords of the block."""
 
     block: Any
     blocks: tuple[int, int, int, int]
@@ -210,7 +210,7 @@ class Backbone(nn.Module):
 
 
 def _deform(body: Trunk, config: InstanceConfig) -> None:
-    """Put deformable convolutions in place of the 3×3 ones of the stages that have them."""
+    """Replace the 3×3 convolutions of the configured stages by deformable ones."""
     for stage in config.dcn_stages:
         for block in body.get_submodule(f"layer{stage - 1}").children():
             conv: Any = block.conv2
@@ -225,7 +225,7 @@ def _deform(body: Trunk, config: InstanceConfig) -> None:
 
 
 def build_backbone(config: InstanceConfig) -> Backbone:
-    """The backbone that `config` describes, fresh weights, its first stages frozen."""
+    """Build the backbone that `config` describes, with fresh weights and frozen first stages."""
     norm = NORMS[config.norm]
     body = Trunk(SHAPES[config.backbone], config.trunk_width, norm)
     _deform(body, config)
@@ -234,5 +234,5 @@ def build_backbone(config: InstanceConfig) -> Backbone:
         learns = (*learns, "bn1")
     for name, parameter in body.named_parameters():
         parameter.requires_grad_(name.startswith(learns) if learns else False)
-    # Only a pyramid that is trained from scratch wants norms of its own.
+    # Only a pyramid that is trained from scratch needs norms of its own.
     return Backbone(body, config.fpn_width, _group_norm if config.norm == "group" else None)

@@ -1,8 +1,8 @@
-"""Instance networks rewritten for speed: what `models` computes, in less time.
+"""Instance networks for inference: the same results as `network.py` up to rounding, in less time.
 
-The same up to rounding. Regions of all levels and images are pooled in one go, as weighted sums
-of rows of one table of pixels; only anchors that may become proposals are decoded; cells are drawn
-for the second pass within their boxes. Features may be bfloat16; boxes and scores are float32.
+Regions of all levels and images are pooled in one call, as weighted sums of rows of one table of
+pixels. Only anchors that may become proposals are decoded. Cells are drawn for the second pass
+within their boxes. Features may be bfloat16; boxes and scores are float32.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from .rpn import RegionProposals
 __all__ = ["FastInstances", "faster"]
 
 BOX_SIDE = 7
-"""Sides of the regions that `BoxBranch` takes."""
+"""Side of the pooled regions that `BoxBranch` gets."""
 
 WINDOW_PX = 832
-"""Sides of the window for which the number of proposals was chosen (tile 512, halo 160). A larger
-one gets more in proportion to its area: with 2000 in 1280² cell AP50 was 0.90, with 4733 0.94."""
+"""Side of the window for which the number of proposals was chosen (tile 512, halo 160). A larger
+window gets more, in proportion to its area (cell AP50 in 1280²: 2000 gave 0.90, 4733 gave 0.94)."""
 
 
 def faster(network: InstanceNetwork) -> FastInstances:
-    """The same function as `network`, which `for_inference` has made ready."""
+    """Return a faster network of the same function; `for_inference` has made `network` ready."""
     return FastInstances(copy.deepcopy(network)).eval().requires_grad_(False)
 
 
 class FastInstances(InstanceNetwork):
-    """As `InstanceNetwork` in evaluation, in float32 or bfloat16, made of the parts of another."""
+    """`InstanceNetwork` in evaluation, in float32 or bfloat16, made from the parts of another."""
 
     paste_sum = staticmethod(paste_sum_in_boxes)
 
@@ -50,7 +50,7 @@ class FastInstances(InstanceNetwork):
         nn.Module.__init__(self)
         config = self.config = network.config
         backbone = cast("Backbone", network.backbone)
-        # Without the backbone's last step, which brings its levels to float32.
+        # Without the last step of the backbone, which turns its levels into float32.
         self.backbone = nn.Sequential(backbone.body, backbone.fpn)
         self.rpn, self.roi_heads = Proposals(network.rpn, config), _quick(network.roi_heads)
         self.second_rpn = None
@@ -63,7 +63,7 @@ class FastInstances(InstanceNetwork):
 
 
 def _quick(heads: RegionHeads) -> RegionHeads:
-    """`heads` with its slow parts replaced."""
+    """Replace the slow parts of `heads`, in place."""
     heads.box_pool, heads.mask_pool = (
         RegionPool(pool.output_size[0]) for pool in (heads.box_pool, heads.mask_pool)
     )
@@ -72,7 +72,7 @@ def _quick(heads: RegionHeads) -> RegionHeads:
 
 
 class Proposals(nn.Module):
-    """As `RegionProposals` in evaluation; only the best anchors of each level are decoded."""
+    """`RegionProposals` in evaluation; only the best anchors of each level are decoded."""
 
     anchors: Tensor
 
@@ -93,7 +93,7 @@ class Proposals(nn.Module):
     def forward(
         self, batch: ImageList, features: dict[str, Tensor]
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """Boxes (k, 4) of each image, best first; no losses."""
+        """Return boxes (k, 4) of each image, best first; no losses."""
         size = batch.image_sizes[0]
         more = max(1.0, size[0] * size[1] / WINDOW_PX**2)
         before, after = round(more * self.before), round(more * self.after)
@@ -106,7 +106,7 @@ class Proposals(nn.Module):
     def _level(
         self, features: Tensor, anchors: Tensor, size: tuple[int, int], most: int
     ) -> tuple[Tensor, Tensor]:
-        """Boxes (n, k, 4) and scores (n, k) of the `most` best anchors of a level (n, c, h, w)."""
+        """Return boxes (n, k, 4) and scores (n, k) of the `most` best anchors of a level."""
         n, _, h, w = features.shape
         kinds = len(anchors)
         out = self.both(self.conv(features)).permute(0, 2, 3, 1)
@@ -120,7 +120,7 @@ class Proposals(nn.Module):
         return clip_boxes_to_image(boxes.view(n, -1, 4), size), logits.float().sigmoid()
 
     def _best(self, boxes: Tensor, scores: Tensor, level: Tensor) -> Tensor:
-        """Of one image's boxes (k, 4) those that no better one of the same level covers."""
+        """Drop boxes (k, 4) of one image that overlap a better one of the same level (NMS)."""
         keep = remove_small_boxes(boxes, self.min_px)
         best = batched_nms(boxes[keep], scores[keep], level[keep], self.nms)
         return boxes[keep[best]]
@@ -129,7 +129,8 @@ class Proposals(nn.Module):
 class RegionPool(nn.Module):
     """`MultiScaleRoIAlign` with 2 × 2 samples per bin: regions → (k, c, side, side).
 
-    A bin is a weighted sum of 16 pixels; all bins of all levels and images are one call.
+    Bilinear sampling makes a bin the weighted sum of 4 × 4 pixels; one call sums all bins of all
+    levels and images.
     """
 
     def __init__(self, side: int) -> None:
@@ -140,7 +141,7 @@ class RegionPool(nn.Module):
     def forward(
         self, features: dict[str, Tensor], boxes: list[Tensor], _: list[tuple[int, int]]
     ) -> Tensor:
-        """Levels (n, c, h, w) and the boxes (k, 4) of each image, all inside of it."""
+        """Pool the boxes (k, 4) of each image, all inside it, from levels (n, c, h, w)."""
         maps = [features[name].permute(0, 2, 3, 1) for name in LEVELS]
         channels = maps[0].shape[3]
         table = torch.cat([m.reshape(-1, channels) for m in maps])
@@ -165,11 +166,11 @@ class RegionPool(nn.Module):
         return pooled.view(-1, self.side, self.side, channels).permute(0, 3, 1, 2)
 
     def _taps(self, low: Tensor, high: Tensor, limit: Tensor) -> tuple[Tensor, Tensor]:
-        """Spans (k,) along an axis of `limit` (k,) pixels → pixels and weights (k, side, 4)."""
+        """Return pixels and weights (k, side, 4) of spans (k,) along an axis of `limit` pixels."""
         step = (torch.arange(2 * self.side, device=low.device) + 0.5) / (2 * self.side)
         most = (limit - 1)[:, None]
         at = low[:, None] + (high - low).clamp(min=1)[:, None] * step
-        # A span widened to a pixel may leave the map, where there is nothing.
+        # A span that was widened to one pixel may leave the map; values there are zero.
         seen = (at <= limit[:, None]) / 2
         at = torch.minimum(at, most)
         before = at.long()
@@ -180,7 +181,7 @@ class RegionPool(nn.Module):
 
 
 class FastBoxBranch(nn.Module):
-    """As `BoxBranch`, for features whose channels lie side by side in memory."""
+    """`BoxBranch` for features whose channels are adjacent in memory (channels last)."""
 
     def __init__(self, branch: BoxBranch) -> None:
         super().__init__()
@@ -190,6 +191,6 @@ class FastBoxBranch(nn.Module):
         self.branch = branch
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """As `BoxBranch`."""
+        """Return what `BoxBranch` returns."""
         logits, deltas = self.branch(x.permute(0, 2, 3, 1))
         return logits, deltas

@@ -36,7 +36,7 @@ class BoxBranch(nn.Module):
 
 
 def _convs(widths: list[int]) -> nn.Sequential:
-    """3×3 convolutions from each width to the next, a ReLU after each."""
+    """Build 3×3 convolutions from each width to the next, a ReLU after each."""
     layers: list[nn.Module] = []
     for cin, cout in pairwise(widths):
         conv = nn.Conv2d(cin, cout, 3, padding=1)
@@ -71,7 +71,7 @@ class MaskBranch(nn.Module):
         return y.float()
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Regions → ``mask``, what is asked for; of `DeoverlapBranch` in training also parts."""
+        """Return ``mask``, logits (n, classes, 28, 28) of regions (n, cin, 14, 14)."""
         return {"mask": self.logits(self.features(x))}
 
 
@@ -89,11 +89,11 @@ class FusionConvs(nn.Module):
 
 
 class DeoverlapBranch(nn.Module):
-    """DoNet's mask head: a cell's whole, what it shares with others, the rest, and all again.
+    """DoNet's mask head: the whole cell, its overlap with others, the rest, and the cell refined.
 
-    Jiang et al., "DoNet: Deep de-overlapping network for cytology instance segmentation",
-    CVPR 2023. `whole` (H_i) serves twice: for the coarse mask, and, behind the fusion unit, for
-    the refined one. Without `crm` the coarse mask is the result.
+    Source: Jiang et al., "DoNet: Deep de-overlapping network for cytology instance segmentation",
+    CVPR 2023. `whole` (H_i) is used twice: for the coarse mask and, after the fusion unit, for the
+    refined mask. Without `crm` the coarse mask is the result.
     """
 
     def __init__(self, config: InstanceConfig) -> None:
@@ -107,14 +107,14 @@ class DeoverlapBranch(nn.Module):
         self.fusion: nn.Module | None = None
         if config.crm:
             cin = roi + 2 * width
-            # H_i takes what regions have as channels, so that it serves both passes.
+            # Its output has as many channels as a region, since H_i is applied to both.
             self.fusion = FusionConvs(cin, roi, 3, config.fusion_width or cin)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Regions (n, c, 14, 14) → logits by name, each (n, classes, 28, 28).
 
         ``mask`` is the result; in training also ``shared``, ``rest`` and, if the result is a
-        refined mask, ``coarse``. What inference does not need is not computed.
+        refined mask, ``coarse``. Inference computes only what the result needs.
         """
         coarse = self.whole.features(x)
         if not self.training and self.fusion is None:
@@ -133,5 +133,5 @@ class DeoverlapBranch(nn.Module):
 
 
 def build_mask_branch(config: InstanceConfig) -> nn.Module:
-    """The mask head that `config` describes."""
+    """Build the mask head that `config` describes."""
     return DeoverlapBranch(config) if config.drm else MaskBranch(config.fpn_width, config)

@@ -1,4 +1,4 @@
-"""Losses of boxes and masks, in float32; finite and differentiable also when nothing is there."""
+"""Losses of boxes and masks, in float32; finite and differentiable also without any region."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["OVERLAP_LOSSES", "box_loss", "consistency", "mask_bce", "soft_xor"]
 
 
 def iou_loss(boxes: Tensor, truth: Tensor, reduction: str = "sum") -> Tensor:
-    """1 − IoU of boxes (n, 4), pair by pair; the sum, or each with reduction ``none``."""
+    """Return 1 − IoU of boxes (n, 4), pair by pair; their sum, or each with reduction ``none``."""
     low, high = torch.max(boxes[:, :2], truth[:, :2]), torch.min(boxes[:, 2:], truth[:, 2:])
     shared = (high - low).clamp(min=0).prod(1)
     areas = [(b[:, 2:] - b[:, :2]).clamp(min=0).prod(1) for b in (boxes, truth)]
@@ -36,10 +36,18 @@ OVERLAP_LOSSES: Mapping[str, Callable[..., Tensor]] = MappingProxyType(
 def box_loss(
     name: str, deltas: Tensor, boxes: Tensor, truth: Tensor, coder: Any, beta: float
 ) -> Tensor:
-    """Sum over the regions of a regression loss.
+    """Return a regression loss, summed over the regions.
 
-    `deltas` (n, 4) move `boxes` (n, 4), which should become `truth` (n, 4); `coder` is
-    torchvision's box coder. ``l1`` and ``smooth_l1`` compare deltas, the others boxes.
+    Parameters
+    ----------
+    name
+        ``l1`` and ``smooth_l1`` compare deltas; ``iou``, ``giou``, ``diou``, ``ciou`` boxes
+    deltas, boxes, truth
+        (n, 4): `deltas` move `boxes`, which should become `truth`
+    coder
+        torchvision's box coder
+    beta
+        where smooth L1 turns linear
     """
     if name in OVERLAP_LOSSES:
         return OVERLAP_LOSSES[name](coder.decode_single(deltas, boxes), truth, reduction="sum")
@@ -48,22 +56,26 @@ def box_loss(
 
 
 def mask_bce(logits: Tensor, target: Tensor) -> Tensor:
-    """Mean cross entropy over regions and pixels, (n, m, m); 0 with n = 0."""
+    """Return the mean cross entropy over regions and pixels (n, m, m); 0 for n = 0."""
     if not logits.numel():
         return logits.float().sum() * 0
     return F.binary_cross_entropy_with_logits(logits.float(), target.float())
 
 
 def soft_xor(a: Tensor, b: Tensor) -> Tensor:
-    """Probability that just one of two independent events happens."""
+    """Return the probability that exactly one of two independent events happens: a + b − 2ab."""
     return a + b - 2 * a * b
 
 
 def consistency(refined: Tensor, shared: Tensor, rest: Tensor, mode: str) -> Tensor:
-    """How far the refined mask is from its two parts put together; logits (n, m, m).
+    """Compare the refined mask with its two parts put together; logits (n, m, m).
 
-    ``soft`` has a gradient into all three. ``code`` is DoNet's published term: 100 times the
-    share of pixels where the thresholded masks disagree, which has none.
+    Parameters
+    ----------
+    mode
+        ``soft``: cross entropy against the soft xor of the parts, with a gradient into all three.
+        ``code``: as DoNet's code has it, 100 times the share of pixels where the thresholded masks
+        disagree, which has no gradient.
     """
     if mode == "soft":
         return mask_bce(refined, soft_xor(shared.float().sigmoid(), rest.float().sigmoid()))

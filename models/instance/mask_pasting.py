@@ -1,4 +1,4 @@
-"""From masks over boxes to masks over images, and the map by which cells weigh a second pass."""
+"""Paste masks from their boxes into images; the map with which cells weigh DoNet's second pass."""
 
 from __future__ import annotations
 
@@ -14,10 +14,18 @@ Sum = Callable[[Tensor, Tensor, tuple[int, int], int, Callable[[Tensor], Tensor]
 
 
 def paste(masks: Tensor, boxes: Tensor, size: tuple[int, int], stride: int = 1) -> Tensor:
-    """Masks (k, m, m) over `boxes` (k, 4) in pixels → (k, rows, cols) of `size`, bilinear.
+    """Paste masks (k, m, m) over `boxes` (k, 4) in pixels: (k, rows, cols), bilinear.
 
-    `stride` is how many pixels a cell of the result is wide; its centre is what is looked up.
-    Outside its box a mask is zero.
+    Parameters
+    ----------
+    size
+        rows and columns of the result
+    stride
+        width of a cell of the result in pixels; the value is that at its centre
+
+    Returns
+    -------
+    float32; outside its box a mask is zero
     """
     rows, cols = size
     x0, y0, x1, y1 = boxes.float().unbind(1)
@@ -36,7 +44,7 @@ def paste_sum(
     stride: int,
     of: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """What `paste` gives, `of` each summed over the masks: (rows, cols)."""
+    """Apply `of` to the pasted masks, and sum them: (rows, cols)."""
     return of(paste(masks, boxes, size, stride)).sum(0)
 
 
@@ -47,14 +55,14 @@ def paste_sum_in_boxes(
     stride: int,
     of: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """As `paste_sum`, computed only where boxes are; `of` zero is zero."""
+    """Return the same as `paste_sum`, computed only inside the boxes; `of` must keep zero."""
     rows, cols = size
     total = masks.new_zeros(rows * cols)
     if not len(masks):
         return total.view(size)
     low, side = boxes[:, None, :2], masks.shape[1]
     cell = (boxes[:, None, 2:] - low) / side
-    # Half a cell around its box a mask fades to zero.
+    # Up to half a cell outside its box a mask falls to zero.
     first = ((low - cell / 2) / stride - 0.5).ceil()
     reach = int(((side + 1) * cell.max() / stride).ceil()) + 1
     place = first + torch.arange(reach, device=boxes.device)[:, None]
@@ -80,14 +88,22 @@ def attention(
     floor: float = 0.0,
     summed: Sum = paste_sum,
 ) -> Tensor:
-    """Where cells are: mask logits (k, m, m) of one image → (rows, cols) of `size`.
+    """Return the map of cells, (rows, cols) of `size`, from mask logits (k, m, m) of one image.
 
-    ``prob`` is the chance that any of the cells covers the place, 1 − Π(1 − pᵢ), lifted to
-    `floor` … 1. ``code`` is what DoNet's code has: sigmoid of the sum of positive logits, 0.5 … 1.
+    Parameters
+    ----------
+    mode
+        ``prob``: probability that any of the cells covers the place, 1 − Π(1 − pᵢ), scaled to
+        `floor` … 1. ``code``: as DoNet's code has it, the sigmoid of the sum of positive logits,
+        0.5 … 1.
+    floor
+        least weight
+    summed
+        `paste_sum` or `paste_sum_in_boxes`
     """
     if mode == "code":
         return summed(logits, boxes, size, stride, lambda v: v.clamp(min=0)).sigmoid()
-    # A sum of logarithms: the gradient of a product takes a slow road where a factor is zero.
+    # A sum of logarithms, since the gradient of a product is slow where a factor is zero.
     p = logits.float().sigmoid()
     free = summed(p, boxes, size, stride, lambda v: torch.log1p(-v.clamp(max=1 - 1e-6))).exp()
     return floor + (1 - floor) * (1 - free)

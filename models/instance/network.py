@@ -2,7 +2,7 @@
 
 Jiang et al., "DoNet: Deep de-overlapping network for cytology instance segmentation", CVPR 2023;
 Cai and Vasconcelos, "Cascade R-CNN", CVPR 2018; He et al., "Mask R-CNN", ICCV 2017.
-One class serves them all: a pass is a proposal network with its heads, and DoNet has two.
+All are one class: a pass is a proposal network with its heads, and DoNet has two passes.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ STRIDE = 32
 """Sides of images are multiples of this many pixels."""
 
 FINEST = 4
-"""Stride of P2, where the second pass' attention is drawn."""
+"""Stride of P2, on which the attention of the second pass is drawn."""
 
 
 class InstanceNetwork(nn.Module):
     """Images (n, 3, h, w), ``(x − 128) / 128``, sides multiples of 32 → instances.
 
-    In training, `targets` (per image: boxes float32 (k, 4) xyxy in pixels, labels int64 (k,)
-    from 1, masks uint8 (k, h, w)) are needed and the losses come back by name; their sum is what
-    is minimised. Otherwise one dictionary per image, best first: ``boxes`` (k, 4), ``labels``
-    (k,), ``scores`` (k,), ``masks`` (k, 1, 28, 28) probability over the box, of its own class.
+    In training it needs `targets` (per image: boxes float32 (k, 4) xyxy in pixels, labels int64
+    (k,) from 1, masks uint8 (k, h, w)) and returns losses by name, whose sum is minimised.
+    Otherwise it returns one dictionary per image, best first: ``boxes`` (k, 4), ``labels`` (k,),
+    ``scores`` (k,), ``masks`` (k, 1, 28, 28): probability over the box, for its own class.
     """
 
     paste_sum: Sum = staticmethod(paste_sum)
@@ -63,7 +63,7 @@ class InstanceNetwork(nn.Module):
         self.roi_heads = RegionHeads(config, (CELL,) if config.mrp else classes)
         self.second_rpn: nn.Module | None = None
         if config.mrp:
-            # Cells that are not asked for may weigh the second pass all the same.
+            # Cells below `score` may still weigh the second pass.
             self.roi_heads.score = min(config.score, config.attention_score)
             self.second_rpn = RegionProposals(config)
             self.second_heads = RegionHeads(config, tuple(c for c in classes if c != CELL))
@@ -74,8 +74,8 @@ class InstanceNetwork(nn.Module):
         """See the class."""
         if images.ndim != 4 or images.shape[1] != 3 or any(s % STRIDE for s in images.shape[2:]):
             raise ValueError(
-                f"images of shape {tuple(images.shape)}; needed is (n, 3, h, w), sides multiples "
-                f"of {STRIDE}"
+                f"images of shape {tuple(images.shape)}; give (n, 3, h, w) with sides that are "
+                f"multiples of {STRIDE}"
             )
         if self.training:
             targets = check_targets(targets, images.shape, self.config.classes)
@@ -97,7 +97,7 @@ class InstanceNetwork(nn.Module):
         images: Tensor,
         targets: list[dict[str, Tensor]] | None,
     ) -> tuple[Detections, dict[str, Tensor]]:
-        """Proposals, then regions; losses in training."""
+        """Run proposals, then heads; return detections, and in training the losses."""
         size = (images.shape[2], images.shape[3])
         batch = ImageList(images, [size] * len(images))
         if not self.training or targets is None:
@@ -109,7 +109,7 @@ class InstanceNetwork(nn.Module):
         return found, named | more
 
     def _weighed(self, features: dict[str, Tensor], cells: Detections) -> dict[str, Tensor]:
-        """Features, each place as strong as a cell is likely there."""
+        """Multiply the features by the map of cells (DoNet, mask-guided region proposal)."""
         c, finest = self.config, features["0"]
         size = (finest.shape[2], finest.shape[3])
         maps = []
@@ -128,14 +128,14 @@ class InstanceNetwork(nn.Module):
             )
         weight = torch.stack(maps)[:, None].to(finest.dtype)
         return {
-            # The mean over the coarser cell, where DoNet's code takes one of its corners.
+            # The mean over the coarser cell; DoNet's code takes one of its corners.
             name: level * F.adaptive_avg_pool2d(weight, (level.shape[2], level.shape[3]))
             for name, level in features.items()
         }
 
 
 def _merged(passes: list[Detections], least: float) -> list[dict[str, Tensor]]:
-    """What the passes found with a score above `least`, per image, best first."""
+    """Join the detections of the passes with a score above `least`, per image, best first."""
     output = []
     for i in range(len(passes[0].boxes)):
         scores = torch.cat([found.scores[i] for found in passes])
@@ -154,27 +154,27 @@ def _merged(passes: list[Detections], least: float) -> list[dict[str, Tensor]]:
 
 
 def maskrcnn(**options: Any) -> InstanceNetwork:
-    """Mask R-CNN; `options` are fields of `InstanceConfig`, R50-FPN's numbers by default."""
+    """Build Mask R-CNN; `options` are fields of `InstanceConfig`, by default those of R50-FPN."""
     return InstanceNetwork(configure(MASKRCNN, options))
 
 
 def cascade(**options: Any) -> InstanceNetwork:
-    """Cascade Mask R-CNN, a mask head per stage by default (``mask_every_stage``)."""
+    """Build Cascade Mask R-CNN, by default with a mask head per stage (``mask_every_stage``)."""
     return InstanceNetwork(configure(CASCADE, options))
 
 
 def imbmdcr(**options: Any) -> InstanceNetwork:
-    """IMBMDCR-Net: a cascade with one mask head, on a deformable ResNeXt-101 by default."""
+    """Build IMBMDCR-Net: a cascade with one mask head, by default on a deformable ResNeXt-101."""
     return InstanceNetwork(configure(IMBMDCR, options))
 
 
 def donet(**options: Any) -> InstanceNetwork:
-    """DoNet; `options` ``drm``, ``crm`` and ``mrp`` are the rows of its ablation."""
+    """Build DoNet; the rows of its ablation switch ``drm``, ``crm`` and ``mrp`` off."""
     return InstanceNetwork(configure(DONET, options))
 
 
 def instances(output: list[dict[str, Tensor]]) -> list[Instances]:
-    """Output of a network in evaluation → one `Instances` per image."""
+    """Turn the output of a network in evaluation into one `Instances` per image."""
     found = []
     for image in output:
         masks = (image["masks"][:, 0].float() * 255).round().to(torch.uint8)
@@ -191,7 +191,7 @@ def instances(output: list[dict[str, Tensor]]) -> list[Instances]:
 
 @torch.no_grad()
 def _fold(conv: Any, norm: Any) -> None:
-    """Let `conv` do what `norm`, in evaluation, does after it."""
+    """Fold a norm, as it works in evaluation, into the convolution before it."""
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
     shift = norm.bias - norm.running_mean * scale
     if conv.bias is not None:
@@ -201,7 +201,7 @@ def _fold(conv: Any, norm: Any) -> None:
 
 
 def for_inference(network: InstanceNetwork) -> InstanceNetwork:
-    """The same function with batch norms folded into the convolutions before them, in place."""
+    """Fold batch norms into the convolutions before them, in place; the function stays the same."""
     convs, norms = (nn.Conv2d, ModulatedDeformConv2d), (nn.BatchNorm2d, FrozenBatchNorm2d)
     for module in list(network.modules()):
         children = list(module.named_children())

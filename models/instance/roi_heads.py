@@ -1,4 +1,4 @@
-"""Regions: the box stages that sharpen and classify proposals, and the masks over them."""
+"""Regions: box stages, which classify proposals and refine their boxes, and masks over them."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from .targets import decompose, project
 __all__ = ["Detections", "RegionHeads", "Samples"]
 
 GRID = 28
-"""Sides of a mask over its box; also of the regions' 14×14 features, twice as fine."""
+"""Side of a mask over its box: twice that of the pooled 14×14 features."""
 
 CHUNK = 256
-"""Regions that go through a mask head at once when nothing is learned: bounds its memory."""
+"""Regions per call of a mask head in inference; it limits memory."""
 
 MIN_PX = 0.01
 """Boxes with a shorter side are dropped."""
@@ -40,8 +40,18 @@ Size = tuple[int, int]
 class Samples:
     """Regions that train a stage; one tensor per image.
 
-    `boxes` (n, 4), `labels` (n,) with 0 for background, `matched` (n,) the truth of each (any
-    where the label is 0), `truth` (n, 4) its box, `copied` (n,) whether the box is a truth's.
+    Attributes
+    ----------
+    boxes
+        (n, 4)
+    labels
+        (n,), 0 for background
+    matched
+        (n,) index of the true instance; any where the label is 0
+    truth
+        (n, 4) box of the true instance
+    copied
+        (n,) whether the box is a copy of a true box
     """
 
     boxes: list[Tensor]
@@ -51,7 +61,7 @@ class Samples:
     copied: list[Tensor]
 
     def positive(self) -> Samples:
-        """Those that are no background."""
+        """Return the regions that are not background."""
         keep = [labels > 0 for labels in self.labels]
         columns = (self.boxes, self.labels, self.matched, self.truth, self.copied)
         return Samples(*([v[k] for v, k in zip(c, keep, strict=True)] for c in columns))
@@ -99,7 +109,7 @@ class RegionHeads(nn.Module):
     def sample(
         self, stage: int, proposals: list[Tensor], targets: list[dict[str, Tensor]]
     ) -> Samples:
-        """Regions to train `stage` on: of the proposals and the truth itself."""
+        """Draw the regions that train `stage`, from the proposals and the true boxes."""
         columns: list[tuple[Tensor, ...]] = []
         for found, target in zip(proposals, targets, strict=True):
             truth = target["boxes"]
@@ -117,14 +127,14 @@ class RegionHeads(nn.Module):
         return Samples(*(list(c) for c in zip(*columns, strict=True)))
 
     def _drawn(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Positive and negative samples (n,) of one image."""
+        """Draw positive and negative samples (n,) of one image."""
         positive, negative = self.sampler([labels])
         return positive[0], negative[0]
 
     def _box_losses(
         self, stage: int, samples: Samples, logits: Tensor, deltas: Tensor
     ) -> dict[str, Tensor]:
-        """Class and box loss of a stage."""
+        """Return class and box loss of a stage."""
         labels = torch.cat(samples.labels)
         if not len(labels):
             return {"class": logits.sum() * 0, "box": deltas.sum() * 0}
@@ -144,7 +154,7 @@ class RegionHeads(nn.Module):
     def _mask_losses(
         self, logits: dict[str, Tensor], samples: Samples, targets: list[dict[str, Tensor]]
     ) -> dict[str, Tensor]:
-        """Losses of the masks (n, 28, 28) of positive `samples`, by name."""
+        """Return the losses of the masks (n, 28, 28) of positive `samples`, by name."""
         c = self.config
         whole_rest = []
         for boxes, matched, target in zip(samples.boxes, samples.matched, targets, strict=True):
@@ -171,7 +181,7 @@ class RegionHeads(nn.Module):
     def _masks(
         self, head: int, features: dict[str, Tensor], found: Samples | Detections, size: Size
     ) -> dict[str, Tensor]:
-        """Logits (n, 28, 28) of mask head `head`, each of its region's own class, by name."""
+        """Return logits (n, 28, 28) of a mask head, each for the class of its region, by name."""
         x = self.mask_pool(features, found.boxes, [size] * len(found.boxes))
         own = torch.cat(found.labels) - 1
         parts: list[dict[str, Tensor]] = [
@@ -182,7 +192,7 @@ class RegionHeads(nn.Module):
         return {name: torch.cat([p[name] for p in parts])[row, own] for name in parts[0]}
 
     def _moved(self, stage: int, boxes: list[Tensor], deltas: Tensor, size: Size) -> list[Tensor]:
-        """Boxes (n, 4) after `deltas` (n, c, 4), inside the image: (n, c, 4) per image."""
+        """Move boxes (n, 4) by `deltas` (n, c, 4) and clip them: (n, c, 4) per image."""
         moved: Tensor = self.coders[stage].decode_single(deltas.flatten(1), torch.cat(boxes))
         moved = clip_boxes_to_image(moved.view(len(moved), -1, 4), size)
         return list(torch.split(moved, [len(b) for b in boxes]))
@@ -194,7 +204,7 @@ class RegionHeads(nn.Module):
         size: Size,
         targets: list[dict[str, Tensor]],
     ) -> tuple[Detections, dict[str, Tensor]]:
-        """Losses by name, and the positive samples of the last stage with their masks."""
+        """Return the positive samples of the last stage with their masks, and losses by name."""
         losses: dict[str, Tensor] = {}
         every, last = self.config.mask_every_stage, len(self.boxes) - 1
         for stage, weight in enumerate(self.config.stage_weights):
@@ -208,7 +218,7 @@ class RegionHeads(nn.Module):
                 masks = self._masks(stage if every else 0, features, positive, size)
                 terms |= self._mask_losses(masks, positive, targets)
             for name, term in terms.items():
-                # A lone mask head counts in full, whatever the last stage's boxes count.
+                # A single mask head has weight 1, whatever the weight of the last box stage.
                 own = weight if every or name in ("class", "box") else 1.0
                 losses[prefix + name] = own * term
             if stage < last:
@@ -218,13 +228,13 @@ class RegionHeads(nn.Module):
         return Detections(positive.boxes, positive.labels, ones, list(split)), losses
 
     def _next(self, stage: int, samples: Samples, deltas: Tensor, size: Size) -> list[Tensor]:
-        """Proposals of the stage after `stage`; copies of the truth join them there anew."""
+        """Return the proposals of the next stage, without the copies of true boxes."""
         moved = self._moved(stage, samples.boxes, deltas, size)
         boxes = [m[~copy, 0] for m, copy in zip(moved, samples.copied, strict=True)]
         return [b[remove_small_boxes(b, MIN_PX)] for b in boxes]
 
     def find(self, features: dict[str, Tensor], proposals: list[Tensor], size: Size) -> Detections:
-        """What is in the images, best first."""
+        """Return the detections in the images, best first."""
         n, boxes = len(proposals), proposals
         scores: list[Tensor] = []
         for stage in range(len(self.boxes)):
@@ -242,7 +252,7 @@ class RegionHeads(nn.Module):
         return replace(found, logits=list(torch.split(logits, [len(b) for b in found.boxes])))
 
     def _best(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes (n, c or 1, 4), scores (n, 1 + c) of one image → boxes, labels, scores."""
+        """Pick the detections of one image from boxes (n, c or 1, 4) and scores (n, 1 + c)."""
         c = self.config
         labels = torch.tensor(self.keep, device=scores.device).expand(len(scores), -1)
         if not c.class_agnostic:

@@ -1,4 +1,4 @@
-"""Proposals: torchvision's network, fit for half precision and for more than one box loss."""
+"""Proposals: torchvision's network, for half precision and with a choice of box losses."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ __all__ = ["RegionProposals"]
 
 
 class RPNHead(_RPNHead):  # type: ignore[misc]
-    """torchvision's head; its output stays float32 under autocast, as boxes need."""
+    """torchvision's head; its output is float32 under autocast, since boxes need it."""
 
     def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Levels → objectness and deltas of each."""
+        """Return objectness and deltas of each level."""
         objectness, deltas = super().forward(x)
         return [o.float() for o in objectness], [d.float() for d in deltas]
 
 
 class RegionProposals(RegionProposalNetwork):  # type: ignore[misc]
-    """torchvision's proposal network, with the box loss that the model was published with."""
+    """torchvision's proposal network, with the box loss of the published model."""
 
     def __init__(self, config: InstanceConfig) -> None:
         ratios = (config.anchor_ratios,) * len(config.anchor_px)
@@ -44,7 +44,7 @@ class RegionProposals(RegionProposalNetwork):  # type: ignore[misc]
     def compute_loss(
         self, objectness: Tensor, deltas: Tensor, labels: list[Tensor], wanted: list[Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Cross entropy of the sampled anchors, and the box loss of the positive ones."""
+        """Return cross entropy of the sampled anchors, and the box loss of the positive ones."""
         positive, negative = (torch.cat(m).nonzero()[:, 0] for m in self.fg_bg_sampler(labels))
         sampled = torch.cat([positive, negative])
         boxes = F.smooth_l1_loss(

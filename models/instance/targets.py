@@ -1,4 +1,4 @@
-"""What the mask heads learn from: masks on a grid over their boxes, taken apart at overlaps."""
+"""Targets of the mask heads: masks on a grid over their boxes, decomposed at overlaps."""
 
 from __future__ import annotations
 
@@ -12,10 +12,18 @@ __all__ = ["check_targets", "decompose", "project"]
 
 
 def decompose(masks: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Masks (k, h, w) of 0 and 1 → what each cell shares with another, and the rest of it.
+    """Decompose masks (k, h, w) of 0 and 1 into the part shared with other cells, and the rest.
 
-    Only cells (label 1) share; of any other class nothing is shared and the rest is the whole.
-    With e the mask and c how many cells cover a pixel, the parts are e ∧ (c ≥ 2) and e ∧ (c < 2).
+    With e the mask and c the number of cells that cover a pixel, the parts are e ∧ (c ≥ 2) and
+    e ∧ (c < 2), the two regions of DoNet. Only cells (label 1) share; for other classes the rest
+    is the whole mask.
+
+    Examples
+    --------
+    >>> masks = torch.tensor([[[1, 1, 0]], [[0, 1, 1]]])
+    >>> shared, rest = decompose(masks, torch.tensor([1, 1]))
+    >>> shared.tolist(), rest.tolist()
+    ([[[0, 1, 0]], [[0, 1, 0]]], [[[1, 0, 0]], [[0, 0, 1]]])
     """
     masks = masks.to(torch.uint8)
     cell = labels == CELL
@@ -25,9 +33,10 @@ def decompose(masks: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def project(masks: Tensor, boxes: Tensor, index: Tensor, grid: int) -> Tensor:
-    """Masks (k, c, h, w), seen through `boxes` (n, 4) of masks `index` (n,) → (n, c, grid, grid).
+    """Draw masks (k, c, h, w) on the grid of their boxes: (n, c, grid, grid).
 
-    Float32 of 0 and 1: a cell of the grid is 1 where at least half of it is covered.
+    Box i of `boxes` (n, 4) shows mask `index[i]`. The result is float32 of 0 and 1: a cell of the
+    grid is 1 where at least half of it is covered.
     """
     rois = torch.cat([index[:, None].to(boxes), boxes], 1)
     cover: Tensor = roi_align(masks.to(boxes), rois, grid, aligned=True)
@@ -37,12 +46,12 @@ def project(masks: Tensor, boxes: Tensor, index: Tensor, grid: int) -> Tensor:
 def check_targets(
     targets: list[dict[str, Tensor]] | None, shape: torch.Size, classes: int
 ) -> list[dict[str, Tensor]]:
-    """`targets` of images of `shape` (n, 3, h, w), if a network can learn from them.
+    """Check the targets of images of `shape` (n, 3, h, w), and return them.
 
     Raises
     ------
     ValueError
-        which image, what is wrong with it
+        a target that cannot be learned; the message names its position and the fault
     """
     if targets is None or len(targets) != shape[0]:
         got = "none" if targets is None else len(targets)

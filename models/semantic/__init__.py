@@ -1,1 +1,1 @@
-"""Networks that classify pixels."""
+"""Networks that classify pixels: DSSNet, its fast form, and U-Net for comparison."""

@@ -2,7 +2,7 @@
 
 Luo et al., "Dual supervised sampling networks for real-time segmentation of cervical cell
 nucleus", Computational and Structural Biotechnology Journal 2022.
-Network, loss and decoding are three things: `DSSNet`, `DSSLoss`, `decode`.
+Network, loss and decoding are separate: `DSSNet`, `DSSLoss`, `decode`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .config import DSSNetConfig
 __all__ = ["DSSLoss", "DSSNet", "WNeck", "decode", "dssnet", "for_inference", "ssim"]
 
 STRIDE = 8
-"""Windows start and end on multiples of this many pixels."""
+"""Sides of images are multiples of this many pixels."""
 
 
 def _conv(cin: int, cout: int, kernel: int = 3, stride: int = 1) -> nn.Module:
@@ -47,7 +47,7 @@ class _Down(nn.Module):
 
 
 class WNeck(nn.Module):
-    """W-NECK: 1×1 and 3×3 side by side, widened, PReLU, then narrowed twice; residual."""
+    """W-NECK: 1×1 and 3×3 side by side, widened, PReLU, narrowed twice; residual."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -116,8 +116,9 @@ BLOCKS: dict[str, type[nn.Module]] = {
 class _Fusion(nn.Module):
     """Feature fusion, 1/8 → 1/2.
 
-    Nearest ×4 commutes with a 1×1 convolution and with PReLU, so both run before it, at 16 times
-    fewer positions (exactly the published layer).
+    Nearest ×4 can be swapped with a 1×1 convolution and with PReLU, which work pixel by pixel.
+    Both therefore run before it, at 16 times fewer positions; the result is that of the published
+    layer.
     """
 
     def __init__(self, width: int) -> None:
@@ -167,7 +168,7 @@ class DSSNet(nn.Module):
         self.sr: nn.Module | None = _sr_head(width) if config.sr_head else None
 
     def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Down-sampled input (n, width, h/8, w/8) and fused features (n, 84, h/2, w/2)."""
+        """Return down-sampled input (n, width, h/8, w/8) and fused features (n, 84, h/2, w/2)."""
         down = self.down(x)
         start = self.entry(down)
         return down, self.fusion(torch.cat([start, self.trunk(start)], 1))
@@ -226,7 +227,7 @@ def dssnet(**options: Any) -> DSSNet:
 
 
 def for_inference(network: DSSNet) -> DSSNet:
-    """The same function with weight norm folded and training heads dropped, in place."""
+    """Fold weight norm and drop the training heads, in place; the function stays the same."""
     network.edge = network.sr = None
     for module in network.modules():
         if is_parametrized(module, "weight"):
@@ -235,7 +236,7 @@ def for_inference(network: DSSNet) -> DSSNet:
 
 
 def decode(logits: Tensor) -> Tensor:
-    """Logits (n, 1 + k, h, w) → uint8 (n, k, h, w): probability of each class, 255 = certain."""
+    """Turn logits (n, 1 + k, h, w) into probabilities, uint8 (n, k, h, w), 255 = certain."""
     probability = logits.float().softmax(1)[:, 1:]
     return (probability * 255).round().to(torch.uint8)
 
@@ -243,7 +244,10 @@ def decode(logits: Tensor) -> Tensor:
 def ssim(
     a: Tensor, b: Tensor, *, data_range: float, window: int = 11, sigma: float = 1.5
 ) -> Tensor:
-    """Mean structural similarity of (n, c, h, w) images, Gaussian window (Wang et al. 2004)."""
+    """Return the mean structural similarity of images (n, c, h, w).
+
+    Source: Wang et al. 2004, "Image quality assessment", Eq. 13, with a Gaussian window.
+    """
     x = torch.arange(window, dtype=a.dtype, device=a.device) - window // 2
     line = torch.exp(-(x**2) / (2 * sigma**2))
     line = line / line.sum()
@@ -282,11 +286,20 @@ class DSSLoss(nn.Module):
         edge_target: Tensor,
         pixel_weight: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Terms by name; their sum is what is minimised.
+        """Return the terms by name; their sum is minimised.
 
-        `image` (n, 3, h, w) is the normalised input, `target` int64 (n, h, w) with −100 where the
-        truth is unknown, `edge_target` float (n, 1, h/2, w/2), `pixel_weight` (n, h, w) how much
-        each pixel of the segmentation counts, all the same by default.
+        Parameters
+        ----------
+        output
+            as the network returns it in training mode
+        image
+            float (n, 3, h, w), the normalised input
+        target
+            int64 (n, h, w), −100 where the class is unknown
+        edge_target
+            float (n, 1, h/2, w/2), 0 or 1
+        pixel_weight
+            float (n, h, w), weight of each pixel of the segmentation; 1 by default
         """
         logits, edge, reconstruction = output
         loss = F.cross_entropy(logits.float(), target, weight=self.class_weight, reduction="none")

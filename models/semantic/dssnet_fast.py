@@ -1,9 +1,9 @@
-"""DSSNet rewritten for speed: the same function with a third fewer operations and less memory.
+"""DSSNet for inference: the same function with a third fewer operations and less memory.
 
 Every step is exact up to rounding, borders included: consecutive linear layers are merged, and a
 3×3 convolution after nearest up-sampling becomes small kernels at the low scale, one for each
 place within the block of equal pixels (sub-pixel convolution, Shi et al. 2016). Activations work
-in place, and pooling is two maxima, several times as fast on a CPU as the layer that can train.
+in place. Pooling is two maxima, on a CPU several times as fast as the layer for training.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ __all__ = ["FastDSSNet", "rewrite"]
 REACHES = {
     BLOCKS[name]: n for name, n in (("wneck", 3), ("wdsr-b", 1), ("bottleneck", 1), ("basic", 2))
 }
-"""How far the 3×3 convolutions of a block see, in pixels of 1/8."""
+"""Reach of the 3×3 convolutions of a block, in pixels at 1/8."""
 HEAD_REACH = 1
-"""The same for all that follows: eight pixels of the image."""
+"""Reach of all layers after the trunk, in pixels at 1/8."""
 
 
 def rewrite(network: DSSNet) -> FastDSSNet:
-    """The same function as `network`, which `for_inference` has made ready."""
+    """Return a faster network of the same function; `for_inference` has made `network` ready."""
     return FastDSSNet(copy.deepcopy(network)).eval().requires_grad_(False)
 
 
 class FastDSSNet(nn.Module):
     """RGB (n, 3, h, w), ``(x − 128) / 128``, h and w multiples of 8 → logits (n, classes, h, w).
 
-    With a margin, logits of the image without so many pixels on each side. What lies around it is
-    computed as far as it counts there, and at 1/8 no further: the rest is the same.
+    With a margin it returns the logits without so many pixels on each side. The pixels of the
+    margin are computed only as far as they change the rest, which stays the same.
     """
 
     def __init__(self, network: DSSNet) -> None:
@@ -77,7 +77,7 @@ class FastDSSNet(nn.Module):
 
 
 def _inner(x: Tensor, margin: int) -> Tensor:
-    """A map (n, c, h, w) without so many pixels on each side."""
+    """Cut so many pixels from each side of a map (n, c, h, w)."""
     if margin == 0:
         return x
     inner = x[:, :, margin:-margin, margin:-margin]
@@ -85,7 +85,7 @@ def _inner(x: Tensor, margin: int) -> Tensor:
 
 
 def _pooled(x: Tensor) -> Tensor:
-    """The maximum of each 2×2 pixels."""
+    """Return the maximum of each 2×2 pixels."""
     rows = torch.maximum(x[:, :, ::2], x[:, :, 1::2])
     return torch.maximum(rows[..., ::2], rows[..., 1::2])
 
@@ -95,7 +95,7 @@ def _conv(module: nn.Module) -> nn.Conv2d:
 
 
 def _chained(first: nn.Conv2d, then: nn.Conv2d) -> nn.Conv2d:
-    """A convolution and the 1×1 one after it, as one."""
+    """Merge a convolution and the 1×1 convolution after it."""
     cin, cout, stride = first.in_channels, then.out_channels, first.stride[0]
     merged = nn.Conv2d(cin, cout, first.kernel_size[0], stride, first.kernel_size[0] // 2)
     (weight, bias), (mix, shift) = _numbers(first), _numbers(then)
@@ -106,13 +106,13 @@ def _chained(first: nn.Conv2d, then: nn.Conv2d) -> nn.Conv2d:
 
 
 def _numbers(conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
-    """Weight and bias in double precision, in which they are merged."""
+    """Return weight and bias in double precision, in which they are merged."""
     assert conv.bias is not None
     return conv.weight.detach().double(), conv.bias.detach().double()
 
 
 class _Split(nn.Module):
-    """W-NECK whose two branches are narrowed each, then added, not laid side by side before."""
+    """W-NECK that narrows its two branches separately and adds them: no concatenation."""
 
     def __init__(self, block: WNeck) -> None:
         super().__init__()
@@ -134,7 +134,7 @@ class _Split(nn.Module):
 
 
 _PLACES = ((0,), (1, 2), (3,))
-_TAPS = (  # places 0; 1 and 2; 3 of a block of four → which of the low scale's taps sees which
+_TAPS = (  # places 0; 1 and 2; 3 of a block of four → taps at the low scale, as sums of taps
     ((1, 0, 0), (0, 1, 1)),
     ((1, 1, 1),),
     ((1, 1, 0), (0, 0, 1)),
@@ -144,8 +144,8 @@ _TAPS = (  # places 0; 1 and 2; 3 of a block of four → which of the low scale'
 class _Upsampled4(nn.Module):
     """Nearest ×4, a 3×3 convolution and PReLU: nine kernels of one to four taps, no up-sampling.
 
-    Of a block's four rows the first also sees the block above, the last the block below, the two
-    between see their own block only and are the same; columns likewise.
+    A block has four rows. The first also depends on the block above, the last on the block below.
+    The two rows between depend on their own block only and are equal; columns likewise.
     """
 
     def __init__(self, conv: nn.Conv2d, act: nn.Module) -> None:
@@ -177,8 +177,8 @@ class _Upsampled4(nn.Module):
 class _Fine(nn.Module):
     """Nearest ×2 and two 3×3 convolutions without activation: one convolution and a shuffle.
 
-    The second convolution takes what lies outside of the image for zero; the merged one would take
-    what the first makes of it. So the outermost pixels are computed as they stand.
+    Outside the image the second convolution reads zero, while the merged one would read what the
+    first makes of zeros. The outermost pixels are therefore computed by both, one after the other.
     """
 
     def __init__(self, first: nn.Conv2d, then: nn.Conv2d) -> None:
@@ -186,7 +186,7 @@ class _Fine(nn.Module):
         self.first, self.then = first, then
         (inner, bias), (outer, shift) = _numbers(first), _numbers(then)
         both = _five(inner, outer)
-        # Pixel 2i + p sees i − 1, i and i + 1 through these of its five taps.
+        # Pixel 2i + p reads i − 1, i and i + 1 through these of its five taps.
         taps = torch.tensor(
             [[[1, 1, 0, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 1]],
              [[1, 0, 0, 0, 0], [0, 1, 1, 0, 0], [0, 0, 0, 1, 1]]], dtype=torch.float64
@@ -209,6 +209,6 @@ class _Fine(nn.Module):
 
 
 def _five(first: Tensor, then: Tensor) -> Tensor:
-    """The 5×5 kernel of two 3×3 convolutions, one after the other."""
+    """Return the 5×5 kernel of two 3×3 convolutions, one after the other."""
     both = F.conv2d(first.transpose(0, 1), then.flip(2, 3), padding=2)
     return both.transpose(0, 1)

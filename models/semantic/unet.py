@@ -1,4 +1,4 @@
-"""U-Net as first published, with padded convolutions: what DSSNet is measured against.
+"""U-Net as first published, with padded convolutions: the reference that DSSNet is measured by.
 
 Ronneberger, Fischer and Brox, "U-Net: Convolutional Networks for Biomedical Image Segmentation",
 MICCAI 2015, figure 1. Padding keeps the shape, so that tiles of any multiple of 16 px go in.
@@ -49,16 +49,16 @@ class UNet(nn.Module):
 
 
 def unet(*, classes: int = 2, width: int = 64, depth: int = 4) -> UNet:
-    """The plain U-Net; as published it has 31.0 million parameters.
+    """Build the plain U-Net; as published it has 31.0 million parameters.
 
     Parameters
     ----------
     classes
         background included
     width
-        channels at full resolution; each of the `depth` halvings doubles them, 64 to 1024
+        channels at full resolution; each halving doubles them, 64 to 1024
     depth
-        how often the image is halved
+        number of halvings of the image
     """
     if classes < 1 or width < 1 or depth < 1:
         raise ValueError(

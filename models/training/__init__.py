@@ -1,1 +1,1 @@
-"""Training of all networks, and what it reads."""
+"""Training of all networks, and the sets that it reads."""

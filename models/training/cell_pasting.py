@@ -1,9 +1,10 @@
-"""Synthetic clusters: annotated cells laid over others, as light goes through both.
+"""Paste annotated cells over others, as light passes through both.
 
-Stained cells absorb (Beer–Lambert): what a cell lets through is its image over the background
-around it, and where cells overlap the shares multiply. Overlap and transparency are set, so that
-a network sees more, and harder, clusters than were annotated. DoNet trains on such clusters
-(Jiang et al. 2023, "DoNet w/ Aug."); the paper does not say how they are made.
+Stained cells absorb light (Beer–Lambert law). The transmittance of a cell is its image divided by
+the background around it; where cells overlap, transmittances multiply. Overlap and density are
+drawn from ranges, so that a network learns from more and harder clusters than were annotated.
+DoNet is trained on such clusters (Jiang et al. 2023, "DoNet w/ Aug."); the paper does not state
+how they are made.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ class CutCell:
 
 
 def free_cells(sample: InstanceSample, *, most: float = 0.15) -> NDArray[np.intp]:
-    """Cells whose light is their own: inside the image, overlapped by others to `most` at most."""
+    """Return cells that can be cut out: inside the image, a share of at most `most` overlapped."""
     h, w = sample.image.shape[:2]
     counts = sample.count(CELL)
     x0, y0, x1, y1 = sample.windows.T
@@ -108,7 +109,7 @@ def free_cells(sample: InstanceSample, *, most: float = 0.15) -> NDArray[np.intp
 def cut(
     sample: InstanceSample, i: int, rng: np.random.Generator, settings: Clusters
 ) -> CutCell | None:
-    """Cell `i`, turned, mirrored and zoomed at random; None where no background is around it."""
+    """Cut cell `i` out, turned, mirrored and zoomed at random; None without background around."""
     x0, y0, x1, y1 = (int(v) for v in sample.windows[i])
     zoom = settings.scale ** rng.uniform(-1, 1)
     angle, flip = rng.uniform(0, 2 * np.pi), 1 if rng.random() < 0.5 else -1
@@ -135,7 +136,7 @@ def cut(
 
 
 def _background(sample: InstanceSample, i: int) -> NDArray[np.float32] | None:
-    """Median colour of what is around a cell and no instance; None where that is too little."""
+    """Return the median colour of the background around a cell; None where there is too little."""
     x0, y0, x1, y1 = sample.windows[i]
     near = np.s_[max(y0 - RING_PX, 0) : y1 + RING_PX, max(x0 - RING_PX, 0) : x1 + RING_PX]
     kernel = np.ones((2 * RING_PX + 1,) * 2, np.uint8)
@@ -147,14 +148,14 @@ def _background(sample: InstanceSample, i: int) -> NDArray[np.float32] | None:
 
 
 def _whole(sample: InstanceSample, i: SupportsIndex) -> Bools:
-    """The mask of one instance over the whole image."""
+    """Return the mask of one instance, bool (h, w)."""
     canvas = np.zeros(sample.image.shape[:2], bool)
     sample.view(canvas, i)[:] = sample.masks[i]
     return canvas
 
 
 def _nuclei(sample: InstanceSample, cell: int) -> list[int]:
-    """Nuclei of a cell: those of its number, or, where it has none, those that lie in it."""
+    """Return the nuclei of a cell: those of its number or, where it has none, those inside it."""
     nuclei = np.flatnonzero(sample.labels == NUCLEUS_LABEL)
     if sample.cell_id[cell] >= 0:
         return [int(n) for n in nuclei if sample.cell_id[n] == sample.cell_id[cell]]
@@ -163,7 +164,7 @@ def _nuclei(sample: InstanceSample, cell: int) -> list[int]:
 
 
 def overlap(sample: InstanceSample, cell: Bools) -> float:
-    """Intersection over the smaller of `cell` (h, w) and the cell that it overlaps most."""
+    """Return the largest intersection ÷ smaller area of `cell` (h, w) and another cell."""
     area, highest = cell.sum(), 0.0
     for i in np.flatnonzero(sample.labels == CELL):
         shared = (sample.view(cell, i) & sample.masks[i]).sum()
@@ -179,7 +180,10 @@ def shine_through(
     alpha: float,
     feather_px: float,
 ) -> NDArray[np.uint8]:
-    """``image · transmittance^(alpha · weight)``; the weight fades from 1 to 0 over the edge."""
+    """Multiply the image by transmittance^(alpha · weight), Beer–Lambert with density `alpha`.
+
+    The weight falls from 1 to 0 across the edge of `cell`, over `feather_px` pixels.
+    """
     inside, outside = (cv2.distanceTransform(m.astype(np.uint8), cv2.DIST_L2, 5)
                        for m in (cell, ~cell))  # fmt: skip
     # The edge lies half a pixel beyond the centre of the last pixel.
@@ -193,11 +197,11 @@ def add_cell(
     scene: InstanceSample, cut_out: CutCell, rng: np.random.Generator, settings: Clusters, *,
     tries: int = 4,
 ) -> InstanceSample:  # fmt: skip
-    """A scene with one more cell, laid over one that it has.
+    """Paste one more cell over a cell of the scene.
 
     The new cell starts on a drawn cell of the scene and is moved away in a drawn direction until
-    it overlaps it by a drawn share. The scene comes back as it was where no direction of `tries`
-    leads to an overlap within the range.
+    their overlap is a drawn share (by bisection). The scene is returned unchanged if none of
+    `tries` directions leads to an overlap within the range.
     """
     hosts = np.flatnonzero(scene.labels == CELL)
     low, high = settings.overlap
@@ -226,7 +230,7 @@ def add_cell(
 def _laid(
     values: NDArray[Scalar], corner: NDArray[np.float64], shape: tuple[int, ...], fill: int = 0
 ) -> NDArray[Scalar]:
-    """An array (h, w, …) with its corner (x, y) rounded, on a canvas of `shape`, cut there."""
+    """Place an array (h, w, …) with its corner (x, y), rounded, on a canvas of `shape`."""
     h, w = shape[:2]
     x, y = (int(v) for v in np.rint(corner))
     canvas = np.full((h, w, *values.shape[2:]), fill, values.dtype)
@@ -244,7 +248,7 @@ def _joined(
     alpha: float,
     feather: float,
 ) -> InstanceSample:
-    """`scene` seen through `cut_out`, with its cell and nuclei as new instances."""
+    """Multiply `scene` by the light through `cut_out`, and add its cell and nuclei."""
     shape = scene.image.shape
     whole = [_laid(m, corner, shape) for m in (cut_out.cell, *cut_out.nuclei)]
     through = _laid(cut_out.transmittance, corner, shape, fill=1)

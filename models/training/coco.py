@@ -317,8 +317,8 @@ def image_mpps(
 ) -> list[float]:
     """Return µm per pixel of each image: given, stated by the set, or estimated from its nuclei.
 
-    A set gathered from many microscopes, seen in medians that differ more than four times in
-    area, is estimated image by image, any other as a whole.
+    A set gathered from many microscopes is estimated image by image, any other as a whole. It is
+    recognised by median areas that differ more than four times.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Batches of augmented crops with a mask for each instance."""
+"""Batches of augmented crops: with classes per pixel, and with one mask per instance."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ GAP_WEIGHT = 5.0
 
 
 def targets_of(sample: InstanceSample) -> dict[str, NDArray[np.generic]]:
-    """What a network learns of an image: boxes float32 xyxy, labels int64, masks uint8."""
+    """Return the target of an image: boxes float32 xyxy, labels int64, masks uint8."""
     masks = np.zeros((len(sample), *sample.image.shape[:2]), np.uint8)
     for i, mask in enumerate(sample.masks):
         sample.view(masks[i], i)[:] = mask
@@ -49,13 +49,13 @@ def targets_of(sample: InstanceSample) -> dict[str, NDArray[np.generic]]:
 class InstanceCrops(Dataset[InstanceBatch]):
     """Batches of augmented crops, one per step.
 
-    Step s draws from its own generator, so a resumed run sees what an uninterrupted one would.
+    Step s draws from its own generator, so a resumed run gets the crops of an uninterrupted one.
 
     Parameters
     ----------
     scales
-        one is drawn per step: the crops of that step are so many times as large, and so is what
-        they show (multi-scale training of paper 003)
+        factors, of which each step draws one; crops and content of that step are enlarged by it
+        (multi-scale training)
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class InstanceCrops(Dataset[InstanceBatch]):
     def scene(
         self, sample: InstanceSample, size: int, scale: float, rng: np.random.Generator
     ) -> InstanceSample:
-        """A turned, zoomed crop of `sample`, now and then with cells of others laid over it."""
+        """Return a turned, zoomed crop of `sample`, at random with cells of others pasted on it."""
         h, w = sample.image.shape[:2]
         x0, y0, x1, y1 = sample.windows.T
         centres = np.stack([y0 + y1, x0 + x1], 1) // 2
@@ -113,9 +113,9 @@ class InstanceCrops(Dataset[InstanceBatch]):
 class Crops(Dataset[Batch]):
     """Batches of augmented crops, one per step.
 
-    Pixels of nuclei that touch are taught as background `GAP_PX` deep, and whatever lies around
-    such a gap counts `GAP_WEIGHT` times, so that the network parts what is in contact.
-    Step s draws from its own generator, so a resumed run sees what an uninterrupted one would.
+    Where nuclei touch, a gap of depth `GAP_PX` is learned as background, and the pixels around it
+    have weight `GAP_WEIGHT`, so that the network separates the nuclei.
+    Step s draws from its own generator, so a resumed run gets the crops of an uninterrupted one.
     """
 
     def __init__(

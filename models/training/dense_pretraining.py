@@ -1,4 +1,4 @@
-"""Pretraining of trunk and pyramid on maps, which need no proposals and so learn fast."""
+"""Pretrain trunk and pyramid on maps; they need no proposals, so they are learned fast."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAPS = ("nucleus", "cell", "overlap")
 
 
 def dense_maps(target: dict[str, Tensor], size: tuple[int, int]) -> Tensor:
-    """Float (3, h, w), `size` = (h, w): where a nucleus is, a cell, and two cells or more."""
+    """Return maps, float (3, h, w): nucleus, cell, and two or more cells; `size` is (h, w)."""
     cells, nuclei = (
         (target["masks"][target["labels"] == label] > 0).sum(0)
         if (target["labels"] == label).any()
@@ -31,10 +31,10 @@ def dense_maps(target: dict[str, Tensor], size: tuple[int, int]) -> Tensor:
 
 
 class Dense(nn.Module):
-    """The backbone of an instance network under a 1×1 head, one for all levels up to stride 32.
+    """The backbone of an instance network with one 1×1 head for all levels up to stride 32.
 
-    Its entries bear the names they have in the instance network, which can start from them. In
-    training the losses come back by name, otherwise the logits (n, 3, h/4, w/4).
+    Its weights have the same names as in the instance network, which can start from them. In
+    training it returns losses by name, otherwise logits (n, 3, h/4, w/4).
     """
 
     def __init__(self, network: nn.Module, width: int) -> None:
@@ -65,7 +65,7 @@ class Dense(nn.Module):
 def validate_dense(
     network: Dense, samples: Sequence[InstanceSample], normal: Normal
 ) -> dict[str, dict[str, float]]:
-    """IoU of each map at 1/4, per set."""
+    """Return IoU of each map at 1/4 scale, per set."""
     counts: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.int64]]] = {}
     for sample in samples:
         logits = run_padded(network, sample.image, normal)[0]

@@ -1,6 +1,6 @@
-"""Training data of the instance models: cells and nuclei that overlap, each with its own mask.
+"""Training data of the instance networks: cells and nuclei that overlap, each with its own mask.
 
-Every mask is kept in a window of its own, so sixty cells of a large image take little room.
+Each mask is stored in its own window, so that many cells of a large image need little memory.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class InstanceSample:
     labels
         uint8 (k,): 1 cell, 2 nucleus
     cell_id
-        int64 (k,): which cell it is or lies in, −1 unknown
+        int64 (k,): number of the cell that it is or lies in, −1 unknown
     group, name, mpp, origin
         as in `wsiseg_models.training.semantic_data.Sample`
     """
@@ -81,12 +81,12 @@ class InstanceSample:
         return len(self.masks)
 
     def view(self, canvas: NDArray[Any], i: SupportsIndex) -> NDArray[Any]:
-        """The part of an array (h, w, …) that lies under the mask of instance `i`."""
+        """Return the part of an array (h, w, …) in the window of instance `i`."""
         x0, y0, x1, y1 = self.windows[i]
         return canvas[y0:y1, x0:x1]
 
     def count(self, label: int) -> NDArray[np.uint8]:
-        """How many instances of `label` lie over each pixel, uint8 (h, w)."""
+        """Count the instances of `label` over each pixel: uint8 (h, w)."""
         counts = np.zeros(self.image.shape[:2], np.uint8)
         for i in np.flatnonzero(self.labels == label):
             self.view(counts, i)[self.masks[i]] += 1
@@ -95,7 +95,7 @@ class InstanceSample:
 
 @dataclass(frozen=True)
 class InstanceSet:
-    """Samples to train on, samples held out, and how many annotations were skipped, by reason."""
+    """Samples to train on, held-out samples, and the number of skipped annotations by reason."""
 
     train: list[InstanceSample]
     held: list[InstanceSample]
@@ -198,7 +198,7 @@ def _image_masks(
 def _sample(
     image: NDArray[np.uint8], found: Sequence[_Found], scale: float, skipped: Counter[str]
 ) -> InstanceSample:
-    """Image and instances, brought to the model's mpp."""
+    """Make a sample of an image and its instances, resized by `scale`."""
     sample = InstanceSample(
         image,
         np.array([f.window for f in found], np.int32).reshape(-1, 4),
@@ -220,7 +220,7 @@ def _sample(
 
 
 def _take(sample: InstanceSample, kept: NDArray[np.integer], wanted: Bools) -> InstanceSample:
-    """`sample`, whose masks are those of instances `kept` already, without those not wanted."""
+    """Keep the wanted instances of `sample`, whose masks are those of instances `kept`."""
     return replace(
         sample,
         windows=sample.windows[wanted],
@@ -233,10 +233,19 @@ def _take(sample: InstanceSample, kept: NDArray[np.integer], wanted: Bools) -> I
 def warp_masks(
     sample: InstanceSample, matrix: NDArray[np.float64], shape: tuple[int, ...]
 ) -> tuple[NDArray[np.intp], NDArray[np.int32], tuple[Bools, ...]]:
-    """Which instances a warped frame (h, w) shows, their windows in it, and their masks.
+    """Warp the masks of a sample into a frame (h, w), each in its own window.
 
-    `matrix` (2, 3) takes pixel centres of the frame to pixel centres of the sample's image. Each
-    mask is warped in its own window.
+    Parameters
+    ----------
+    matrix
+        (2, 3), from pixel centres of the frame to pixel centres of the sample's image
+    shape
+        height and width of the frame
+
+    Returns
+    -------
+    kept, windows, masks
+        the instances that the frame shows, their windows in it, and their masks
     """
     turn, shift = matrix[:, :2], matrix[:, 2]
     x0, y0, x1, y1 = (sample.windows[:, i].astype(float) for i in range(4))
@@ -268,12 +277,12 @@ def warp(
     sample: InstanceSample, matrix: NDArray[np.float64], size: int, *, visible: float = 0.2,
     min_px: int = 8,
 ) -> InstanceSample:  # fmt: skip
-    """A turned, scaled crop (size, size) of a sample; beyond its image there is background.
+    """Return a turned, scaled crop (size, size) of a sample; outside its image is background.
 
-    Instances of which less than the share `visible`, or less than `min_px` pixels, is in the crop
-    are not among those of the crop.
+    The crop keeps an instance if at least the share `visible` of its area and at least `min_px`
+    pixels are inside.
     """
-    # Bright, as glass is; mirrored instances, as at the border of a `Sample`, would have no truth.
+    # Bright as glass. Reflection, as for a `Sample`, would show instances without a mask.
     fill = np.quantile(sample.image[::4, ::4].reshape(-1, 3), 0.9, axis=0)
     image = cv2.warpAffine(
         sample.image, matrix, (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,

@@ -1,4 +1,4 @@
-"""Starting from torchvision's weights: local files only, and a report of what was taken."""
+"""Start from torchvision's weights in a local file, and report what was copied."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _LEGACY = (
     (r"(fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)$", r"\1.0.\2"),
     (r"(rpn\.head\.conv)\.(weight|bias)$", r"\1.0.0.\2"),
 )
-"""Names of torchvision's older files → those of today."""
+"""Names in torchvision's older files → present names."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What became of a file's weights.
+    """Report on the weights of a file.
 
     Attributes
     ----------
@@ -35,7 +35,7 @@ class Report:
     skipped
         entries of the file that were not used, with the reason
     fresh
-        entries of the network that the file has nothing for
+        entries of the network that are not in the file
     """
 
     copied: tuple[str, ...]
@@ -59,7 +59,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _pattern(name: str) -> str:
-    """A detector's entry, torchvision's name → pattern of ours that start from it, "" if none."""
+    """Return the pattern of our entries that start from torchvision's entry; "" for none."""
     for old, new in _LEGACY:
         name = re.sub(old, new, name)
     heads = r"(?:roi|second)_heads\."
@@ -81,7 +81,7 @@ def _pattern(name: str) -> str:
 
 
 def _legacy_mask(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Mask heads of older files count from one, and name no layer inside the block."""
+    """Rename mask heads of older files, which count from one and do not name the layer."""
 
     def new(match: re.Match[str]) -> str:
         return f"{match[1]}{int(match[2]) - 1}.0."
@@ -91,7 +91,7 @@ def _legacy_mask(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def _copy(network: InstanceNetwork, state: Mapping[str, Tensor], patterns: list[str]) -> Report:
-    """Fill what the patterns, one per entry of `state`, name and what has the same shape."""
+    """Copy each entry of `state` to our entries that match its pattern and have its shape."""
     mine = network.state_dict()
     copied, skipped = [], {}
     for (name, value), pattern in zip(state.items(), patterns, strict=True):
@@ -118,28 +118,28 @@ def _check(network: InstanceNetwork, path: Path, report: Report) -> Report:
 def _refuse_group(network: InstanceNetwork) -> None:
     if network.config.norm == "group":
         raise ValueError(
-            "weights that were trained with batch norm do not serve group norm; build the network "
-            'with norm="frozen"'
+            "weights that were trained with batch norm do not fit a network with group norm; build "
+            'it with norm="frozen"'
         )
 
 
 def load_detector(network: InstanceNetwork, path: Path, *, eps: float = 0.0) -> Report:
     """Start from a Mask R-CNN or Faster R-CNN of torchvision (first version), a local file.
 
-    Its mask head starts all of DoNet's, its proposals and boxes both passes, its boxes all stages
-    of a cascade.
+    Its mask head is copied to all mask heads of DoNet, its proposals and boxes to both passes,
+    its boxes to all stages of a cascade.
 
     Parameters
     ----------
     eps
-        of the file's frozen norms: 0 in torchvision's COCO files, 1e-5 if trained anew
+        epsilon of the file's frozen norms: 0 in torchvision's COCO files, 1e-5 in newer ones
 
     Raises
     ------
     FileNotFoundError
         no such file
     ValueError
-        not weights, those of a second-version detector, or none that fit
+        no weights, those of a second-version detector, or none that fit
     """
     _refuse_group(network)
     state = _legacy_mask(_read(path))
@@ -152,7 +152,7 @@ def load_detector(network: InstanceNetwork, path: Path, *, eps: float = 0.0) -> 
 
 @torch.no_grad()
 def _shift_variance(network: InstanceNetwork, report: Report, eps: float) -> None:
-    """Let running variances make up for another eps: a state dict would not carry that."""
+    """Correct running variances for another epsilon, which a state dict does not hold."""
     copied = set(report.copied)
     for name, module in network.named_modules():
         if f"{name}.running_var" in copied:

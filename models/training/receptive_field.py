@@ -1,4 +1,4 @@
-"""How much context decides a pixel, measured with trained weights."""
+"""Measure with trained weights how much context changes the result of a pixel."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 __all__ = ["CORE_PX", "EXACT_PX", "HALOS", "crop_error", "measure_halo"]
 
 EXACT_PX = 288
-"""DSSNet's receptive field ends here: no pixel farther away can count."""
+"""End of DSSNet's receptive field: no pixel farther away changes a result."""
 HALOS = (32, 48, 64, 80, 96, 112, 128, 160, 192, 224)
 CORE_PX = 256
 
@@ -20,7 +20,7 @@ Predict = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 def crop_error(
     predict: Predict, image: NDArray[np.uint8], halos: Sequence[int]
 ) -> list[NDArray[np.int64]]:
-    """The middle of an image, seen with each halo and with all of it.
+    """Compute the middle of an image with each halo, and with the whole image.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ def crop_error(
 
     Returns
     -------
-    for each halo int64 (2, k, `CORE_PX`, `CORE_PX`): what the crop gives, what the image gives
+    for each halo int64 (2, k, `CORE_PX`, `CORE_PX`): result of the crop, result of the image
     """
     y, x = ((n - CORE_PX) // 2 // 8 * 8 for n in image.shape[:2])
     whole = predict(image)[:, y : y + CORE_PX, x : x + CORE_PX]
@@ -44,9 +44,10 @@ def crop_error(
 
 
 def measure_halo(predict: Predict, images: Sequence[NDArray[np.uint8]]) -> int:
-    """The smallest halo at which a crop gives what the whole image gives, byte for byte.
+    """Return the smallest halo at which a crop gives the same bytes as the whole image.
 
-    Images that are too small are passed over; without any the exact halo is returned.
+    Images that are too small are skipped. `EXACT_PX` is returned if no image is large enough or
+    no halo suffices.
     """
     side = CORE_PX + 2 * EXACT_PX
     large = [i for i in images if min(i.shape[:2]) >= side]

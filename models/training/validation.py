@@ -1,6 +1,6 @@
-"""How well a network does while it is trained: AP at IoU 0.5 on held-out images, and dense maps.
+"""Scores of a network during training: AP at IoU 0.5 on held-out images.
 
-Meant to be cheap; what is published is measured by ``wsiseg evaluate``.
+They are cheap; ``wsiseg evaluate`` computes the scores that are published.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Placed = tuple[NDArray[np.integer], NDArray[np.bool_]]
 
 @torch.no_grad()
 def run_padded(network: nn.Module, image: NDArray[np.uint8], normal: Normal) -> Any:
-    """Output for one image (h, w, 3) of any size, padded right and below with the mean."""
+    """Return the output for one image (h, w, 3), padded right and below with the mean."""
     x = normal(torch.from_numpy(image)[None])
     h, w = image.shape[:2]
     return network(nn.functional.pad(x, (0, -w % STRIDE, 0, -h % STRIDE)))
@@ -41,7 +41,7 @@ def detect_image(
     image: NDArray[np.uint8],
     normal: Normal,
 ) -> Instances:
-    """What the network finds in one image (h, w, 3) of any size."""
+    """Return the detections in one image (h, w, 3) of any size."""
     return decode(run_padded(network, image, normal))[0]
 
 
@@ -62,7 +62,7 @@ def _iou(a: Placed, b: Placed) -> float:
 
 
 def _box_iou(a: NDArray[np.number], b: NDArray[np.number]) -> NDArray[np.float64]:
-    """IoU of boxes (m, 4) and (n, 4): (m, n)."""
+    """Return IoU of boxes (m, 4) and (n, 4): (m, n)."""
     low = np.maximum(a[:, None, :2], b[None, :, :2])
     high = np.minimum(a[:, None, 2:], b[None, :, 2:])
     shared = np.maximum(high - low, 0).prod(2)
@@ -71,7 +71,7 @@ def _box_iou(a: NDArray[np.number], b: NDArray[np.number]) -> NDArray[np.float64
 
 
 def _hits(iou: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which predictions (rows, best first) match an instance that no better one has taken."""
+    """Return which predictions (rows, best first) match an instance that is still free."""
     hits, free = np.zeros(len(iou), bool), np.ones(iou.shape[1], bool)
     for i, row in enumerate(iou):
         row = np.where(free, row, 0)
@@ -85,7 +85,9 @@ def validate_instances(
     samples: Sequence[InstanceSample],
     classes: Sequence[str],
 ) -> dict[str, dict[str, float]]:
-    """AP50 of boxes and masks per set and class, and their means; classes without truth left out.
+    """Return AP50 of boxes and masks per set and class, and their means.
+
+    Classes without true instances are left out.
 
     Parameters
     ----------
