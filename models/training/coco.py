@@ -21,6 +21,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from ..pixel_size import MPP_RANGE, is_plausible_mpp
 from .coco_masks import Bools, Window, decode_mask, extent, scaled_rle
 
 __all__ = [
@@ -209,8 +210,10 @@ def annotation_files(spec: str) -> tuple[list[Path], float | None]:
         stated = float(text)
     except ValueError:
         stated = math.nan
-    if not 0 < stated < math.inf:
-        raise ValueError(f"{spec}: {text!r} is no pixel size; write DIR@MPP, e.g. DIR@0.25")
+    if not is_plausible_mpp(stated):
+        raise ValueError(
+            f"{spec}: {text!r} is no pixel size ({MPP_RANGE}); write DIR@MPP, e.g. DIR@0.25"
+        )
     return files, stated
 
 
@@ -307,8 +310,8 @@ def _mpp(value: Any, where: str) -> float | None:
     """Check the pixel size that a file states; None and 0 state nothing."""
     if not value:
         return None
-    if isinstance(value, str) or not 0 < value < math.inf:
-        raise ValueError(f"{where} states mpp {value!r}; it must be a number above 0")
+    if isinstance(value, str) or not is_plausible_mpp(value):
+        raise ValueError(f"{where} states mpp {value!r}; it must be a number, {MPP_RANGE}")
     return float(value)
 
 

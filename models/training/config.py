@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ..pixel_size import MPP_RANGE, is_plausible_mpp
 from ..settings import changed, check_choices, setting
 from .augment import Augmentation
 from .cell_pasting import Clusters
@@ -110,8 +111,8 @@ class TrainConfig:
             value = getattr(self, name, least)
             if not value >= least:
                 raise ValueError(f"{name} {value} must be {least} or more")
-        if not 0.02 <= self.mpp <= 20:
-            raise ValueError(f"mpp {self.mpp} is no pixel size of a microscope (0.02 to 20 µm)")
+        if not is_plausible_mpp(self.mpp):
+            raise ValueError(f"mpp {self.mpp} is no pixel size of a microscope ({MPP_RANGE})")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema {self.ema} is not within 0 and 1; try 0.998, or 0 for none")
 
