@@ -1,4 +1,4 @@
-"""The objects of a run as a table for statistics programs: CSV, one row for each."""
+"""The objects of a run as a CSV table for statistics programs, one row per object."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _BATCH_ROWS = 20_000
 
 
 def write_object_table(file: IO[bytes], path: Path, run: Mapping[str, Any]) -> None:
-    """Write the objects of a run as CSV, some thousand rows at a time.
+    """Write the objects of a run as CSV, in batches, so that memory stays bounded.
 
-    Columns: id, class, score, centroid in µm from the slide's corner, parent_id where cells hold
-    nuclei, and the measurements; a cell without a value is empty.
+    Columns: id, class, score, centroid in µm from the slide's corner, parent_id if the model has
+    cells with nuclei, and the measurements. A missing value is an empty cell.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ def write_object_table(file: IO[bytes], path: Path, run: Mapping[str, Any]) -> N
     try:
         with pq.ParquetFile(path) as stored:
             schema = stored.schema_arrow.remove(stored.schema_arrow.get_field_index("bbox"))
-            none = pa.RecordBatch.from_pylist([], schema)  # gives the head, also where it is all
+            none = pa.RecordBatch.from_pylist([], schema)  # writes the heading, also for no object
             pyarrow.csv.write_csv(_objects(none, mpp["x"], mpp["y"]), file)
             options = pyarrow.csv.WriteOptions(include_header=False)
             for batch in stored.iter_batches(_BATCH_ROWS, columns=schema.names):
@@ -55,28 +55,34 @@ def write_object_table(file: IO[bytes], path: Path, run: Mapping[str, Any]) -> N
 
 
 def _objects(batch: pa.RecordBatch, mpp_x: float, mpp_y: float) -> pa.Table:
-    """Id, class, score, parent, centroid in µm and measurements; gaps are empty cells."""
+    """Return id, class, score, centroid in µm, parent and measurements; NaN becomes null."""
     middle = shapely.centroid(shapely.from_wkb(batch["geometry"].to_numpy(zero_copy_only=False)))
     kinds = [plain_text(text) for text in batch["class"].cast(pa.string()).to_pylist()]
     columns = {
         "id": batch["id"],
         "class": pa.array(kinds, pa.string()),
         "score": batch["score"],
-        "centroid_x_um": _gapless(np.round(shapely.get_x(middle) * mpp_x, 3)),
-        "centroid_y_um": _gapless(np.round(shapely.get_y(middle) * mpp_y, 3)),
+        "centroid_x_um": _nan_to_null(np.round(shapely.get_x(middle) * mpp_x, 3)),
+        "centroid_y_um": _nan_to_null(np.round(shapely.get_y(middle) * mpp_y, 3)),
     }
     if "parent_id" in batch.schema.names:
         columns["parent_id"] = batch["parent_id"]
     for name in batch.schema.names:
         if name not in (*columns, "geometry"):
-            columns[plain_text(name)] = _gapless(batch[name].to_numpy(zero_copy_only=False))
+            columns[plain_text(name)] = _nan_to_null(batch[name].to_numpy(zero_copy_only=False))
     return pa.table(columns)
 
 
-def _gapless(values: NDArray[np.floating]) -> pa.Array:
+def _nan_to_null(values: NDArray[np.floating]) -> pa.Array:
     return pc.if_else(pc.is_finite(pa.array(values)), pa.array(values), None)
 
 
 def plain_text(text: str) -> str:
-    """Text that no spreadsheet takes for a formula: where it would, an apostrophe stands first."""
+    """Return text that a spreadsheet shows and does not run: an apostrophe before a formula.
+
+    Examples
+    --------
+    >>> plain_text("=1+1"), plain_text("nucleus")
+    ("'=1+1", 'nucleus')
+    """
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
