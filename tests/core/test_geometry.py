@@ -40,3 +40,14 @@ def test_snap_grows_to_multiples_by_less_than_one_stride(x, y, width, height, st
     assert all(v % stride == 0 for v in (snapped.x0, snapped.y0, snapped.x1, snapped.y1))
     assert box.clip(snapped) == box
     assert max(x - snapped.x0, y - snapped.y0, snapped.x1 - box.x1, snapped.y1 - box.y1) < stride
+
+
+@given(st.integers(-99, 99), st.integers(-99, 99), sizes, sizes, st.integers(9, 97))
+def test_a_box_is_cut_into_the_cells_of_a_grid(x, y, width, height, side):
+    box = Box(x, y, x + width, y + height)
+    seen = np.zeros((height, width), int)
+    for part in box.cut(side, side + 3):
+        assert part.x0 // side == (part.x1 - 1) // side
+        assert part.y0 // (side + 3) == (part.y1 - 1) // (side + 3)
+        seen[part.y0 - y : part.y1 - y, part.x0 - x : part.x1 - x] += 1
+    assert (seen == 1).all()

@@ -53,14 +53,14 @@ def test_blocks_may_overlap_in_any_order(steps):
 def test_torch_threads_hold_in_threads_that_begin_inside():
     seen = []
 
-    def look():
+    def note():
         seen.append(torch.get_num_threads())
 
     with process_settings(torch_threads=3):
-        inside = threading.Thread(target=look)
+        inside = threading.Thread(target=note)
         inside.start()
         inside.join()
-    after = threading.Thread(target=look)
+    after = threading.Thread(target=note)
     after.start()
     after.join()
     assert seen == [3, torch.get_num_threads()]

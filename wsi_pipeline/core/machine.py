@@ -88,7 +88,8 @@ def process_settings(
     opencv_threads
         threads of one OpenCV call; 1 where the caller runs OpenCV in several threads
     switch_interval_s
-        seconds between the interpreter's offers to change threads, see `sys.setswitchinterval`
+        seconds that a thread runs before Python may switch to another, see
+        `sys.setswitchinterval`
     torch_threads
         threads of one PyTorch call. PyTorch keeps this number per thread: it holds in the thread
         that enters the block and in threads that first use PyTorch inside it.

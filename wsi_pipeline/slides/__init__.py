@@ -1,1 +1,1 @@
-"""From a file to pixels, and where to look."""
+"""Slide files: their pixels, their foreground and their focus."""
