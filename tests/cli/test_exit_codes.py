@@ -53,7 +53,7 @@ def test_every_error_has_a_code():
 def test_an_error_ends_a_command_with_one_line_and_its_code(name, tmp_path, monkeypatch):
     error = getattr(errors, name, NameRefused)
 
-    def fail(*args):
+    def fail(*args, **more):
         raise error("the first line,\nthe second; the remedy")
 
     (tmp_path / "a.svs").touch()
@@ -64,7 +64,7 @@ def test_an_error_ends_a_command_with_one_line_and_its_code(name, tmp_path, monk
 
 
 def test_a_stop_has_its_own_code(tmp_path, monkeypatch):
-    def stop(*args):
+    def stop(*args, **more):
         raise KeyboardInterrupt
 
     (tmp_path / "a.svs").touch()
@@ -74,7 +74,7 @@ def test_a_stop_has_its_own_code(tmp_path, monkeypatch):
 
 
 def test_a_bug_is_not_hidden(tmp_path, monkeypatch):
-    def fail(*args):
+    def fail(*args, **more):
         raise ZeroDivisionError
 
     (tmp_path / "a.svs").touch()

@@ -7,16 +7,22 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from collections import namedtuple
 
 import numpy as np
 import pytest
 import torch
-from command_line import FAST, complaint, run_record, wsiseg
+from command_line import FAST, complaint, run_record, succeed, wsiseg
 
-from wsi_pipeline import pipeline
+from wsi_pipeline import RunConfig, pipeline
+from wsi_pipeline.batch import run_many
+from wsi_pipeline.cli import run as command
+from wsi_pipeline.core import machine, progress
 from wsi_pipeline.core.errors import SlideReadError
+from wsi_pipeline.core.request import SlideRequest
 from wsi_pipeline.formats.geojson import read_geojson
+from wsi_pipeline.segmentation.load_model import open_model
 from wsi_pipeline.segmentation.nuclei import PixelModel
 
 pytestmark = pytest.mark.usefixtures("cheap_models")
@@ -111,7 +117,7 @@ def test_stopping_does_not_wait_for_threads(tmp_path):
         "import sys, threading\n"
         "from wsi_pipeline.batch import run_many\n"
         "from wsi_pipeline.cli.main import main\n"
-        "def run_slides(*args):\n"
+        "def run_slides(*args, **more):\n"
         "    threading.Thread(target=threading.Event().wait).start()\n"
         "    raise KeyboardInterrupt\n"
         "run_many.run_slides = run_slides\n"
@@ -160,3 +166,48 @@ def test_no_gpu(a, tmp_path, monkeypatch):
     said = complaint(wsiseg("run", a, "--out", tmp_path / "o", "--device", "cuda"), 2)
     assert "no device 'cuda'" in said
     assert "--device cpu" in said
+
+
+@pytest.mark.parametrize("network", ["local", "on a cluster"])
+def test_freed_memory_is_kept_where_the_command_has_the_network(network, a, tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setattr(command, "keep_freed_memory", lambda: kept.append(1))
+    real = run_many.run_slides
+
+    def run_slides(slides, config, stop, on_load):
+        if network == "local":
+            return real(slides, config, stop, on_load=on_load)
+        on_load(open_model("dssnet", device="cpu"))
+        return []
+
+    monkeypatch.setattr(run_many, "run_slides", run_slides)
+    cluster = ("--scheduler", "tcp://nowhere:1") if network != "local" else ()
+    succeed("run", a, "--out", tmp_path / "o", *FAST, *cluster)
+    assert len(kept) == (network == "local")
+
+
+def test_the_library_leaves_the_memory_as_it_is(a, tmp_path, monkeypatch):
+    def keep():
+        raise AssertionError("this cannot be undone")
+
+    monkeypatch.setattr(machine, "keep_freed_memory", keep)
+    monkeypatch.setattr(command, "keep_freed_memory", keep)
+    (outcome,) = run_many.run_slides(
+        [SlideRequest(a)], RunConfig(out=tmp_path / "o", device="cpu", quiet=True)
+    )
+    assert not outcome.failed
+
+
+def test_the_loading_of_a_network_is_announced(a, tmp_path, monkeypatch):
+    monkeypatch.setattr(progress, "ANNOUNCE_AFTER_S", 0.01)
+    real = pipeline.model_for_run
+
+    def slow(config):
+        time.sleep(0.2)
+        return real(config)
+
+    monkeypatch.setattr(pipeline, "model_for_run", slow)
+    run = ("run", a, "--out", tmp_path / "o", *FAST)
+    line = "loading the network dssnet (PyTorch) …"
+    assert wsiseg(*run).stderr.splitlines().count(line) == 1
+    assert line not in wsiseg(*run, "--overwrite", "--quiet").stderr

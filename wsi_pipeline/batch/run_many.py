@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,8 +21,8 @@ from wsi_pipeline.core.errors import (
     WsisegError,
     one_line,
 )
-from wsi_pipeline.core.machine import keep_freed_memory
 from wsi_pipeline.core.named_paths import refuse_missing
+from wsi_pipeline.core.progress import announce
 from wsi_pipeline.core.request import SlideRequest
 from wsi_pipeline.core.safe_names import NameRefused, slide_id_of
 from wsi_pipeline.segmentation.model_name import model_name
@@ -62,7 +62,11 @@ class Outcome:
 
 
 def run_slides(
-    slides: Sequence[SlideRequest], config: RunConfig, stop: threading.Event | None = None
+    slides: Sequence[SlideRequest],
+    config: RunConfig,
+    stop: threading.Event | None = None,
+    *,
+    on_load: Callable[[Model], object] = lambda model: None,
 ) -> list[Outcome]:
     """Segment slides one after another; a slide that fails does not stop the others.
 
@@ -74,6 +78,8 @@ def run_slides(
     ----------
     stop
         set it to stop: regions in progress are finished, and no others are started
+    on_load
+        called with each model after it is loaded
 
     Raises
     ------
@@ -84,7 +90,7 @@ def run_slides(
     """
     check_slides(slides, config)
     _check_out(config.out)
-    models = _Models()
+    models = _Models(on_load)
     outcomes: list[Outcome] = []
     for number, slide in enumerate(slides, 1):
         if stop is not None and stop.is_set():
@@ -173,7 +179,8 @@ def _check_out(out: Path) -> None:
 class _Models:
     """Loads each model when it is first needed, and keeps it."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_load: Callable[[Model], object]) -> None:
+        self._on_load = on_load
         self._loaded: dict[str, Model] = {}
 
     def get(self, config: RunConfig) -> Model:
@@ -182,10 +189,13 @@ class _Models:
         from wsi_pipeline.runs.work_plan import tile_size
 
         if config.model not in self._loaded:
-            model = model_for_run(config)
+            what = config.checkpoint.name if config.checkpoint else config.model
+            # A cluster's workers load the network, and the wait for them has a line of its own.
+            quiet = config.quiet or config.scheduler is not None
+            with announce(f"loading the network {what} (PyTorch)", quiet=quiet):
+                model = model_for_run(config)
             tile_size(model, config)
-            if not config.scheduler and model.device == "cpu":
-                keep_freed_memory()
+            self._on_load(model)
             self._loaded[config.model] = model
         return self._loaded[config.model]
 

@@ -23,9 +23,11 @@ from wsi_pipeline.cli.options import (
 from wsi_pipeline.cli.output import table
 from wsi_pipeline.cli.signals import stop_on_signals
 from wsi_pipeline.core.config import RunConfig
+from wsi_pipeline.core.machine import keep_freed_memory
 
 if TYPE_CHECKING:
     from wsi_pipeline.batch.run_many import Outcome
+    from wsi_pipeline.segmentation.model import Model
 
 __all__ = ["run"]
 
@@ -88,8 +90,13 @@ def run(slides: tuple[str, ...], recursive: bool, **settings: Any) -> None:
 
     config = RunConfig(**settings)
     found = find_slides(slides, recursive=recursive)
+
+    def keep_memory(model: Model) -> None:
+        if model.device == "cpu" and config.scheduler is None:
+            keep_freed_memory()
+
     with announce_compilation(quiet=config.quiet), stop_on_signals(quiet=config.quiet) as stop:
-        outcomes = run_slides(found, config, stop)
+        outcomes = run_slides(found, config, stop, on_load=keep_memory)
     if not config.quiet:
         _print_summary(outcomes)
     if any(outcome.failed for outcome in outcomes):
