@@ -56,7 +56,7 @@ def run_command():
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=280,
+            timeout=800,
             **options,
         )
 

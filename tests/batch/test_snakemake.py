@@ -111,3 +111,29 @@ def test_records_of_what_must_run_again_are_removed(tmp_path, failed, restore):
 )  # fmt: skip
 def test_the_last_line_counts_with_right_plurals(verdict, dry_run, text, tmp_path, monkeypatch):
     assert WorkflowResult(0, verdict, dry_run).text(tmp_path.relative_to(tmp_path) / "out") == text
+
+
+def test_the_workflow_s_modules_need_nothing_that_only_unix_has(tmp_path):
+    code = (
+        "import os, sys, numpy, psutil\n"  # their Linux builds need them
+        "sys.modules['fcntl'] = sys.modules['resource'] = None\n"
+        "for name in ('killpg', 'pread', 'pwrite', 'uname', 'sched_getaffinity'):\n"
+        "    delattr(os, name)\n"
+        "from pathlib import Path\n"
+        "from wsi_pipeline.batch import job, plan, run_many, slide_sheet, snakemake\n"
+        "from wsi_pipeline.batch.output_lock import hold_output\n"
+        "from wsi_pipeline.core.errors import OutputError\n"
+        "with hold_output(Path('out')) as holder:\n"
+        "    holder.started(os.getpid())\n"
+        "    try:\n"
+        "        with hold_output(Path('out')):\n"
+        "            pass\n"
+        "    except OutputError:\n"
+        "        print('refused')\n"
+        "with hold_output(Path('out')):\n"
+        "    print('free')\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert ended.stdout.split() == ["refused", "free"], ended.stderr

@@ -17,7 +17,7 @@ from wsi_pipeline.batch.plan import STAGES
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.pipeline import run_slide
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[2]
 SNAKEMAKE = (sys.executable, "-m", "snakemake", "-s", ROOT / "workflows" / "Snakefile")
