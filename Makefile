@@ -19,7 +19,7 @@ RUN_FOLDER = $(OUT)/$(patsubst %.ome,%,$(basename $(notdir $(or $(SLIDE),slide.s
 # One process per core; each computes in one thread, so that they do not slow each other down.
 # TESTS="tests/slides -x" runs a part.
 TESTS ?=
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadscope
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal
 
 .PHONY: help demo test test-all lint clean
 .DELETE_ON_ERROR:
