@@ -71,3 +71,31 @@ def test_tests_stand_beside_what_they_test(package):
     ]
     # A command is tested as a user types it, without an import.
     assert package == "cli" or strays == []
+
+
+def untyped_text(call: ast.Call) -> bool:
+    """Return whether a call opens a text file, or pipes, without an encoding."""
+    function = call.func
+    name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+    keywords = {keyword.arg for keyword in call.keywords}
+    if "encoding" in keywords or None in keywords:
+        return False
+    if name == "read_text":
+        return not call.args
+    if name == "write_text":
+        return len(call.args) == 1 and isinstance(function, ast.Attribute)
+    if name == "open":
+        modes = [a.value for a in call.args if isinstance(a, ast.Constant)]
+        return any(isinstance(m, str) and set(m) <= set("rwax+t") for m in modes)
+    return "text" in keywords or "universal_newlines" in keywords
+
+
+def test_text_has_an_encoding():
+    """Windows would take the encoding of the user's country otherwise."""
+    found = [
+        (path.relative_to(ROOT).as_posix(), node.lineno)
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and untyped_text(node)
+    ]
+    assert found == []

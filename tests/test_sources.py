@@ -24,6 +24,7 @@ EXCEPTIONS = {
     "wsi_pipeline/runs/dask_worker.py": ["pickle.loads("],
     "wsi_pipeline/runs/messages.py": ["pickle.loads("],
     # Behind a check, or in a `try`, with another way for the other systems.
+    "wsi_pipeline/batch/snakemake.py": ["os.killpg("],
     "wsi_pipeline/core/machine.py": ["import resource"],
     "wsi_pipeline/runs/lock.py": ["import fcntl"],
     "wsi_pipeline/slides/fast_tiff.py": ["os.pread("],

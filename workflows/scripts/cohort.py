@@ -9,7 +9,7 @@ from wsi_pipeline.batch.job import FAILED, read_record
 from wsi_pipeline.reports.cohort import write_cohort
 
 with (
-    Path(snakemake.log[0]).open("w") as log,
+    Path(snakemake.log[0]).open("w", encoding="utf-8") as log,
     redirect_stdout(log),
     redirect_stderr(log),
     TemporaryDirectory() as folder,

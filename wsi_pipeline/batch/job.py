@@ -176,7 +176,7 @@ def _remove_other_result(folder: Path, key: str) -> None:
     from wsi_pipeline.runs.run_folder import RESULT_VERSION
 
     key_file, key = folder.with_name(f"{folder.name}.key"), f"{key} {RESULT_VERSION}"
-    if key_file.is_file() and key_file.read_text() == key:
+    if key_file.is_file() and key_file.read_text("utf-8") == key:
         return
     key_file.unlink(missing_ok=True)  # first, so that a folder that is half removed has no key
     for path in (*(folder / name for name in RUN_FILES), *folder.glob(f"{PARTS}/*")):

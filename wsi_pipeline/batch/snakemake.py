@@ -298,4 +298,4 @@ else:
     _NEW_GROUP: dict[str, Any] = {"process_group": 0}
 
     def _interrupt_group(process: subprocess.Popen[bytes]) -> None:
-        os.killpg(process.pid, signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)  # noqa: TID251
