@@ -10,7 +10,8 @@ import pytest
 import torch
 from drawn_cells import write_set
 from PIL import Image
-from wsiseg_models.training.train_semantic import TrainConfig, train
+from wsiseg_models.training.config import SemanticTrainConfig
+from wsiseg_models.training.train_semantic import train_semantic
 
 from wsi_pipeline import RunConfig, open_model, open_slide, run_slide
 from wsi_pipeline.core.geometry import Box
@@ -93,9 +94,9 @@ def test_open_model(unchanged, name):
 
 
 def test_training(unchanged, tmp_path):
-    config = TrainConfig(
+    config = SemanticTrainConfig(
         model="dssnet", data=(str(write_set(tmp_path / "data")),), out=tmp_path / "run",
         options={"width": 9, "depth": 1}, split="fold:0/4", crop_px=32, batch=2, steps=2,
         save_every=2, amp=False, workers=1,
     )  # fmt: skip
-    assert train(config, quiet=True).is_file()
+    assert train_semantic(config, quiet=True).is_file()
