@@ -1,9 +1,11 @@
-"""Segment regions in threads of this process."""
+"""Segment regions in threads of this process, with Dask's threaded scheduler."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+
+import dask
 
 from wsi_pipeline.core.errors import SlideError
 from wsi_pipeline.core.geometry import Region
@@ -29,22 +31,30 @@ def run_locally(job: Job, regions: Sequence[Region], mark_done: Callable[[Region
             job.write_failure(region, str(error))
         mark_done(region)
 
-    # The threads end before the engine, which would not answer them any more.
-    with (
-        Engine(
-            job.slide, job.model, plan.search_area,
-            scale=plan.scale, tile_px=plan.tile_px, batch=config.batch,
-        ) as engine,
-        ThreadPoolExecutor(config.workers, "region") as threads,
-    ):  # fmt: skip
-        tasks = [threads.submit(segment, region) for region in _by_row(regions, plan.region_px)]
+    waiting = iter(_by_row(regions, plan.region_px))
+    lock = threading.Lock()
+    errors: list[BaseException] = []
+
+    def segment_waiting() -> None:
+        """Segment regions until none waits; a task per region would leave their order to Dask."""
         try:
-            finished, _ = wait(tasks, return_when=FIRST_EXCEPTION)
-        finally:
-            for task in tasks:
-                task.cancel()
-        for task in finished:
-            task.result()
+            while not errors:
+                with lock:
+                    region = next(waiting, None)
+                if region is None:
+                    return
+                segment(region)
+        except BaseException as error:  # raised below, when no thread uses the engine any more
+            errors.append(error)
+
+    with Engine(
+        job.slide, job.model, plan.search_area,
+        scale=plan.scale, tile_px=plan.tile_px, batch=config.batch,
+    ) as engine:  # fmt: skip
+        tasks = [dask.delayed(segment_waiting, pure=False)() for _ in range(config.workers)]
+        dask.compute(*tasks, scheduler="threads", num_workers=config.workers)
+    if errors:
+        raise errors[0]
     job.seconds |= engine.watch.seconds
     job.batch = engine.batch
 
