@@ -16,7 +16,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import shapely
 
-COLUMNS = "| slide and model | objects | shared ids | equal outlines | largest distance, px | measurements, largest relative difference |"
+COLUMNS = (
+    "| slide and model | objects before and after | shared ids | equal outlines "
+    "| largest distance, px | largest relative difference of a measurement |"
+)
 
 
 def compare(before: Path, after: Path) -> dict[str, float]:
