@@ -13,7 +13,7 @@ __all__ = ["announce_compilation"]
 
 AFTER_S = 1.0
 """Seconds of compilation before the line is written."""
-_LINE = "compiling on first use, which takes up to a minute once …"
+_LINE = "compiling on first use, which can take a minute; later runs skip it …"
 
 
 @contextmanager
