@@ -37,6 +37,7 @@ from wsi_pipeline.benchmark.stages import (
 from wsi_pipeline.benchmark.threshold_model import make_threshold_model
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import ConfigError
+from wsi_pipeline.core.files import write_bytes
 from wsi_pipeline.core.machine import keep_freed_memory, process_settings, usable_cores
 from wsi_pipeline.core.run_layout import PARQUET, one_run, read_run
 from wsi_pipeline.formats.geoparquet import read_parquet
@@ -316,9 +317,7 @@ def _write(out: Path, result: dict[str, Any], bench: _Bench) -> str:
     }
     for name, content in files.items():
         if content is not None:
-            aside = out / f"{name}.part"
-            aside.write_bytes(content)
-            aside.replace(out / name)
+            write_bytes(out / name, content)
         else:
             (out / name).unlink(missing_ok=True)  # of an earlier run
     return text
