@@ -8,6 +8,7 @@ import shutil
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
+import click
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -52,7 +53,8 @@ def test_every_setting_reaches_the_command_line():
     assert [k for k, v in asdict(other).items() if v == default[k]] == ["out"]
     plan = Plan({"a": SlideRequest(Path("a.svs"))}, {}, other, {})
     flags = [*plan.result_flags(), *plan.machine_flags()]
-    command = cli.get_command(None, "run").make_context("run", ["a.svs", *flags])
+    group = click.Context(cli, info_name="wsiseg", **cli.context_settings)
+    command = cli.get_command(group, "run").make_context("run", ["a.svs", *flags], parent=group)
     given = {k: v for k, v in command.params.items() if k in default}
     assert RunConfig(**given) == replace(other, overwrite=False)
 

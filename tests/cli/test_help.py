@@ -46,7 +46,10 @@ def test_every_command_and_option_is_explained(command):
 
 @pytest.mark.parametrize("command", sorted(set(COMMANDS) - GENERATED))
 def test_a_number_or_a_choice_shows_its_default(command):
-    ctx = cli.get_command(None, command).make_context(command, ["--help"], resilient_parsing=True)
+    parent = click.Context(cli, info_name="wsiseg", **cli.context_settings)
+    ctx = cli.get_command(parent, command).make_context(
+        command, ["--help"], parent=parent, resilient_parsing=True
+    )
     ctx.show_default = True  # as the group has it
     for option in options(command):
         text = (option.get_help_record(ctx) or ("", ""))[1]

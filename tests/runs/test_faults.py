@@ -452,7 +452,7 @@ def test_a_drive_that_is_gone_ends_the_run_soon(slide_path, tmp_path, request):
 
 def test_a_slide_that_does_not_even_open(slide_path, tmp_path, monkeypatch):
     answer = threading.Event()
-    monkeypatch.setattr(slide, "_open_reader", lambda path: answer.wait(300))
+    monkeypatch.setattr(slide, "open_reader", lambda path: answer.wait(300))
     with pytest.raises(SlideTimeoutError, match=r"no answer from crowded\.svs"):
         open_slide(slide_path, read_timeout_s=0.1)
     answer.set()
@@ -482,7 +482,7 @@ def test_a_slide_with_a_hanging_read_is_closed_later(slide_path, monkeypatch):
     drive = Stalling(monkeypatch, after=0)
     with open_slide(slide_path, read_timeout_s=0.1) as opened, pytest.raises(SlideTimeoutError):
         opened.read_region(Box(0, 0, 9, 9))
-    assert opened._reader._close_file.alive  # else the late read would meet freed memory
+    assert opened._reader._file.close.alive  # else the late read would meet freed memory
     with pytest.raises(SlideReadError, match="closed"):
         opened.read_region(Box(0, 0, 9, 9))
     drive.answer.set()
