@@ -25,7 +25,12 @@ from wsi_pipeline.segmentation.inference import Engine
 from wsi_pipeline.segmentation.mask_atlas import MaskAtlas, draw_atlas, largest_parts
 from wsi_pipeline.segmentation.model import Images, Instances, Model
 from wsi_pipeline.segmentation.morphometry import OD_MEAN, mean_od
-from wsi_pipeline.segmentation.ownership import LARGEST_PX, ObjectFilter, in_reading_order
+from wsi_pipeline.segmentation.ownership import (
+    LARGEST_PX,
+    ObjectFilter,
+    in_reading_order,
+    lies_in_core,
+)
 from wsi_pipeline.segmentation.pairing import assign_nuclei
 from wsi_pipeline.segmentation.score_rule import is_certain
 from wsi_pipeline.segmentation.split_touching import LabelImage
@@ -133,7 +138,7 @@ def _owned_objects(
     assert objects.parent is not None
     box = objects.bounds() / engine.scale
     centre = (box[:, :2] + box[:, 2:]) / 2
-    inside = np.all((centre >= (core.x0, core.y0)) & (centre < (core.x1, core.y1)), axis=1)
+    inside = lies_in_core(core, *centre.T)
     cell = np.where(objects.parent >= 0, objects.parent, np.arange(len(objects)))
     owned, cut = inside[cell], cut[cell]
     incomplete = [

@@ -30,6 +30,7 @@ from wsi_pipeline.segmentation.ownership import (
     OBJECT_HALO_PX,
     ObjectFilter,
     in_reading_order,
+    lies_in_core,
 )
 from wsi_pipeline.segmentation.score_rule import is_certain
 from wsi_pipeline.segmentation.split_touching import LabelImage, split_touching
@@ -243,7 +244,7 @@ def _segment_region(
     window = segment(region.core.grow(OBJECT_HALO_PX), 2 * OBJECT_HALO_PX)
     x, y = window.first_pixels()
     core = region.core.grow(shared_px)
-    owned = (x >= core.x0) & (x < core.x1) & (y >= core.y0) & (y < core.y1)
+    owned = lies_in_core(core, x, y)
     owned[0] = False
     cut = window.components.touches_edge()
     parts = [_objects(engine, window, owned & ~cut, config, split)]

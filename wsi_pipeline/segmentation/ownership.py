@@ -1,16 +1,26 @@
-"""Which objects of a region stay, in which order, and how far a region's windows extend."""
+"""Which region owns an object, which objects stay, and how far a region's windows extend."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import shapely
+from numpy.typing import NDArray
 
+from wsi_pipeline.core.geometry import Box
 from wsi_pipeline.core.objects import Objects
 from wsi_pipeline.slides.foreground import Foreground
 
-__all__ = ["LARGEST_PX", "OBJECT_HALO_PX", "REGION_PX", "ObjectFilter", "in_reading_order"]
+__all__ = [
+    "LARGEST_PX",
+    "OBJECT_HALO_PX",
+    "REGION_PX",
+    "ObjectFilter",
+    "in_reading_order",
+    "lies_in_core",
+]
 
 REGION_PX = 1920
 """Width of a region's core, model pixels; 2048 with the object halo, a multiple of usual tiles."""
@@ -55,6 +65,15 @@ class ObjectFilter:
         if objects.parent is not None:
             inside = np.where(objects.parent >= 0, inside[objects.parent], inside)
         return objects.take(inside)
+
+
+def lies_in_core(core: Box, x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return which points (n,) lie in a core: the region or window with this core owns them.
+
+    Cores partition the slide, so each point has one owner. The point of a nucleus is its first
+    pixel in reading order, that of a cell the middle of its bounding box.
+    """
+    return (x >= core.x0) & (x < core.x1) & (y >= core.y0) & (y < core.y1)
 
 
 def in_reading_order(objects: Objects) -> Objects:
