@@ -2,7 +2,7 @@
 
     python experiments/same_objects.py BEFORE/objects.parquet AFTER/objects.parquet
 
-Prints one Markdown row. Reads the files with pyarrow and shapely alone, so that it can compare runs
+Prints one row of the table in experiments/results/same_objects.md. Reads the files with pyarrow and shapely alone, so that it can compare runs
 of different versions of wsiseg. Exit code 1 if an outline moved by more than --tolerance-px.
 """
 
@@ -15,11 +15,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import shapely
-
-COLUMNS = (
-    "| slide and model | objects before and after | shared ids | equal outlines "
-    "| largest distance, px | largest relative difference of a measurement |"
-)
 
 
 def compare(before: Path, after: Path) -> dict[str, float]:

@@ -296,8 +296,9 @@ def test_the_first_signal_finishes_what_is_in_flight(
 @pytest.mark.slow
 def test_a_second_signal_stops_at_once(slide_path, darkness, undisturbed, tmp_path, request):
     forever = (
-        "seen, write = [], pipeline.RunFolder.write_part\n"
-        "pipeline.RunFolder.write_part = lambda self, n, *rest: "
+        "from wsi_pipeline.runs.run_folder import RunFolder\n"
+        "seen, write = [], RunFolder.write_part\n"
+        "RunFolder.write_part = lambda self, n, *rest: "
         "write(self, n, *rest) if not seen and not seen.append(n) else time.sleep(3600)"
     )
     process = command(request, tmp_path, [slide_path], forever)
