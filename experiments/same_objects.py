@@ -3,8 +3,8 @@
     python experiments/same_objects.py BEFORE/objects.parquet AFTER/objects.parquet
 
 Prints one row of the table in experiments/results/same_objects.md. Reads the files with pyarrow and
-shapely alone, so that it can compare runs of different versions of wsiseg. Exit code 1 if an outline
-moved by more than --tolerance-px.
+shapely alone, so that it can compare runs of different versions of wsiseg. Exit code 1 if an
+outline moved by more than --tolerance-px.
 """
 
 from __future__ import annotations
