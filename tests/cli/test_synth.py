@@ -18,5 +18,15 @@ def test_synth_faults(tmp_path):
     assert "'big'" in complaint(wsiseg("synth", tmp_path / "a.svs", "--mpp", "big"), 2)
     assert "square" in complaint(wsiseg("synth", tmp_path, "--fields", 2, "--width", 9), 2)
     assert "at least 1, got -1" in complaint(wsiseg("synth", tmp_path, "--fields", -1), 2)
+    assert "one look" in complaint(wsiseg("synth", tmp_path / "a.svs", "--look", "mixed"), 2)
+    assert "'old'" in complaint(wsiseg("synth", tmp_path / "a.svs", "--look", "old"), 2)
     (tmp_path / "taken").touch()
     assert "taken" in complaint(wsiseg("synth", tmp_path / "taken", "--fields", 1), 1)
+
+
+def test_synth_makes_slides_and_fields_that_look_real(tmp_path):
+    size = ("--size", 256, "--mpp", 0.5, "--look", "real", "--quiet")
+    assert wsiseg("synth", tmp_path / "a.svs", *size, "--tissue", 1).exit_code == 0
+    assert (tmp_path / "a.truth-cells.geojson.gz").is_file()
+    assert wsiseg("synth", tmp_path / "f", *size, "--fields", 2).exit_code == 0
+    assert "leukocyte_nucleus" in (tmp_path / "f/annotations.json").read_text()

@@ -44,11 +44,18 @@ def _mpp_range(ctx: Any, param: Any, text: str) -> float | tuple[float, float]:
 @click.option(
     "--fields", type=int, help="Write this many training fields into folder DESTINATION instead."
 )
+@click.option(
+    "--look",
+    type=click.Choice(["plain", "real", "mixed"]),
+    default="plain",
+    show_default=True,
+    help="plain: clean; real: stains, crowds and debris of real slides; mixed: both, for fields.",
+)
 @quiet_option
 def synth(
     destination: Path, size: int | None, width: int | None, height: int | None,
     mpp: float | tuple[float, float], seed: int, tissue: float, max_overlap: float | None,
-    fields: int | None, quiet: bool,
+    fields: int | None, look: Any, quiet: bool,
 ) -> None:  # fmt: skip
     """Make a synthetic slide or training fields, with exact truth.
 
@@ -64,16 +71,21 @@ def synth(
         if max_overlap is not None:
             raise UsageError("--max-overlap is for slides only; leave it out with --fields")
         with announce_compilation(quiet=quiet):
-            write_fields(destination, count=fields, size_px=size or 512, mpp=mpp, seed=seed)
+            write_fields(
+                destination, count=fields, size_px=size or 512, mpp=mpp, seed=seed, look=look,
+                per_bank=8 if look == "plain" else 4,
+            )  # fmt: skip
         files = [destination]
     elif isinstance(mpp, tuple):
         raise UsageError(f"a slide has one pixel size, got {mpp[0]:g} to {mpp[1]:g}; give one")
     else:
+        if look == "mixed":
+            raise UsageError("a slide has one look; give --look plain or --look real")
         side = size or 4096
         with announce_compilation(quiet=quiet):
             files = make_slide(
                 destination, width=width or side, height=height or side, mpp=mpp, seed=seed,
-                tissue=tissue, max_overlap=max_overlap, quiet=quiet,
+                tissue=tissue, max_overlap=max_overlap, look=look, quiet=quiet,
             )  # fmt: skip
     if not quiet:
         click.echo("\n".join(str(file) for file in files))

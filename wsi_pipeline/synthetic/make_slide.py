@@ -7,6 +7,7 @@ from pathlib import Path
 from wsi_pipeline.core.errors import UsageError
 from wsi_pipeline.core.progress import progress
 from wsi_pipeline.formats.convert import SlideInfo, export
+from wsi_pipeline.synthetic.looks import LookName
 from wsi_pipeline.synthetic.placement import plan_slide
 from wsi_pipeline.synthetic.render import truth_cells, truth_objects
 from wsi_pipeline.synthetic.svs_writer import write_slide
@@ -23,6 +24,7 @@ def make_slide(
     seed: int,
     tissue: float,
     max_overlap: float | None,
+    look: LookName = "plain",
     quiet: bool,
 ) -> list[Path]:
     """Write a synthetic slide, its true nuclei, and its true cells with their nuclei.
@@ -32,7 +34,7 @@ def make_slide(
     path
         the slide NAME.svs; the truth becomes NAME.truth.geojson.gz and NAME.truth-cells.geojson.gz
         beside it
-    width, height, mpp, seed, tissue, max_overlap
+    width, height, mpp, seed, tissue, max_overlap, look
         see `plan_slide`
     quiet
         show no progress
@@ -49,7 +51,9 @@ def make_slide(
     """
     if path.suffix.lower() != ".svs":
         raise UsageError(f"the slide's name must end in .svs, got {path}; or give --fields")
-    plan = plan_slide(width, height, mpp=mpp, seed=seed, tissue=tissue, max_overlap=max_overlap)
+    plan = plan_slide(
+        width, height, mpp=mpp, seed=seed, tissue=tissue, max_overlap=max_overlap, look=look
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     bar = progress(
         -(-width // 1024) * -(-height // 1024), desc=path.name, unit="block", quiet=quiet

@@ -6,16 +6,17 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import shapely
 from numba import njit
 from numpy.typing import NDArray
 
 from wsi_pipeline.core.errors import ConfigError
-from wsi_pipeline.synthetic.cell_kinds import CELL_KINDS
-from wsi_pipeline.synthetic.sprites import DEBRIS_KINDS, Bank
-from wsi_pipeline.synthetic.stains import Stain, Style, draw_style
+from wsi_pipeline.synthetic.crowds import crowd
+from wsi_pipeline.synthetic.deposit import Deposit
+from wsi_pipeline.synthetic.looks import Look, LookName, Scene, find_look
+from wsi_pipeline.synthetic.sprites import Bank
+from wsi_pipeline.synthetic.stains import Stain, Style, draw_real_style, draw_style
 
 __all__ = ["BIN_PX", "SlidePlan", "plan_slide"]
 
@@ -70,7 +71,7 @@ class SlidePlan:
     @property
     def cells(self) -> Ints:
         """int64 (cells,): positions of the cells among the sprites."""
-        return np.flatnonzero(self.bank.kind[self.sprite] < len(CELL_KINDS))
+        return np.flatnonzero(self.bank.kind[self.sprite] < len(self.bank.look.cells))
 
     @property
     def nucleus_cell(self) -> Ints:
@@ -93,6 +94,8 @@ def plan_slide(
     stain: Stain = "pap",
     style: Style | None = None,
     bank: Bank | None = None,
+    look: LookName = "plain",
+    scene: Scene | None = None,
 ) -> SlidePlan:
     """Place all cells of a slide; the same arguments give the same slide.
 
@@ -111,7 +114,7 @@ def plan_slide(
     clustering
         share of the cells that lie in clusters, 0 to 1
     mix
-        kind of cell → weight; the shares of `CELL_KINDS` if not given
+        kind of cell → weight; the shares of the look's kinds if not given
     max_overlap
         largest shared area of two cells ÷ area of the smaller one, 0 to 1; fewer cells fit then.
         If not given: 0.5 of cells taken as circles, and every sixth cell may lie wholly over
@@ -120,52 +123,55 @@ def plan_slide(
         see `draw_style`; used where `style` is not given
     style, bank
         style and sprites to use for several slides; drawn from `seed` if not given
+    look
+        ``plain``, or ``real``: more kinds of cells and debris, stains of real fields; that of
+        `bank` where it is given
+    scene
+        debris, dense groups, crowds and streaks; the look's usual ones if not given
 
     Raises
     ------
     ConfigError
-        a size, `mpp`, share or kind of cell is not possible
+        a size, `mpp`, share, look or kind of cell is not possible
     """
-    mix = mix if mix is not None else {name: kind.share for name, kind in CELL_KINDS.items()}
-    _check(width, height, mpp, tissue, density, clustering, mix, max_overlap)
+    kinds = bank.look if bank else find_look(look)
+    scene = scene or kinds.scene
+    mix = mix if mix is not None else {name: kind.share for name, kind in kinds.cells.items()}
+    _check(width, height, mpp, tissue, density, clustering, max_overlap)
+    _check_mix(mix, kinds)
     rng = np.random.default_rng([seed, width, height, round(mpp * 1e6)])
-    style = style or draw_style(rng, stain)
-    bank = bank or Bank.paint(mpp, style, seed=seed)
+    style = style or (draw_style(rng, stain) if kinds.name == "plain" else draw_real_style(rng))
+    bank = bank or Bank.paint(mpp, style, seed=seed, look=kinds)
     area = width * height * mpp**2 / _MEGAPIXEL_UM2
     wanted = round(area * tissue * density / 1.04)  # one cell in 25 has two nuclei
     spare = 3 * wanted  # many do not find room
-    debris = round(wanted * sum(DEBRIS_KINDS.values()))
-    deposit = _Deposit(rng, width, height, tissue)
-    x, y, kind = _scatter(rng, deposit, spare, debris, clustering, mpp, mix)
+    debris = round(wanted * sum(scene.litter.values()))
+    deposit = Deposit(rng, width, height, tissue)
+    place, kind = _scatter(rng, deposit, (spare, debris), clustering, bank, mix, scene)
+    grouped = round(wanted * scene.groups) if max_overlap is None else 0
+    place, kind, blocked = crowd(rng, deposit, bank, scene, (place, kind), grouped)
     sprite = _choose(rng, bank, kind)
     variant: Ints = rng.integers(0, 8, len(kind))
     size = np.where((variant & 4 == 4)[:, None], bank.shape[sprite], bank.shape[sprite][:, ::-1])
-    corner = np.round(np.stack([x, y], 1) - size / 2).astype(np.int64)
+    corner = np.round(place - size / 2).astype(np.int64)
     fits: NDArray[np.bool_] = np.all((corner >= 0) & (corner + size <= [width, height]), axis=1)
+    fits &= ~blocked
     at = _place(corner, bank.circles[sprite], size, variant)
     radius = bank.circles[sprite][:, :, 2]
     limits = (_CELL_OVERLAP, 1.0) if max_overlap is None else (max_overlap, max_overlap)
     reach = int(bank.shape.max())
-    free = _accept(at[:spare], radius[:spare], fits[:spare], wanted, reach, limits)
+    free = _accept(at[:spare], radius[:spare], fits[:spare], wanted - grouped, reach, limits)
     if max_overlap is not None:  # circles are not enough for a promise
         own = sprite[free], corner[free], size[free], variant[free]
         free = free[_apart(_outlines(bank, *own), max_overlap)]
     keep = np.concatenate([free, spare + np.flatnonzero(fits[spare:])])
     order, bin_start = _by_block(corner[keep], width, height)
     keep = keep[order]
+    x, y = np.ascontiguousarray(corner[keep].T)
     return SlidePlan(
-        width=width,
-        height=height,
-        mpp=mpp,
-        seed=seed,
-        style=style,
-        bank=bank,
-        x=np.ascontiguousarray(corner[keep, 0]),
-        y=np.ascontiguousarray(corner[keep, 1]),
-        sprite=sprite[keep],
-        variant=variant[keep],
-        bin_start=bin_start,
-    )
+        width=width, height=height, mpp=mpp, seed=seed, style=style, bank=bank,
+        x=x, y=y, sprite=sprite[keep], variant=variant[keep], bin_start=bin_start,
+    )  # fmt: skip
 
 
 def _check(
@@ -175,7 +181,6 @@ def _check(
     tissue: float,
     density: float,
     clustering: float,
-    mix: Mapping[str, float],
     max_overlap: float | None,
 ) -> None:
     if not 0.05 <= mpp <= 2 or min(width, height) * mpp < 64:
@@ -188,56 +193,32 @@ def _check(
             f"tissue {tissue} and clustering {clustering} must be between 0 and 1, "
             f"density {density} between 0 and 400"
         )
-    if not set(mix) <= set(CELL_KINDS) or min(mix.values(), default=0) < 0 or not any(mix.values()):
-        raise ConfigError(
-            f"mix {dict(mix)} must have weights, not negative, of some of {', '.join(CELL_KINDS)}"
-        )
     if max_overlap is not None and not 0 <= max_overlap <= 1:
         raise ConfigError(f"max_overlap must be between 0 and 1, got {max_overlap:g}")
 
 
-class _Deposit:
-    """Area of the slide that is covered by cells, and how densely: a map to draw positions from."""
-
-    def __init__(self, rng: np.random.Generator, width: int, height: int, tissue: float) -> None:
-        self.step = max(width, height) / 256
-        self.shape = (math.ceil(height / self.step), math.ceil(width / self.step))
-        rows, columns = self.shape
-        fy, fx = np.mgrid[:rows, :columns]
-        radius = np.hypot((fx + 0.5) / columns - 0.5, (fy + 0.5) / rows - 0.5)
-        score = _smooth(rng, self.shape, 24) * 0.035 + _smooth(rng, self.shape, 6) * 0.012 - radius
-        uneven = np.exp(0.3 * _smooth(rng, self.shape, 16) + 0.2 * _smooth(rng, self.shape, 4))
-        inside = np.argsort(-score, axis=None, kind="stable")[: round(score.size * tissue)]
-        weight = np.zeros(score.size)
-        weight[inside] = uneven.ravel()[inside]
-        self.cumulative = np.cumsum(weight)
-
-    def draw(self, rng: np.random.Generator, count: int) -> Floats:
-        """Draw positions (count, 2), x and y in level-0 pixels."""
-        at = np.searchsorted(self.cumulative, rng.random(count) * self.cumulative[-1], "right")
-        row, column = np.divmod(np.minimum(at, len(self.cumulative) - 1), self.shape[1])
-        return (np.stack([column, row], 1) + rng.random((count, 2))) * self.step
-
-
-def _smooth(rng: np.random.Generator, shape: tuple[int, int], sigma: float) -> Floats:
-    """Return noise of mean 0 and deviation 1, smooth over `sigma` map pixels."""
-    field = cv2.GaussianBlur(rng.normal(size=shape), (0, 0), sigma)
-    return np.asarray((field - field.mean()) / max(field.std(), 1e-9))
+def _check_mix(mix: Mapping[str, float], look: Look) -> None:
+    known = look.cells
+    if not set(mix) <= set(known) or min(mix.values(), default=0) < 0 or not any(mix.values()):
+        raise ConfigError(
+            f"mix {dict(mix)} must have weights, not negative, of some of {', '.join(known)}"
+        )
 
 
 def _scatter(
     rng: np.random.Generator,
-    deposit: _Deposit,
-    cells: int,
-    debris: int,
+    deposit: Deposit,
+    counts: tuple[int, int],
     clustering: float,
-    mpp: float,
+    bank: Bank,
     mix: Mapping[str, float],
-) -> tuple[Floats, Floats, Ints]:
-    """Draw centres x, y and kinds of the candidates, cells before debris."""
-    weights = np.array([mix.get(name, 0.0) for name in CELL_KINDS])
+    scene: Scene,
+) -> tuple[Floats, Ints]:
+    """Draw centres and kinds of the candidates: as many cells, then pieces of debris, as given."""
+    cells, debris = counts
+    weights = np.array([mix.get(name, 0.0) for name in bank.look.cells])
     weights /= weights.sum()
-    rest = np.array(list(DEBRIS_KINDS.values()))
+    rest = np.array([scene.litter.get(name, 0.0) for name in bank.look.debris])
     kind = rng.choice(len(weights), cells, p=weights)
     other = len(weights) + rng.choice(len(rest), debris, p=rest / rest.sum())
     place = deposit.draw(rng, cells + debris)
@@ -245,11 +226,11 @@ def _scatter(
     cluster = rng.integers(0, clusters, cells)
     joins = np.flatnonzero(rng.random(cells) < clustering)
     middle = deposit.draw(rng, clusters)[cluster[joins]]
-    spread = rng.uniform(12, 45, clusters)[cluster[joins]] / mpp
+    spread = rng.uniform(12, 45, clusters)[cluster[joins]] / bank.mpp
     place[joins] = middle + rng.normal(size=(len(joins), 2)) * spread[:, None]
     alike = joins[rng.random(len(joins)) < 0.7]  # a cluster is mostly of one kind
     kind[alike] = rng.choice(len(weights), clusters, p=weights)[cluster[alike]]
-    return place[:, 0], place[:, 1], np.concatenate([kind, other])
+    return place, np.concatenate([kind, other])
 
 
 def _by_block(corner: Ints, width: int, height: int) -> tuple[Ints, Ints]:
@@ -263,7 +244,7 @@ def _by_block(corner: Ints, width: int, height: int) -> tuple[Ints, Ints]:
 
 def _choose(rng: np.random.Generator, bank: Bank, kind: Ints) -> Ints:
     """Draw a sprite for each kind."""
-    first = np.searchsorted(bank.kind, np.arange(len(CELL_KINDS) + len(DEBRIS_KINDS) + 1))
+    first = np.searchsorted(bank.kind, np.arange(len(bank.look.cells) + len(bank.look.debris) + 1))
     return first[kind] + (rng.random(len(kind)) * np.diff(first)[kind]).astype(np.int64)
 
 

@@ -21,7 +21,15 @@ from wsi_pipeline.core.objects import Objects
 from wsi_pipeline.synthetic.cell_painter import OD_STEPS
 from wsi_pipeline.synthetic.placement import BIN_PX, Ints, SlidePlan
 
-__all__ = ["PERIOD_PX", "densities", "expose", "render", "truth_cells", "truth_objects"]
+__all__ = [
+    "PERIOD_PX",
+    "densities",
+    "expose",
+    "render",
+    "truth_cells",
+    "truth_leukocytes",
+    "truth_objects",
+]
 
 PERIOD_PX = 1024
 """Side of a camera field, a power of two. A scanner joins such fields: shading and noise, and so
@@ -188,6 +196,14 @@ def truth_cells(plan: SlidePlan) -> Objects:
     parts[1] = replace(parts[1], class_index=np.ones(len(nuclei), np.uint8))
     apart = np.full(len(cells), -1, np.int64)
     return replace(Objects.concatenate(parts), parent=np.concatenate([apart, plan.nucleus_cell]))
+
+
+def truth_leukocytes(plan: SlidePlan) -> Objects:
+    """Return the nuclei of all leukocytes of a plan; there are none in the look "plain"."""
+    rings = plan.bank.ring_start[plan.sprite]
+    kind = plan.bank.kind[plan.sprite]
+    own = np.flatnonzero((kind >= len(plan.bank.look.cells)) & (rings[:, 1] > rings[:, 0]))
+    return _trace(plan, own, rings[own, 0], rings[own, 1], "leukocyte_nucleus")
 
 
 def _trace(plan: SlidePlan, owner: Ints, begin: Ints, end: Ints, name: str) -> Objects:

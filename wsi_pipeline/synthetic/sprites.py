@@ -5,36 +5,22 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from wsi_pipeline.synthetic.cell_kinds import CELL_KINDS
-from wsi_pipeline.synthetic.cell_painter import Painter, Sprite, coverage, quantise, rotated
+from wsi_pipeline.synthetic.cell_painter import Sprite
+from wsi_pipeline.synthetic.looks import LOOKS, Look
 from wsi_pipeline.synthetic.stains import Style
 
-__all__ = ["DEBRIS_KINDS", "Bank"]
+__all__ = ["Bank"]
 
-Array = NDArray[np.float32]
 Points = NDArray[np.float64]
-
-DEBRIS_KINDS: dict[str, float] = {
-    "neutrophil": 0.17,
-    "specks": 0.05,
-    "mucus": 0.008,
-    "smudge": 0.015,
-    "precipitate": 0.012,
-    "fragment": 0.03,
-}
-"""Kind of debris → its number per cell."""
-
-_SHARES = sum(k.share**0.7 for k in CELL_KINDS.values())
 
 
 @dataclass(frozen=True, eq=False)
 class Bank:
-    """Sprites of one slide, `n` of them: the kinds of `CELL_KINDS` first, then `DEBRIS_KINDS`.
+    """Sprites of one slide, `n` of them: the look's kinds of cells first, then its debris.
 
     Attributes
     ----------
@@ -55,7 +41,10 @@ class Bank:
         float64 (vertices, 2): closed outlines in pixel edges of the sprite; of each cell first the
         cell, then its nuclei
     ring_start
-        int64 (n, 4): positions in `rings` of cell, first nucleus, second nucleus, and end
+        int64 (n, 4): positions in `rings` of cell, first nucleus, second nucleus, and end; of a
+        leukocyte the first ring is its nucleus
+    look
+        kinds of cells and debris
     """
 
     mpp: float
@@ -66,25 +55,33 @@ class Bank:
     circles: Points
     rings: Points
     ring_start: NDArray[np.int64]
+    look: Look
 
     @classmethod
-    def paint(cls, mpp: float, style: Style, *, count: int = 384, seed: int = 0) -> Bank:
+    def paint(
+        cls,
+        mpp: float,
+        style: Style,
+        *,
+        count: int = 384,
+        seed: int = 0,
+        look: Look = LOOKS["plain"],
+    ) -> Bank:
         """Paint about `count` sprites; the same arguments give the same sprites."""
         rng = np.random.default_rng([seed, 77])
-        painter = _DebrisPainter(mpp, style, rng)
+        painter = look.painter(mpp, style, rng)
         sprites: list[tuple[int, Sprite]] = []
-        names = [*CELL_KINDS, *DEBRIS_KINDS]
-        for k, name in enumerate(names):
-            if name in CELL_KINDS:
-                part = max(4, round(count * 0.8 * CELL_KINDS[name].share ** 0.7 / _SHARES))
-                sprites += [(k, painter.cell(CELL_KINDS[name], name)) for _ in range(part)]
-            else:
-                part = max(3, round(count * 0.2 / len(DEBRIS_KINDS)))
-                sprites += [(k, painter.debris(name)) for _ in range(part)]
-        return cls._pack(mpp, sprites)
+        shares = sum(kind.share**0.7 for kind in look.cells.values())
+        for k, (name, kind) in enumerate(look.cells.items()):
+            part = max(4, round(count * 0.8 * kind.share**0.7 / shares))
+            sprites += [(k, painter.cell(kind, name)) for _ in range(part)]
+        for k, name in enumerate(look.debris, len(look.cells)):
+            part = max(3, round(count * 0.2 / len(look.debris)))
+            sprites += [(k, painter.debris(name)) for _ in range(part)]
+        return cls._pack(mpp, sprites, look)
 
     @classmethod
-    def _pack(cls, mpp: float, sprites: list[tuple[int, Sprite]]) -> Bank:
+    def _pack(cls, mpp: float, sprites: list[tuple[int, Sprite]], look: Look) -> Bank:
         sizes = np.array([s.od.size for _, s in sprites])
         circles = np.zeros((len(sprites), 3, 3))
         rings: list[Points] = []
@@ -109,106 +106,5 @@ class Bank:
             circles=circles,
             rings=np.vstack(rings),
             ring_start=ring_start,
+            look=look,
         )
-
-
-class _DebrisPainter(Painter):
-    """Paint what lies between the cells."""
-
-    def debris(self, name: str) -> Sprite:
-        """Paint one piece of debris; it has no outline in the truth."""
-        size_um = {"neutrophil": 18.0, "specks": 34.0, "mucus": 90.0, "smudge": 60.0}.get(
-            name, 30.0
-        )
-        side = round(size_um / self.mpp)
-        od = getattr(self, f"_{name}")((side, side))
-        blur_um = self.style.blur_um * self.rng.choice([0.7, 1.2, 3.0])
-        if name == "smudge":
-            blur_um = self.rng.uniform(1.8, 4.5)
-        return Sprite(_crop(quantise(od, blur_um / self.mpp)), [])
-
-    def _disk(self, shape: tuple[int, int], x: float, y: float, r: float, rough: float) -> Array:
-        """Return the coverage of a round spot; lengths in µm, from the middle of the sprite."""
-        points = self.outline(math.pi * (r / self.mpp) ** 2, self.rng.uniform(1, 1.4), 0, rough, 32)
-        return coverage(points + np.array([x, y]) / self.mpp + np.array(shape[::-1]) / 2, shape)
-
-    def _neutrophil(self, shape: tuple[int, int]) -> Array:
-        rng = self.rng
-        lobes = np.zeros(shape, np.float32)
-        count = int(rng.integers(2, 5))
-        first = rng.uniform(0, 7)
-        for k in range(count):
-            angle = first + k * rng.uniform(1.2, 1.9)
-            at = rng.uniform(1.2, 2.3)
-            spot = self._disk(
-                shape, at * math.cos(angle), at * math.sin(angle), rng.uniform(1.2, 2.0), 0.04
-            )
-            lobes = np.maximum(lobes, spot)
-        body = self._disk(shape, 0, 0, rng.uniform(4.5, 6), 0.04) * rng.uniform(0, 0.12)
-        lobes *= (1 + 0.15 * self.texture(0.8, shape)) * rng.uniform(0.8, 1.5)
-        stains = self.style.stains
-        strong = lobes[..., None] * stains[0] * self.style.nucleus
-        return np.asarray(strong + body[..., None] * (stains[3] + stains[1]) / 2, np.float32)
-
-    def _specks(self, shape: tuple[int, int]) -> Array:
-        rng = self.rng
-        od = np.zeros((*shape, 3), np.float32)
-        spread = rng.uniform(2, 9)
-        colour = self.style.stains[rng.choice(4, p=[0.55, 0.1, 0.1, 0.25])]
-        for _ in range(int(rng.integers(3, 30))):
-            x, y = np.clip(rng.normal(0, spread, 2), -14, 14)
-            spot = self._disk(shape, x, y, rng.uniform(0.25, 0.9), 0.05)
-            od = np.maximum(od, spot[..., None] * colour * rng.uniform(0.2, 0.9))
-        return od
-
-    def _mucus(self, shape: tuple[int, int]) -> Array:
-        rng = self.rng
-        t = np.linspace(-1, 1, 60)
-        path = np.stack([t * 36, 9 * np.sin(t * rng.uniform(1, 4) + rng.uniform(0, 7))], 1)
-        path = rotated(path / self.mpp, rng.uniform(0, 7)) + np.array(shape[::-1]) / 2
-        strand = np.zeros(shape, np.uint8)
-        for _ in range(int(rng.integers(1, 5))):
-            bent = path + rng.normal(0, 4, 2) / self.mpp
-            thick = max(1, round(rng.uniform(0.6, 3.5) / self.mpp))
-            cv2.polylines(strand, [bent.astype(np.int32)], False, 255, thick, cv2.LINE_AA)
-        soft = cv2.GaussianBlur(strand.astype(np.float32) / 255, (0, 0), 1.0 / self.mpp)
-        soft *= np.clip(1 + 0.5 * self.texture(6.0, shape), 0, 2) * rng.uniform(0.08, 0.3)
-        stains = self.style.stains
-        return np.asarray(soft[..., None] * stains[rng.choice([1, 3, 3])], np.float32)
-
-    def _smudge(self, shape: tuple[int, int]) -> Array:
-        rng = self.rng
-        body = self._disk(shape, 0, 0, rng.uniform(3, 16), 0.06) * rng.uniform(0.1, 0.35)
-        x, y = rng.uniform(-2, 2, 2)
-        dark = self._disk(shape, x, y, rng.uniform(1.5, 4.5), 0.04)
-        stains = self.style.stains
-        colour = stains[rng.choice([1, 3, 3])]
-        return np.asarray(
-            body[..., None] * colour + dark[..., None] * stains[0] * rng.choice([0, 0.4, 0.9]),
-            np.float32,
-        )
-
-    def _precipitate(self, shape: tuple[int, int]) -> Array:
-        rng = self.rng
-        od = np.zeros(shape, np.float32)
-        for _ in range(int(rng.integers(1, 7))):
-            x, y = rng.normal(0, 3, 2)
-            od = np.maximum(od, self._disk(shape, x, y, rng.uniform(0.4, 2.2), 0.12))
-        tint = np.ones(3) * self.tint(0.1)
-        return np.asarray(od[..., None] * tint * rng.uniform(0.7, 1.9), np.float32)
-
-    def _fragment(self, shape: tuple[int, int]) -> Array:
-        rng = self.rng
-        kind = CELL_KINDS["intermediate"]
-        area = (rng.uniform(5, 18) / self.mpp) ** 2 * 0.7
-        edge = self.outline(area, rng.uniform(1, 2), 5, 0.08, 48) + np.array(shape[::-1]) / 2
-        return self.cytoplasm(kind, "fragment", edge, None, [], shape)
-
-
-def _crop(od: NDArray[np.uint16]) -> NDArray[np.uint16]:
-    """Return a sprite without its empty margin."""
-    filled = od.max(2) > 2
-    rows, columns = np.flatnonzero(filled.any(1)), np.flatnonzero(filled.any(0))
-    if len(rows) == 0:
-        return od[:1, :1]
-    return np.ascontiguousarray(od[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
