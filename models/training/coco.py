@@ -104,6 +104,8 @@ class Annotation:
         whether it stands for many instances (``iscrowd``)
     cell_id
         number of the cell that it is or lies in; −1 unknown
+    mark
+        ``point`` (x, y) or ``bbox`` (x, y, width, height) as it stands in the file
     """
 
     where: str
@@ -112,6 +114,7 @@ class Annotation:
     stated_area: float
     crowd: bool
     cell_id: int
+    mark: Any = None
 
     def mask(self, shape: tuple[int, int]) -> tuple[Window, Bools]:
         """Decode the mask in an image of `shape` (h, w); see `decode_mask`.
@@ -142,6 +145,14 @@ class Annotation:
             return self.stated_area
         with _named(self.where):
             return float(decode_mask(self.segmentation, extent(self.segmentation))[1].sum())
+
+    @property
+    def point(self) -> tuple[float, float]:
+        """The marked point x, y: as stated, otherwise the centre of the box."""
+        with _named(self.where):
+            x, y, *size = (float(v) for v in self.mark)
+            width, height = size or (0.0, 0.0)
+        return x + width / 2, y + height / 2
 
 
 @contextmanager
@@ -302,8 +313,8 @@ def _annotation(entry: Mapping[str, Any], names: Mapping[Any, str], where: str) 
         raise ValueError(f"{where} cannot be read: area or cell_id is no number: {error}") from None
     if not 0 <= area < math.inf:
         raise ValueError(f"{where} has the area {area:g}; it must be 0 or above")
-    crowd = bool(entry.get("iscrowd"))
-    return Annotation(where, names[category], entry.get("segmentation"), area, crowd, cell_id)
+    mask, mark = entry.get("segmentation"), entry.get("point", entry.get("bbox"))
+    return Annotation(where, names[category], mask, area, bool(entry.get("iscrowd")), cell_id, mark)
 
 
 def _mpp(value: Any, where: str) -> float | None:

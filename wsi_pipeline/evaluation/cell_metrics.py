@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from wsiseg_models.metrics import average_precision
 
 from wsi_pipeline.core.objects import Objects, is_cell
-from wsi_pipeline.evaluation.matching import match_objects, object_overlaps, ratio
+from wsi_pipeline.evaluation.matching import Overlaps, match_objects, object_overlaps, ratio
 
-__all__ = ["polygon_ap", "score_cells"]
+__all__ = ["ap_hits", "polygon_ap", "score_cells"]
 
 
 def polygon_ap(found: Objects, truth: Objects, iou: float = 0.5) -> float:
@@ -23,17 +23,22 @@ def polygon_ap(found: Objects, truth: Objects, iou: float = 0.5) -> float:
     """
     if len(truth) == 0:
         return math.nan
-    table = object_overlaps(found, truth, iou)
-    rank = np.empty(len(found), np.int64)
-    rank[np.argsort(-found.score, kind="stable")] = np.arange(len(found))
+    hit = ap_hits(object_overlaps(found, truth, iou), found.score, iou)
+    return average_precision(found.score, hit, len(truth))
+
+
+def ap_hits(table: Overlaps, score: NDArray[np.floating], iou: float) -> NDArray[np.bool_]:
+    """Return which found objects are hits, bool (found,); see `polygon_ap` for the rule."""
+    rank = np.empty(len(score), np.int64)
+    rank[np.argsort(-score, kind="stable")] = np.arange(len(score))
     value = table.iou
-    hit = np.zeros(len(found), np.bool_)
-    free = np.ones(len(truth), np.bool_)
+    hit = np.zeros(len(score), np.bool_)
+    free = np.ones(len(table.area_b), np.bool_)
     for pair in np.lexsort((-value, rank[table.a])):
         mine, true = table.a[pair], table.b[pair]
         if value[pair] >= iou and free[true] and not hit[mine]:
             hit[mine], free[true] = True, False
-    return average_precision(found.score, hit, len(truth))
+    return hit
 
 
 def score_cells(

@@ -19,7 +19,7 @@ from wsi_pipeline.core.progress import progress
 if TYPE_CHECKING:
     from wsi_pipeline.segmentation.model import Model
 
-__all__ = ["evaluate_model", "evaluate_run", "score_rows", "write_scores"]
+__all__ = ["evaluate_model", "evaluate_run", "require_pycocotools", "score_rows", "write_scores"]
 
 
 def evaluate_run(
@@ -60,12 +60,7 @@ def evaluate_run(
     UsageError, CheckpointError, DataError, OutputError
         pycocotools is missing; settings, model or data cannot be used; `out` cannot be written
     """
-    try:
-        import pycocotools  # noqa: F401
-    except ModuleNotFoundError:
-        raise UsageError(
-            "masks are compared with pycocotools, which is not installed; pip install -e '.[train]'"
-        ) from None
+    require_pycocotools()
     from wsi_pipeline.segmentation.load_model import open_model
 
     for name, value in (("score", score), ("cut", cut)):
@@ -88,6 +83,16 @@ def evaluate_run(
     if out is not None:
         write_scores(out, scores, settings)
     return {**settings, "scores": scores}
+
+
+def require_pycocotools() -> None:
+    """Raise a UsageError that names the remedy where pycocotools is not installed."""
+    try:
+        import pycocotools  # noqa: F401
+    except ModuleNotFoundError:
+        raise UsageError(
+            "masks are compared with pycocotools, which is not installed; pip install -e '.[train]'"
+        ) from None
 
 
 def evaluate_model(

@@ -22,6 +22,7 @@ __all__ = [
     "Match",
     "Overlaps",
     "aggregated_jaccard",
+    "geometry_overlaps",
     "kumar_pairs",
     "label_overlaps",
     "match_labels",
@@ -224,13 +225,17 @@ def aggregated_jaccard(table: Overlaps, pairs: NDArray[np.int64]) -> float:
 
 def object_overlaps(a: Objects, b: Objects, iou: float) -> Overlaps:
     """Return the overlaps of polygons `a` and `b` whose IoU can reach `iou`; areas are exact."""
-    polygons_a, polygons_b = _valid(a.polygons()), _valid(b.polygons())
-    area_a, area_b = shapely.area(polygons_a), shapely.area(polygons_b)
+    return geometry_overlaps(_valid(a.polygons()), _valid(b.polygons()), iou)
+
+
+def geometry_overlaps(a: NDArray[np.object_], b: NDArray[np.object_], iou: float) -> Overlaps:
+    """Return the overlaps of valid shapely areas `a` and `b` whose IoU can reach `iou`."""
+    area_a, area_b = shapely.area(a), shapely.area(b)
     parts = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
-    tree = shapely.STRtree(polygons_b)
-    bounds_a, bounds_b = shapely.bounds(polygons_a), shapely.bounds(polygons_b)
+    tree = shapely.STRtree(b)
+    bounds_a, bounds_b = shapely.bounds(a), shapely.bounds(b)
     for start in range(0, len(a), _CHUNK):
-        i, j = tree.query(polygons_a[start : start + _CHUNK])
+        i, j = tree.query(a[start : start + _CHUNK])
         i += start
         # Two polygons share at most what their boxes share. This rules most pairs out without
         # an intersection.
@@ -239,7 +244,7 @@ def object_overlaps(a: Objects, b: Objects, iou: float) -> Overlaps:
         most = np.minimum(sides.prod(axis=1), np.minimum(area_a[i], area_b[j]))
         hopeful = most >= iou * (area_a[i] + area_b[j] - most) * (1 - 1e-9)
         i, j = i[hopeful], j[hopeful]
-        shared = shapely.area(shapely.intersection(polygons_a[i], polygons_b[j]))
+        shared = shapely.area(shapely.intersection(a[i], b[j]))
         parts.append((i, j, shared))
     at_a, at_b, shared = (np.concatenate(column) for column in zip(*parts, strict=True))
     return Overlaps(at_a, at_b, shared, area_a, area_b, np.arange(len(a)), np.arange(len(b)))
