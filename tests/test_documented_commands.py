@@ -158,6 +158,7 @@ def files(tmp_path_factory, cheap):
         shutil.copy(folder / "slide.svs", folder / "slides" / name)
     cv2.imwrite(str(folder / "field.png"), np.full((200, 300, 3), 230, np.uint8))
     succeed("synth", folder / "DIR", "--fields", 5, "--size", 64, "--mpp", "0.5")
+    succeed("synth", folder / "SETS/a", "--fields", 5, "--size", 128, "--mpp", "0.5")
     shutil.copytree(folder / "DIR", folder / "isbi2014")
     shutil.copy(next((folder / "DIR").glob("*.json")), folder / "isbi2014/annotations_train45.json")
     (folder / "regions.geojson").write_text(

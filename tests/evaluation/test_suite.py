@@ -1,0 +1,425 @@
+"""The report card of models on a folder of sets: rules, measures, tables, pictures, command."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import cheap_models
+import cv2
+import numpy as np
+import pytest
+import shapely
+from command_line import complaint, succeed, wsiseg
+from pycocotools import mask as coco
+
+from wsi_pipeline.core.config import RunConfig
+from wsi_pipeline.core.errors import DataError, UsageError
+from wsi_pipeline.evaluation.suite_fields import ABNORMAL, measure_model
+from wsi_pipeline.evaluation.suite_measures import (
+    Marked,
+    compare,
+    find_marks,
+    rank_auc,
+    score_marks,
+    score_outlines,
+)
+from wsi_pipeline.evaluation.suite_pictures import worst_fields, write_worst
+from wsi_pipeline.evaluation.suite_report import suite_tables, without_nan
+from wsi_pipeline.evaluation.suite_sets import find_sets, mask_area
+from wsi_pipeline.evaluation.suite_stain import ghost_cells, mean_density, optical_density
+from wsi_pipeline.runs.segment_whole import segment_whole
+from wsi_pipeline.segmentation.nuclei import model_from_function
+
+SIDE, MPP = 200, 0.5
+DISCS = [(40, 40, 10), (120, 50, 14), (60, 130, 9), (150, 150, 20)]
+"""x, y and radius of the nuclei of a field; none is below 8 µm²."""
+
+
+def areas(*geometries):
+    out = np.empty(len(geometries), object)
+    out[:] = geometries
+    return out
+
+
+def discs(scale=1.0, shapes=DISCS):
+    return areas(*(shapely.Point(x, y).buffer(r * scale, 64) for x, y, r in shapes))
+
+
+def compared(drawn, truth, *, density=None, mpp=MPP, unsure=()):
+    scores = np.linspace(0.9, 0.6, len(drawn))
+    density = np.linspace(0.1, 0.4, len(truth)) if density is None else np.array(density, float)
+    return compare(
+        drawn, scores, truth, areas(*unsure), density, mpp=mpp, min_area_um2=RunConfig.min_area_um2
+    )
+
+
+# --- measures
+
+
+def test_perfect_outlines_have_perfect_scores():
+    scores = score_outlines([compared(discs(), discs()), compared(discs()[:2], discs()[:2])])
+    for name in ("F1", "precision", "recall", "AP50", "PQ", "foreground IoU"):
+        assert scores[name] == pytest.approx(1), name
+    for name in ("count bias", "area bias", "area bias, palest quarter"):
+        assert scores[name] == pytest.approx(0), name
+    assert (scores["images"], scores["true"], scores["drawn"]) == (2, 6, 6)
+
+
+@pytest.mark.parametrize("scale", [0.6, 0.8, 1.2, 1.6])
+def test_scaled_outlines_have_the_known_area_bias(scale):
+    """Down to IoU 0.36, where F1 counts nothing any more."""
+    scores = score_outlines([compared(discs(scale), discs())])
+    for name in ("area bias", "area bias, palest quarter", "area bias, largest quarter"):
+        assert scores[name] == pytest.approx(scale**2 - 1), name
+    assert scores["pairs for area"] == len(DISCS)
+    assert scores["F1"] == (1 if min(scale, 1 / scale) ** 2 >= 0.5 else 0)
+
+
+def test_palest_and_largest_are_quarters_of_the_true_objects():
+    truth, drawn = discs(), discs()
+    drawn[0] = drawn[0].centroid.buffer(8, 64)  # the palest: 64 % of its area
+    drawn[3] = drawn[3].centroid.buffer(22, 64)  # the largest: 121 %
+    scores = score_outlines([compared(drawn, truth, density=[0.1, 0.4, 0.5, 0.6])])
+    assert scores["area bias"] == pytest.approx(0)
+    assert scores["area bias, palest quarter"] == pytest.approx(-0.36)
+    assert scores["area bias, largest quarter"] == pytest.approx(0.21)
+
+
+def test_missed_and_additional_outlines():
+    extra = areas(*discs()[:3], shapely.Point(20, 180).buffer(8))
+    scores = score_outlines([compared(extra, discs())])
+    assert (scores["F1"], scores["recall"], scores["count bias"]) == (0.75, 0.75, 0)
+    assert 0.5 < scores["AP50"] < 0.76
+    none = score_outlines([compared(areas(), discs())])
+    assert (none["F1"], none["AP50"], none["count bias"]) == (0, 0, -1)
+    assert math.isnan(none["area bias"])
+    assert math.isnan(score_outlines([compared(discs(), areas())])["AP50"])
+
+
+def test_small_and_doubtful_objects_are_unknown():
+    tiny = shapely.Point(180, 20).buffer(2)  # 3 µm²
+    doubtful = shapely.Point(20, 180).buffer(12)
+    drawn = areas(*discs(), tiny, doubtful.buffer(-1))
+    scores = score_outlines([compared(drawn, areas(*discs(), tiny), unsure=[doubtful])])
+    assert (scores["true"], scores["drawn"], scores["F1"]) == (4, 4, 1)
+    assert scores["foreground IoU"] == pytest.approx(1)
+
+
+def test_marks_inside_and_outside():
+    drawn = areas(shapely.box(0, 0, 10, 10), shapely.box(20, 0, 30, 10), shapely.box(0, 0, 40, 40))
+    points = np.array([(5, 5), (25, 9), (15, 5), (41, 5), (6, 6)], float)
+    assert find_marks(drawn, points).tolist() == [0, 1, 2, -1, 0]  # the smallest that contains it
+    assert find_marks(areas(), points).tolist() == [-1] * 5
+    classes = ("NILM", "LSIL", "LSIL", "HSIL", "NILM")
+    marked = Marked(
+        classes, find_marks(drawn, points), 3,
+        {"area": np.array([5.0, 6.0, 7.0]), ABNORMAL: np.array([0.1, 0.9, 0.05])},
+    )  # fmt: skip
+    scores = score_marks([marked], ABNORMAL)
+    assert scores["recall"] == 0.8
+    assert scores["found in an outline of their own"] == 3
+    assert scores["drawn per mark"] == 0.6
+    assert (scores["recall HSIL"], scores["median area LSIL"]) == (0, 6.5)
+    assert (scores["AUC of area"], scores["AUC of class"]) == (1, 0.5)
+    plain = score_marks([Marked(classes, marked.nucleus, 3, {"area": np.ones(3)})], ABNORMAL)
+    assert math.isnan(plain["AUC of class"])
+    assert plain["AUC of area"] == 0.5
+
+
+def test_auc_is_the_chance_that_a_positive_ranks_higher():
+    rng = np.random.default_rng(0)
+    values, positive = rng.integers(0, 9, 40).astype(float), rng.random(40) < 0.4
+    yes, no = values[positive], values[~positive]
+    chance = np.mean(np.sign(yes[:, None] - no) / 2 + 0.5)
+    assert rank_auc(values, positive) == pytest.approx(chance)
+    assert math.isnan(rank_auc(values, np.ones(40, bool)))
+
+
+def test_a_mask_becomes_the_area_of_its_pixels():
+    rng = np.random.default_rng(1)
+    mask = rng.random((9, 12)) < 0.5
+    area = mask_area((100, 50, 112, 59), mask)
+    assert area.area == mask.sum()
+    rows, columns = np.indices(mask.shape) + 0.5
+    assert (shapely.contains_xy(area, columns + 100, rows + 50) == mask).all()
+
+
+def stained_field():
+    """Uneven glass with a cell of pale cytoplasm around (50, 50)."""
+    rng = np.random.default_rng(2)
+    light = 240 - np.linspace(0, 12, SIDE)[None] + rng.normal(0, 1, (SIDE, SIDE))
+    y, x = np.mgrid[:SIDE, :SIDE]
+    light[np.hypot(x - 50, y - 50) < 30] -= 25
+    light[np.hypot(x - 50, y - 50) < 8] = 60
+    return np.repeat(np.round(light)[..., None].clip(0, 255).astype(np.uint8), 3, 2)
+
+
+def test_a_cell_on_glass_is_a_ghost():
+    density = optical_density(stained_field(), (239, 239, 239))
+    nuclei = areas(shapely.Point(50, 50).buffer(8), shapely.Point(150, 60).buffer(6))
+    cells = areas(
+        shapely.Point(50, 50).buffer(30), shapely.Point(150, 60).buffer(30),
+        shapely.Point(150, 150).buffer(25), shapely.Point(50, 50).buffer(4),
+    )  # fmt: skip
+    # The last one lies in a nucleus: no cytoplasm, so nothing to tell.
+    assert ghost_cells(density, cells, nuclei).tolist() == [False, True, True, False]
+    od = mean_density(density, areas(nuclei[0], cells[2], shapely.box(500, 500, 510, 510)))
+    assert od[0] > 0.5 > 0.05 > abs(od[1])
+    assert math.isnan(od[2])
+
+
+# --- sets
+
+
+def rle(mask):
+    code = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return {**code, "counts": code["counts"].decode()}
+
+
+def draw(shapes):
+    """A white field with dark nuclei, and their masks."""
+    y, x = np.mgrid[:SIDE, :SIDE] + 0.5
+    masks = [np.hypot(x - a, y - b) < r for a, b, r in shapes]
+    image = np.full((SIDE, SIDE, 3), 235, np.uint8)
+    for number, mask in enumerate(masks):
+        image[mask] = 40 + 20 * number
+    return image, masks
+
+
+def write_set(folder, count, *, file="annotations.json", info=None, name="nucleus", shapes=DISCS):
+    """A set of the same field `count` times."""
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    image, masks = draw(shapes)
+    document = {
+        "info": {"mpp": MPP} if info is None else info,
+        "categories": [{"id": 1, "name": name}], "images": [], "annotations": [],
+    }  # fmt: skip
+    for k in range(count):
+        cv2.imwrite(str(folder / "images" / f"{k}.png"), image)
+        document["images"].append({"id": k, "file_name": f"images/{k}.png"})
+        for mask in masks:
+            document["annotations"].append(
+                {"id": 1, "image_id": k, "category_id": 1, "segmentation": rle(mask)}
+            )
+    (folder / file).write_text(json.dumps(document))
+    return document
+
+
+def write_marks(folder, info=None):
+    """One field with marks on two of its nuclei and on glass."""
+    document = write_set(folder, 1, file="annotations.json")
+    (folder / "annotations.json").unlink()
+    document["info"] = {"mpp": MPP} if info is None else info
+    document["categories"] = [{"id": 1, "name": "NILM"}, {"id": 2, "name": "LSIL"}]
+    document["annotations"] = [
+        {"id": 1, "image_id": 0, "category_id": 1, "point": [40, 40]},
+        {"id": 2, "image_id": 0, "category_id": 2, "bbox": [140, 140, 20, 20]},
+        {"id": 3, "image_id": 0, "category_id": 1, "bbox": [0, 180, 20, 20]},
+    ]
+    (folder / "boxes.json").write_text(json.dumps(document))
+
+
+@pytest.fixture
+def sets(tmp_path):
+    """A folder with a traced set of five fields, a marked set, and three that are left out."""
+    folder = tmp_path / "sets"
+    write_set(folder / "traced", 5)
+    write_marks(folder / "marked")
+    write_set(folder / "bare", 1, name="cytoplasm", info={})
+    write_set(folder / "other", 1, name="vessel")
+    (folder / "slides").mkdir()
+    return folder
+
+
+def test_which_sets_and_images_are_measured(sets):
+    found, left_out = find_sets(sets, "fold:1/5")
+    assert [(s.name, [f.name for f in s.fields], s.kept_back) for s in found] == [
+        ("marked", ["images/0.png"], True),
+        ("traced", ["images/1.png"], False),
+    ]
+    assert {one.name: one.reason for one in left_out} == {
+        "bare": "states no mpp and has no nuclei to estimate it from",
+        "other": "has neither nuclei nor cells, but vessel",
+        "slides": "has no annotations*.json and no boxes.json",
+    }
+    everything, _ = find_sets(sets, "all")
+    assert [len(s.fields) for s in everything] == [1, 5]
+    assert everything[0].fields[0].points.tolist() == [[40, 40], [150, 150], [10, 190]]
+
+
+def test_crops_and_missing_images_are_left_out(sets):
+    small, _ = draw([(20, 20, 9)])
+    for path in (sets / "traced/images").iterdir():
+        cv2.imwrite(str(path), small[:40, :40])
+    for path in (sets / "marked/images").iterdir():
+        path.unlink()
+    with pytest.raises(DataError, match=r"crops of single cells \(40 px\).*see docs"):
+        find_sets(sets, "all")
+    with pytest.raises(DataError, match="marked has no images"):
+        find_sets(sets, "all")
+
+
+def test_folders_that_cannot_be_used(sets, tmp_path):
+    with pytest.raises(DataError, match="nowhere is no folder"):
+        find_sets(tmp_path / "nowhere", "all")
+    with pytest.raises(DataError, match="it has no folders"):
+        find_sets(sets / "slides", "all")
+    for split in ("none", "odd:1"):
+        with pytest.raises(UsageError, match=f"unknown split '{split}'"):
+            find_sets(sets, split)
+    (sets / "traced/images/0.png").write_text("x")
+    with pytest.raises(DataError, match=r"0\.png is not an image"):
+        find_sets(sets, "all")
+    write_marks(sets / "marked")
+    boxes = json.loads((sets / "marked/boxes.json").read_text())
+    del boxes["annotations"][0]["point"]
+    (sets / "marked/boxes.json").write_text(json.dumps(boxes))
+    with pytest.raises(DataError, match="annotation 1 cannot be read"):
+        find_sets(sets, "all")
+
+
+def test_the_sets_at_hand(shared):
+    found, left_out = find_sets(shared, "fold:0/5")
+    counts = {s.name: (len(s.fields), s.images, s.kept_back) for s in found}
+    assert counts["bttfa_lbc"] == (10, 47, False)
+    assert counts["cric_fields"] == (5, 5, True)
+    assert counts["isbi2014/train45"] == (9, 45, False)
+    assert counts["isbi2014/edf_tiles_nuclei"] == (4, 4, True)
+    assert counts["isbi2014/edf"] == (15, 15, True)
+    assert {one.name for one in left_out} >= {"herlev40", "dic_hela", "cx22_labels", "slides"}
+    by_name = {s.name: s for s in found}
+    assert sum(len(f.nuclei) for f in by_name["isbi2014/edf_tiles_nuclei"].fields) == 23
+    assert {f.mpp for f in by_name["cric_fields"].fields} == {0.228}
+
+
+# --- whole suites
+
+
+def perfect(image):
+    """Each grey level below white is a nucleus."""
+    return np.where(image[..., 0] < 200, image[..., 0], 0).astype(np.int32)
+
+
+def test_a_perfect_model_on_a_folder(sets, tmp_path):
+    model = model_from_function(perfect, name="perfect", mpp=MPP)
+    found, _ = find_sets(sets, "all")
+    config = RunConfig(foreground="all", quiet=True)
+    scores, drawn = measure_model(model, found, config, segment_whole, quiet=True)
+    nuclei = scores["traced"]["nuclei"]
+    assert (nuclei["true"], nuclei["drawn"], nuclei["F1"], nuclei["AP50"]) == (20, 20, 1, 1)
+    assert nuclei["PQ"] > 0.94
+    assert abs(nuclei["area bias"]) < 0.03
+    assert "cells" not in scores["traced"]
+    marks = scores["marked"]["marks"]
+    assert (marks["found"], marks["marks"], marks["recall"]) == (2, 3, pytest.approx(2 / 3))
+    assert marks["median area LSIL"] == pytest.approx(math.pi * 20**2 * MPP**2, rel=0.03)
+    worst = worst_fields(drawn, 3)
+    assert worst[0][0] == "marked"
+    names = write_worst(tmp_path / "worst", "perfect", worst)
+    assert names[0] == "perfect-01-marked-0.jpg"
+    picture = cv2.imread(str(tmp_path / "worst" / names[0]))
+    assert picture.shape[1] >= 1024
+
+
+def test_objects_are_those_of_a_run(slide_path, darkness, tmp_path):
+    """`segment_whole` is the same work without files."""
+    from wsi_pipeline.formats.convert import read_objects
+    from wsi_pipeline.pipeline import run_slide
+    from wsi_pipeline.slides.slide import open_slide
+
+    config = RunConfig(out=tmp_path, quiet=True)
+    run = read_objects(run_slide(slide_path, config, model=darkness).folder)
+    with open_slide(slide_path) as slide:
+        mine = segment_whole(slide, darkness, config)
+    assert len(mine) > 50
+    assert sorted(map(tuple, mine.ids.tolist())) == sorted(map(tuple, run.ids.tolist()))
+
+
+def suite_of(value, version="0.1.0"):
+    return {
+        "version": version, "sets": [{"name": "a"}], "left_out": [],
+        "settings": {"split": "all", "threshold": 0.5, "min_score": 0.5, "min_small_score": 0.5},
+        "models": [{"name": "m", "sets": {"a": {"nuclei": {"images": 3, "F1": value}}}}],
+    }  # fmt: skip
+
+
+def test_an_earlier_suite_stands_beside_the_new_one():
+    ((title, rows),) = suite_tables(suite_of(0.9), suite_of(0.8))
+    assert title.startswith("Nuclei")
+    assert rows == [["set", "model", "images", "F1"], ["a", "m", "3", "0.800 → 0.900"]]
+    assert suite_tables(suite_of(0.9))[0][1][1][3] == "0.900"
+    assert without_nan({"a": [math.nan, 1.0], "b": "x"}) == {"a": [None, 1.0], "b": "x"}
+
+
+@pytest.fixture
+def cheap():
+    with cheap_models.cheap_models():
+        yield
+
+
+def test_the_command(sets, tmp_path, cheap):
+    out, later = tmp_path / "out", tmp_path / "later"
+    args = ("evaluate", "--suite", sets, "--device", "cpu", "--split", "fold:0/5")
+    shown = succeed(*args, "--model", "all", "--out", out)
+    assert "Nuclei, against traced outlines" in shown
+    assert "Whole cells" in shown
+    suite = json.loads((out / "suite.json").read_text())
+    assert suite["schema_version"] == 1
+    assert [m["name"] for m in suite["models"]] == ["cascade", "donet", "dssnet"]
+    assert str(tmp_path) not in (out / "suite.json").read_text()
+    one = suite["models"][2]
+    assert one["sets"]["traced"]["nuclei"]["true"] == 4
+    assert one["sets"]["marked"]["marks"]["recall"] == pytest.approx(2 / 3)
+    assert {path.name for path in (out / "worst").iterdir()} >= set(one["worst"]) > set()
+    assert "slides: has no annotations*.json" in (out / "suite.md").read_text(encoding="utf-8")
+    told = wsiseg(*args, "--before", out / "suite.json", "--out", later, "--min-score", 0.9)
+    assert "→" in told.stdout
+    assert "Values are earlier → now" in (later / "suite.md").read_text(encoding="utf-8")
+    silent = wsiseg(*args, "--json", "--quiet")
+    assert silent.stderr == ""
+    assert json.loads(silent.stdout)["models"][0]["name"] == "dssnet"
+
+
+def test_what_the_command_refuses(sets, tmp_path, cheap):
+    suite = ("evaluate", "--suite", sets, "--device", "cpu")
+    for args, said in (
+        (("evaluate",), "--data DIR"),
+        ((*suite, "--data", sets), "either --data"),
+        ((*suite, "--cut", 0.5), "--cut is for --data"),
+        (("evaluate", "--data", sets, "--threshold", 0.4), "--threshold is for --suite"),
+        (("evaluate", "--data", sets, "--model", "dssnet", "--model", "donet"), "one model"),
+        ((*suite, "--model", "none"), "unknown model 'none'"),
+        ((*suite, "--min-score", 2), "min_score must be 0 to 1"),
+        (("evaluate", "--suite", tmp_path / "nowhere"), "is no folder"),
+        ((*suite, "--before", sets / "marked/boxes.json"), "is no suite of schema 1"),
+        ((*suite, "--before", tmp_path / "x.json"), "cannot be read"),
+        ((*suite, "--quiet"), "add --out"),
+    ):
+        assert said in complaint(wsiseg(*args), 2), args
+
+
+def test_checkpoints_beside_models_have_names_of_their_own(sets, cheap):
+    from wsiseg_models.checkpoint import weights_path
+
+    args = ("evaluate", "--suite", sets, "--device", "cpu", "--json")
+    weights = weights_path("dssnet")
+    alone = json.loads(succeed(*args, "--checkpoint", weights))
+    assert [m["name"] for m in alone["models"]] == ["dssnet"]
+    both = json.loads(succeed(*args, "--model", "dssnet", "--checkpoint", weights))
+    assert [m["name"] for m in both["models"]] == ["dssnet", "weights/dssnet"]
+    assert both["models"][0]["sets"] == both["models"][1]["sets"]
+
+
+def test_a_card_tells_what_makes_scores_too_good(sets, cheap):
+    shown = succeed("evaluate", "--suite", sets, "--device", "cpu", "--json", "--split", "all")
+    (model,) = json.loads(shown)["models"]
+    assert "was trained with split fold:0/5" in model["notes"][0]
+
+
+def test_no_objects_are_no_error(sets):
+    model = model_from_function(lambda image: np.zeros(image.shape[:2], int), name="none", mpp=MPP)
+    found, _ = find_sets(sets, "all")
+    scores, _ = measure_model(model, found, RunConfig(quiet=True), segment_whole, quiet=True)
+    assert scores["traced"]["nuclei"]["drawn"] == 0
+    assert scores["marked"]["marks"]["recall"] == 0
