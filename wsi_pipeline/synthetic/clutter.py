@@ -35,9 +35,9 @@ def add_clutter(
     """
     od: Array = np.asarray(canvas / np.float32(OD_STEPS), np.float32)
     rough = style.preparation != "liquid"
-    if rng.random() < (0.5 if rough else 0.2):
+    if rng.random() < (0.45 if rough else 0.15):
         od = od + _other_plane(rng, od, mpp)
-    if rng.random() < (0.8 if rough else 0.25):
+    if rng.random() < (0.7 if rough else 0.15):
         od = od + _film(rng, od.shape[:2], style, mpp)
     if rng.random() < (0.35 if rough else 0.08):
         od = od + _strands(rng, od.shape[:2], style, scene, mpp)
@@ -63,16 +63,16 @@ def _other_plane(rng: np.random.Generator, od: Array, mpp: float) -> Array:
     small = cv2.resize(turned, size, interpolation=cv2.INTER_AREA)
     soft = cv2.GaussianBlur(small, (0, 0), sigma / k)
     large = cv2.resize(soft, od.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-    return np.asarray(large * np.float32(rng.uniform(0.1, 0.5)), np.float32)
+    return np.asarray(large * np.float32(rng.uniform(0.08, 0.38)), np.float32)
 
 
 def _film(rng: np.random.Generator, shape: tuple[int, int], style: Style, mpp: float) -> Array:
     """Return dried protein and mucus, with fine grains and bacteria in it."""
     cover = np.clip(_noise(rng, shape, rng.uniform(25, 80) / mpp) + rng.uniform(-0.6, 1.5), 0, 2)
     fine = 1 + rng.uniform(0, 0.5) * _noise(rng, shape, rng.uniform(0.8, 3) / mpp)
-    amount = cover * np.clip(fine, 0, 3) * rng.uniform(0.02, 0.12)
+    amount = cover * np.clip(fine, 0, 3) * rng.uniform(0.02, 0.1)
     weights = rng.dirichlet([0.4, 1.0, 0.5, 1.0])
-    colour = (weights[:, None] * style.stains * [[0.3], [1], [0.6], [1]]).sum(0)
+    colour = (weights[:, None] * style.stains * [[0.12], [1], [0.5], [1]]).sum(0)
     od = amount[..., None] * colour * 1.5
     if rng.random() < 0.35:
         spots = np.clip(_noise(rng, shape, max(0.9 / mpp, 1.2)) - rng.uniform(1.3, 2.2), 0, 1)

@@ -37,6 +37,8 @@ class DebrisPainter(Painter):
         "smudge": 60.0,
     }
     """Side of the sprite of a kind of debris, where it is not 30 µm."""
+    copies: ClassVar[dict[str, int]] = {}
+    """Number of sprites of a kind of debris, where it is not the same for all."""
 
     def debris(self, name: str) -> Sprite:
         """Paint one piece of debris; it has no outline in the truth."""

@@ -57,7 +57,7 @@ def photograph_as_real(
         image = image + (image - soft) * np.float32(rng.uniform(0.2, 1.2))
     image += rng.normal(0, style.noise * rng.uniform(0.2, 0.9), image.shape).astype(np.float32)
     low = rng.choice([0.0, rng.uniform(0, 35)], p=[0.6, 0.4])  # black that is not black
-    gain = rng.uniform(0.9, 1.1)
+    gain = rng.uniform(0.93, 1.12)
     image = low + (255 * gain - low) * np.clip(image / 255, 0, 1) ** rng.lognormal(0, 0.13)
     if style.monochrome:
         image = np.repeat(image.mean(2, keepdims=True), 3, 2)

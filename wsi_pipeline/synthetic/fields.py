@@ -182,12 +182,12 @@ def _plan(
     margin = int(bank.shape.max())
     side = size_px + 2 * margin
     kinds = bank.look.cells
-    most = 170 if bank.look.name == "plain" else 110
+    least, most = (25, 170) if bank.look.name == "plain" else (15, 90)
     weights = np.array([k.share for k in kinds.values()]) * rng.lognormal(0, 1.0, len(kinds))
     plan = plan_slide(
         side, side,
         mpp=bank.mpp, seed=seed, tissue=float(rng.choice([1.0, 0.8, 0.6], p=[0.7, 0.2, 0.1])),
-        density=float(np.exp(rng.uniform(math.log(25), math.log(most)))),
+        density=float(np.exp(rng.uniform(math.log(least), math.log(most)))),
         clustering=float(rng.uniform(0, 0.8)),
         mix=dict(zip(kinds, weights.tolist(), strict=True)), style=style, bank=bank, scene=scene,
     )  # fmt: skip

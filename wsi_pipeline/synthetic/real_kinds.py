@@ -12,9 +12,11 @@ __all__ = ["GROUP_KINDS", "LEUKOCYTES", "REAL_DEBRIS", "REAL_KINDS"]
 
 REAL_KINDS: dict[str, CellKind] = {
     "superficial": CELL_KINDS["superficial"]._replace(
-        share=0.24, fold=0.45, nucleus_um2=(20, 32), chromatin=(0.9, 1.4)
+        share=0.24, width_um=(44, 68), fold=0.45, nucleus_um2=(20, 32), chromatin=(0.9, 1.4)
     ),
-    "intermediate": CELL_KINDS["intermediate"]._replace(share=0.30, fold=0.5),
+    "intermediate": CELL_KINDS["intermediate"]._replace(
+        share=0.30, width_um=(36, 64), fold=0.5
+    ),
     "parabasal": CELL_KINDS["parabasal"]._replace(share=0.08),
     "metaplastic": CELL_KINDS["metaplastic"]._replace(share=0.07),
     "columnar": CELL_KINDS["columnar"]._replace(share=0.04),

@@ -39,6 +39,7 @@ class RealPainter(DebrisPainter):
         "bacteria": 70.0,
         "strand": 100.0,
     }
+    copies: ClassVar[dict[str, int]] = {"neutrophil": 20, "lymphocyte": 8, "erythrocyte": 6}
 
     def cell(self, kind: CellKind, name: str) -> Sprite:
         """Paint one cell with its nucleus, never too pale to be seen; it is swollen if dried."""
@@ -53,6 +54,17 @@ class RealPainter(DebrisPainter):
                 width_um=(kind.width_um[0] * wide, kind.width_um[1] * wide),
             )
         return super().cell(kind, name)
+
+    def outline(self, area: float, aspect: float, corners: int, rough: float, n: int) -> Points:
+        """Draw an outline as `Painter` does; one with corners is rougher and bent."""
+        if not corners:
+            return super().outline(area, aspect, corners, rough, n)
+        rng = self.rng
+        points = super().outline(area, aspect, corners, rough * rng.uniform(0.6, 2.4), n)
+        points = rotated(points, rng.uniform(0, 2 * math.pi))
+        points[:, 1] += rng.normal(0, 0.22) * points[:, 0] ** 2 / math.sqrt(area)
+        polygon = shapely.Polygon(points)
+        return (points - polygon.centroid.coords[0]) * math.sqrt(area / polygon.area)
 
     def debris(self, name: str) -> Sprite:
         """Paint one piece of debris; a leukocyte has the outline of its nucleus."""
@@ -127,12 +139,12 @@ class RealPainter(DebrisPainter):
         rng, shape = self.rng, inside.shape
         depth = depth_um(inside, self.mpp)
         part = np.clip(self.texture(14.0, shape) - rng.uniform(0.2, 1.2), 0, 1.5)
-        more = rng.uniform(0.3, 1.6) * part * np.exp(-depth / rng.uniform(0.8, 2.2))
-        for _ in range(int(rng.integers(0, 3) + (strength > 1) * 2)):
+        more = rng.uniform(0.3, 2.4) * part * np.exp(-depth / rng.uniform(0.8, 2.2))
+        for _ in range(int(rng.integers(0, 4) + (strength > 1) * 2)):
             away = self.texture(rng.choice([6.0, 14.0]), shape) - rng.uniform(-1, 1)
-            soft = np.where(away > 0, np.exp(-away / rng.uniform(0.1, 0.35)), 0)
+            soft = np.exp(-np.maximum(away, 0) / rng.uniform(0.06, 0.35)) * (away > 0)
             where = np.clip(self.texture(14.0, shape) + rng.uniform(-0.9, 0.3), 0, 1.2)
-            more = more + rng.uniform(0.3, 1.1) * strength * soft * where
+            more = more + rng.uniform(0.3, 1.3) * strength * soft * where
         return np.asarray(more, np.float32)
 
     def _halo(self, nucleus: Points, shape: tuple[int, int]) -> Array:
@@ -236,6 +248,6 @@ class RealPainter(DebrisPainter):
         width = rng.uniform(0.08, 0.4)
         band = np.exp(-((across / width) ** 2)) * fade
         threads = np.abs(np.sin(across * rng.uniform(20, 60))) ** 4
-        amount = band * (0.4 + threads * rng.uniform(0.2, 1.2)) * rng.uniform(0.08, 0.35)
+        amount = band * (0.4 + threads * rng.uniform(0.1, 0.9)) * rng.uniform(0.06, 0.3)
         stains = self.style.stains
         return np.asarray(amount[..., None] * stains[rng.choice([1, 3, 3])], np.float32)

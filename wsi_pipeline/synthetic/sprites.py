@@ -76,7 +76,7 @@ class Bank:
             part = max(4, round(count * 0.8 * kind.share**0.7 / shares))
             sprites += [(k, painter.cell(kind, name)) for _ in range(part)]
         for k, name in enumerate(look.debris, len(look.cells)):
-            part = max(3, round(count * 0.2 / len(look.debris)))
+            part = look.painter.copies.get(name, max(3, round(count * 0.2 / len(look.debris))))
             sprites += [(k, painter.debris(name)) for _ in range(part)]
         return cls._pack(mpp, sprites, look)
 

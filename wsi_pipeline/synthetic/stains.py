@@ -164,13 +164,12 @@ def draw_real_style(rng: np.random.Generator) -> Style:
         strength = (1 - t) * one.strength[k] + t * two.strength[k]
         spread = 0.0 if name == "grey" else max((1 - t) * one.hue[k] + t * two.hue[k], 0.15)
         parts.append(colour * rng.lognormal(0, strength) * rng.lognormal(0, spread, 3))
-    preparation: Preparation = rng.choice(
-        ["liquid", "conventional", "air-dried"], p=[0.62, 0.26, 0.12]
-    )
+    preparations: tuple[Preparation, ...] = ("liquid", "conventional", "air-dried")
+    preparation = preparations[int(rng.choice(3, p=[0.62, 0.26, 0.12]))]
     grey, dry = name == "grey", preparation == "air-dried"
     orange = np.full(3, 1.0) if grey else _ORANGE * rng.lognormal(0, 0.2, 3)
     white = np.full(3, 255.0)
-    if rng.random() < 0.45:
+    if rng.random() < 0.35:
         white = rng.uniform(190, 250) + rng.normal(0, 5, 3)
         white = np.full(3, white[0]) if grey else white
     low, high = (1 - t) * np.array(one.pink) + t * np.array(two.pink)
@@ -178,8 +177,8 @@ def draw_real_style(rng: np.random.Generator) -> Style:
     return Style(
         stains=np.stack([parts[2], parts[1] / 0.25, orange, parts[0] / 0.25]).astype(np.float32),
         white=tuple(np.clip(white, 150, 255).tolist()),
-        nucleus=float(rng.uniform(0.5, 1.1) * (0.65 if dry else 1)),
-        cytoplasm=float(rng.uniform(0.65, 1.2) * (0.7 if dry else 1)),
+        nucleus=float(rng.uniform(0.6, 1.15) * (0.65 if dry else 1)),
+        cytoplasm=float(rng.uniform(0.7, 1.25) * (0.7 if dry else 1)),
         eosin=float(rng.uniform(low, high) / 0.35 * rng.choice([0.4, 1.0])),
         blur_um=float(rng.uniform(0.12, 0.35) * (1.6 if dry else 1)),
         noise=float(rng.uniform(0.8, 3.0)),
