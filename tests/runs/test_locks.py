@@ -1,0 +1,142 @@
+"""Laws of the lock of a run folder: one run at a time, and none that ended keeps it."""
+
+import json
+import os
+import threading
+import time
+
+import pytest
+from faults import at_region, ended_process, leave_lock
+from test_pipeline import objects_of, run, same
+
+from wsi_pipeline.core.errors import OutputError
+from wsi_pipeline.core.run_layout import LOCK_JSON as LOCK
+from wsi_pipeline.core.run_layout import RUN_FILES
+from wsi_pipeline.runs import lock
+from wsi_pipeline.runs.lock import RunLock
+from wsi_pipeline.runs.lock_owner import LockOwner
+
+pytestmark = pytest.mark.usefixtures("small_regions")
+
+
+def test_of_two_runs_at_once_one_does_it_and_the_other_says_who(
+    slide_path, darkness, undisturbed, tmp_path, monkeypatch
+):
+    reached, go_on = threading.Event(), threading.Event()
+    at_region(monkeypatch, 5, lambda _: (reached.set(), go_on.wait(60)))
+    done = []
+    first = threading.Thread(target=lambda: done.append(run(slide_path, tmp_path, darkness)))
+    first.start()
+    assert reached.wait(60)
+    for more in ({}, {"overwrite": True}):
+        with pytest.raises(OutputError) as refused:
+            run(slide_path, tmp_path, darkness, **more)
+        assert f"pid {os.getpid()} on " in str(refused.value)
+        assert "give another --out" in str(refused.value)
+    go_on.set()
+    first.join()
+    assert same(objects_of(done[0]), undisturbed)
+    assert {p.name for p in done[0].folder.iterdir()} == set(RUN_FILES)
+    leave_lock(done[0].folder)  # a finished folder is read, whoever has locked it
+    assert run(slide_path, tmp_path, darkness).objects == len(undisturbed)
+
+
+@pytest.mark.parametrize("owner", ["ended", "pid used again"])
+def test_the_lock_of_an_ended_process_is_taken_over_at_once(
+    slide_path, darkness, undisturbed, tmp_path, owner
+):
+    here = LockOwner.this_process()
+    gone = {"pid": ended_process()} if owner == "ended" else {"process_start": 1}
+    leave_lock(tmp_path / "crowded/darkness", **{"machine": here.machine, **gone})
+    began = time.monotonic()
+    assert same(objects_of(run(slide_path, tmp_path, darkness)), undisturbed)
+    assert time.monotonic() - began < lock.CONFIRM_S
+    assert not list((tmp_path / "crowded/darkness").glob("lock*"))
+
+
+@pytest.mark.parametrize("hours", [-9999, 0, 9999], ids="clock of the drive {} h off".format)
+@pytest.mark.parametrize("text", [None, "", "{"])
+def test_the_lock_of_another_machine_is_taken_over_when_it_falls_silent(
+    quick_lock, tmp_path, hours, text
+):
+    path = leave_lock(tmp_path)
+    if text is not None:  # the machine lost power while it wrote
+        path.write_text(text)
+    os.utime(path, (time.time() + 3600 * hours,) * 2)
+    began = time.monotonic()
+    mine = RunLock(tmp_path)
+    assert time.monotonic() - began >= (lock.CONFIRM_S if hours < 0 else lock.SILENT_S)
+    mine.check()
+    mine.release()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("hours", [-9999, 0, 9999])
+def test_the_lock_of_a_run_elsewhere_that_goes_on_is_left_to_it(quick_lock, tmp_path, hours):
+    path = leave_lock(tmp_path)
+    before = path.read_text()
+    ended = threading.Event()
+
+    def beat():
+        for n in range(10_000):
+            os.utime(path, (time.time() + 3600 * hours + n,) * 2)
+            if ended.wait(lock.RENEW_S):
+                return
+
+    other = threading.Thread(target=beat)
+    other.start()
+    with pytest.raises(OutputError, match=r"is being written by pid \d+ on other since 20"):
+        RunLock(tmp_path)
+    ended.set()
+    other.join()
+    assert path.read_text() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_of_many_who_take_over_one_gets_it(tmp_path):
+    pid, machine = ended_process(), LockOwner.this_process().machine
+    for turn in range(15):
+        folder = tmp_path / str(turn)
+        leave_lock(folder, machine=machine, pid=pid)
+        start, got, refused = threading.Barrier(8), [], []
+
+        def take(folder=folder, start=start, got=got, refused=refused):
+            start.wait()
+            try:
+                got.append(RunLock(folder))
+            except OutputError as error:
+                refused.append(str(error))
+
+        threads = [threading.Thread(target=take) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(got) == 1 and len(refused) == 7
+        got[0].check()
+        got[0].release()
+        assert not list(folder.iterdir())
+
+
+def test_the_heart_beats_and_stops(quick_lock, tmp_path):
+    mine = RunLock(tmp_path)
+    os.utime(mine.path, (1, 1))
+    until = time.monotonic() + 30
+    while mine.path.stat().st_mtime < 2 and time.monotonic() < until:
+        time.sleep(0.02)
+    assert mine.path.stat().st_mtime > 2
+    mine.release()
+    assert "lock" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_run_that_was_taken_over_writes_no_more(
+    slide_path, darkness, undisturbed, tmp_path, monkeypatch, quick_lock
+):
+    with monkeypatch.context() as patch:
+        at_region(patch, 9, lambda folder: leave_lock(folder.path))
+        with pytest.raises(OutputError, match=r"was taken over by pid \d+ on other"):
+            run(slide_path, tmp_path, darkness, workers=1)
+    folder = tmp_path / "crowded/darkness"
+    assert len(list(folder.glob("parts/*.npz"))) == 8
+    assert json.loads((folder / LOCK).read_text())["host"] == "other"  # not ours to remove
+    assert not list(folder.glob("objects.*"))
+    assert same(objects_of(run(slide_path, tmp_path, darkness)), undisturbed)
