@@ -1,6 +1,7 @@
 """Slides and models that the tests share; everything is generated, small and exact."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import settings
 from numba.core.caching import IndexDataCacheFile
 
 from wsi_pipeline.segmentation.model import Model
+from wsi_pipeline.synthetic import placement
 from wsi_pipeline.synthetic.svs_writer import SlidePlan, plan_slide, write_slide
 
 # `make test` tries few examples of each property, `make test-all` many. In CI the examples are the
@@ -41,6 +43,14 @@ def lock_compiled_functions() -> None:
 lock_compiled_functions()
 
 
+@pytest.fixture(autouse=True, scope="session")
+def few_sprites() -> Iterator[None]:
+    """Paint few sprites for a slide: painting them all takes seconds, and few tests need it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(placement, "SPRITES", 60)
+        yield
+
+
 @pytest.fixture(scope="session")
 def darkness() -> Model:
     """One `Darkness` for all tests."""
@@ -50,7 +60,7 @@ def darkness() -> Model:
 @pytest.fixture(scope="session")
 def plan() -> SlidePlan:
     """A crowded slide at 0.5 µm, none of whose sides is a round number."""
-    return plan_slide(1403, 1211, mpp=0.5, seed=11, tissue=0.8)
+    return plan_slide(1003, 811, mpp=0.5, seed=11, tissue=0.8)
 
 
 @pytest.fixture(scope="session")

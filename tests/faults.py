@@ -25,7 +25,7 @@ COMMAND = """
     from wsi_pipeline import pipeline
     from wsi_pipeline.runs import work_plan
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where this is in a shell's &
-    work_plan.REGION_PX = 264
+    work_plan.REGION_PX = 200
     darkness = make_darkness()
     {more}
     registry.model_for = lambda config: darkness

@@ -12,6 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from wsi_pipeline.core.run_layout import find_runs
 from wsi_pipeline.formats.geoparquet import read_parquet
 
@@ -65,6 +67,7 @@ wsiseg("models")
 """
 
 
+@pytest.mark.slow
 def test_the_main_job_runs_without_functions_that_only_unix_has(tmp_path: Path):
     ended = subprocess.run(
         [sys.executable, "-c", PREAMBLE + JOB],

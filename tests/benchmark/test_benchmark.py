@@ -6,21 +6,27 @@ import json
 import os
 import platform
 import sys
+import time
 
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from small_slides import NOISE, write_pyramid
 from wsiseg_models.semantic.unet import unet
 
 from wsi_pipeline.benchmark import published as benchmark_paper
 from wsi_pipeline.benchmark import report as benchmark_report
 from wsi_pipeline.benchmark import run as benchmark_module
+from wsi_pipeline.benchmark import stages as benchmark_stages
+from wsi_pipeline.benchmark import threshold_model
+from wsi_pipeline.benchmark.machine import Process
 from wsi_pipeline.benchmark.published import PUBLISHED, compare_networks
 from wsi_pipeline.benchmark.report import as_markdown, plot
 from wsi_pipeline.benchmark.run import STAGES
 from wsi_pipeline.cli.main import cli
-from wsi_pipeline.synthetic.svs_writer import plan_slide, write_slide
+from wsi_pipeline.core.machine import peak_bytes
+from wsi_pipeline.segmentation.load_model import open_model
 
 
 def wsiseg(*args):
@@ -30,11 +36,25 @@ def wsiseg(*args):
     return result
 
 
-@pytest.fixture(scope="module")
-def ran(tmp_path_factory):
+def run_here(code, arguments, *, environment, device):
+    """As `run_process`, in this process, which has imported and compiled everything."""
+    began = time.perf_counter()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["-c", *arguments])
+        patch.setattr(threshold_model, "keep_freed_memory", lambda: None)
+        exec(code, {})
+    seconds = time.perf_counter() - began
+    return Process(seconds, round(peak_bytes(os.getpid()) / 1e6), {})
+
+
+@pytest.fixture(scope="module", params=["here", pytest.param("processes", marks=pytest.mark.slow)])
+def ran(request, tmp_path_factory):
     """A tiny benchmark without a network: its folder and what it printed."""
     out = tmp_path_factory.mktemp("bench") / "out"
     with pytest.MonkeyPatch.context() as patch:
+        if request.param == "here":
+            patch.setattr(benchmark_module, "run_process", run_here)
+            patch.setitem(benchmark_stages.STEADY_S, "cpu", 0.0)
         # To compile everything anew takes a minute, which is what a cold start is.
         patch.setattr(benchmark_module, "caches", lambda work: {})
         patch.setitem(sys.modules, "matplotlib", None)
@@ -222,12 +242,21 @@ def test_the_unet_keeps_the_shape_and_sees_every_pixel(depth):
 
 
 @pytest.fixture
-def light(monkeypatch):
-    """A U-Net that takes no time."""
+def light(monkeypatch, darkness):
+    """Two networks that take no time."""
     monkeypatch.setattr(benchmark_paper, "unet", lambda: unet(width=2))
+    opened = dataclasses.replace(open_model("dssnet", device="cpu"), network=darkness.network)
+    monkeypatch.setattr(benchmark_paper, "open_model", lambda name, device: opened)
 
 
-def test_both_networks_see_the_same_tiles(slide_path, light, monkeypatch):
+@pytest.fixture(scope="module")
+def two_windows(tmp_path_factory):
+    """Noise of 1403 x 1211 px, which holds two windows of 700 px at steps of 640."""
+    path = tmp_path_factory.mktemp("windows") / "noise.tif"
+    return write_pyramid(path, np.tile(NOISE, (3, 3, 1))[:1211, :1403], levels=1)
+
+
+def test_both_networks_see_the_same_tiles(two_windows, light, monkeypatch):
     seen = {}
     real = benchmark_paper._network
 
@@ -242,15 +271,15 @@ def test_both_networks_see_the_same_tiles(slide_path, light, monkeypatch):
         return dataclasses.replace(model, network=keep), note
 
     monkeypatch.setattr(benchmark_paper, "_network", watched)
-    found = compare_networks(slide_path, device="cpu", threads=2, tiles=5)
+    found = compare_networks(two_windows, device="cpu", threads=2, tiles=5)
     a, b = (np.concatenate(seen[name]) for name in ("dssnet", "unet"))
     assert a.shape == (5 + benchmark_paper.WARM_UP, 512, 512, 3) and np.array_equal(a, b)
-    assert found["distinct_tiles"] == 2  # of 1403 x 1211 px, 700 at steps of 640
+    assert found["distinct_tiles"] == 2
     assert not np.array_equal(a[0], a[1]) and np.array_equal(a[-5], a[-3])
 
 
-def test_extrapolated_figures_are_labelled(told, slide_path, light, monkeypatch):
-    paper = compare_networks(slide_path, device="cpu", threads=1, tiles=2)
+def test_extrapolated_figures_are_labelled(told, two_windows, light, monkeypatch):
+    paper = compare_networks(two_windows, device="cpu", threads=1, tiles=2)
     assert paper["extrapolated"] and paper["tiles_measured"] == 2
     for row in paper["networks"].values():
         assert row["seconds_for_all"] == pytest.approx(row["seconds_measured"] * 14_800)
@@ -262,7 +291,7 @@ def test_extrapolated_figures_are_labelled(told, slide_path, light, monkeypatch)
     columns = [c for c in shown["unet"] if " s for 29600 " in c]
     assert len(columns) == 2 and all("extrapolated from 2 tiles" in c for c in columns)
     monkeypatch.setattr(benchmark_paper, "TILES", 2)
-    paper = compare_networks(slide_path, device="cpu", threads=1, tiles=2)
+    paper = compare_networks(two_windows, device="cpu", threads=1, tiles=2)
     assert not paper["extrapolated"]
     text = as_markdown(told | {"paper": paper})
     assert "extrapolated" not in text and "s for 2 (measured)" in text
@@ -273,7 +302,6 @@ def test_extrapolated_figures_are_labelled(told, slide_path, light, monkeypatch)
 
 
 def test_a_slide_without_a_window_is_refused(tmp_path):
-    path = tmp_path / "tiny.svs"
-    write_slide(path, plan_slide(690, 1200, seed=1))
+    path = write_pyramid(tmp_path / "tiny.tif", np.tile(NOISE, (3, 1, 1))[:1200, :690], levels=1)
     with pytest.raises(ValueError, match="690 x 1200"):
         compare_networks(path, device="cpu", threads=1, tiles=1)

@@ -21,7 +21,7 @@ from wsi_pipeline.synthetic.svs_writer import plan_slide, truth_objects, write_s
 def sparse(tmp_path_factory):
     """A slide with empty glass, of several regions."""
     path = tmp_path_factory.mktemp("sparse") / "sparse.svs"
-    write_slide(path, plan_slide(5000, 4300, mpp=0.5, seed=5, tissue=0.1))
+    write_slide(path, plan_slide(2500, 2150, mpp=0.5, seed=5, tissue=0.1))
     return path
 
 
@@ -32,7 +32,7 @@ def test_the_work_is_that_of_a_run(sparse, tmp_path):
         work = Work(slide, model, RunConfig())
     assert len(work.regions) == summary["regions"] < 9
     assert work.foreground_mpx * 1e6 == pytest.approx(
-        summary["foreground"]["share"] * 5000 * 4300, rel=1e-3
+        summary["foreground"]["share"] * 2500 * 2150, rel=1e-3
     )
     side = model.tile_px + 2 * model.halo_px
     assert {(t.width, t.height) for t in work.tiles} == {(side, side)}

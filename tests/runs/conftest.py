@@ -9,13 +9,13 @@ from wsi_pipeline.runs import lock, work_plan
 @pytest.fixture
 def small_regions(monkeypatch):
     """30 regions, so that a fault meets some that are done and some that are not."""
-    monkeypatch.setattr(work_plan, "REGION_PX", 264)
+    monkeypatch.setattr(work_plan, "REGION_PX", 200)
 
 
 @pytest.fixture(scope="session")
 def undisturbed(slide_path, darkness, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(work_plan, "REGION_PX", 264)
+        patch.setattr(work_plan, "REGION_PX", 200)
         result = run(slide_path, tmp_path_factory.mktemp("undisturbed"), darkness)
     assert result.summary["regions"] == 30 and result.objects > 300
     return objects_of(result)

@@ -33,7 +33,7 @@ from wsi_pipeline.synthetic.svs_writer import plan_slide, write_slide
 distributed = pytest.importorskip("distributed")
 pytestmark = pytest.mark.slow
 
-REGION_PX = 264
+REGION_PX = 200
 FILES = ("objects.parquet", "objects.geojson.gz", "overlay.png", "thumbnail.png")
 
 

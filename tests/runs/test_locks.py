@@ -18,6 +18,9 @@ from wsi_pipeline.runs.lock_owner import LockOwner
 
 pytestmark = pytest.mark.usefixtures("small_regions")
 
+FAST_LOCKS = [(-9999, ""), (0, None), (9999, "{")]
+"""Each clock and each text once; the other pairs are slow, since a silent lock takes a second."""
+
 
 def test_of_two_runs_at_once_one_does_it_and_the_other_says_who(
     slide_path, darkness, undisturbed, tmp_path, monkeypatch
@@ -54,8 +57,14 @@ def test_the_lock_of_an_ended_process_is_taken_over_at_once(
     assert not list((tmp_path / "crowded/darkness").glob("lock*"))
 
 
-@pytest.mark.parametrize("hours", [-9999, 0, 9999], ids="clock of the drive {} h off".format)
-@pytest.mark.parametrize("text", [None, "", "{"])
+@pytest.mark.parametrize(
+    ("hours", "text"),
+    [
+        pytest.param(hours, text, marks=() if (hours, text) in FAST_LOCKS else pytest.mark.slow)
+        for hours in (-9999, 0, 9999)  # the clock of the drive is so far off
+        for text in (None, "", "{")
+    ],
+)
 def test_the_lock_of_another_machine_is_taken_over_when_it_falls_silent(
     quick_lock, tmp_path, hours, text
 ):

@@ -17,7 +17,11 @@ from wsi_pipeline.pipeline import run_slide
 pytestmark = pytest.mark.usefixtures("small_regions")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name)
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)],
+    ids=lambda n: n.name,
+)
 def test_the_first_signal_finishes_what_is_in_flight(
     number, slide_path, darkness, undisturbed, tmp_path, request
 ):

@@ -5,6 +5,7 @@ window, cut at the window's edge.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -40,6 +41,7 @@ class Ellipse:
     turn: float
     kind: int
 
+    @cached_property
     def polygon(self):
         circle = shapely.Point(0, 0).buffer(1, quad_segs=32)
         wide = shapely.affinity.scale(circle, self.a, self.b, origin=(0, 0))
@@ -96,7 +98,7 @@ def oracle(things, halo=128, jitter=0.0):
         ox, oy = (b % 16) * 256 + r - column, (b // 16) * 256 + g - row
         boxes, kinds, masks, scores = [], [], [], []
         for k, thing in enumerate(things):
-            x0, y0, x1, y1 = thing.polygon().bounds
+            x0, y0, x1, y1 = thing.polygon.bounds
             box = np.array([max(x0 - ox, 0), max(y0 - oy, 0), min(x1 - ox, w), min(y1 - oy, h)])
             if (box[2:] - box[:2] < 3).any():
                 continue
@@ -129,12 +131,13 @@ def found(tmp_path, name, model, **settings):
 
 def inside(thing):
     """The part of a cell that lies on the slide."""
-    return thing.polygon().intersection(shapely.box(0, 0, WIDTH, HEIGHT))
+    return thing.polygon.intersection(shapely.box(0, 0, WIDTH, HEIGHT))
 
 
 def check_all_there(objects, cells, nuclei, links, iou=0.85):
     """Each true cell and nucleus on the slide exactly once, joined as they should be."""
     shapes = objects.polygons()
+    tree = shapely.STRtree(shapes)
     true = [inside(t) for t in (*cells, *nuclei)]
     kinds = [0] * len(cells) + [1] * len(nuclei)
     match = {}
@@ -142,7 +145,7 @@ def check_all_there(objects, cells, nuclei, links, iou=0.85):
         if polygon.area < 40:
             continue
         agree = [
-            i for i in range(len(shapes)) if objects.class_index[i] == kind
+            i for i in tree.query(polygon) if objects.class_index[i] == kind
             and shapes[i].intersection(polygon).area
             >= (iou if polygon.area > 400 else 0.7) * shapes[i].union(polygon).area
         ]  # fmt: skip

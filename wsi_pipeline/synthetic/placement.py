@@ -22,6 +22,8 @@ __all__ = ["BIN_PX", "SlidePlan", "plan_slide"]
 
 BIN_PX = 512
 """Side of the blocks by which sprites are sorted."""
+SPRITES = 384
+"""About how many sprites are painted for a slide; each is used many times."""
 _MEGAPIXEL_UM2 = 250.0**2
 """Area of a million pixels at 0.25 µm per pixel."""
 _NUCLEUS_OVERLAP, _CELL_OVERLAP = 0.12, 0.5
@@ -141,7 +143,7 @@ def plan_slide(
     _check_mix(mix, kinds)
     rng = np.random.default_rng([seed, width, height, round(mpp * 1e6)])
     style = style or (draw_style(rng, stain) if kinds.name == "plain" else draw_real_style(rng))
-    bank = bank or Bank.paint(mpp, style, seed=seed, look=kinds)
+    bank = bank or Bank.paint(mpp, style, count=SPRITES, seed=seed, look=kinds)
     area = width * height * mpp**2 / _MEGAPIXEL_UM2
     wanted = round(area * tissue * density / 1.04)  # one cell in 25 has two nuclei
     spare = 3 * wanted  # many do not find room
