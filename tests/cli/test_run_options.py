@@ -9,6 +9,8 @@ from command_line import complaint, wsiseg
 from wsi_pipeline.cli.main import cli
 
 MODELS = ("dssnet", "donet", "cascade", "maskrcnn")
+MARKED = [pytest.param(m, marks=pytest.mark.slow if m == "cascade" else ()) for m in MODELS]
+"""With cheap networks, `cascade` differs from `donet` in its card alone."""
 WITHOUT_WEIGHTS = {"maskrcnn"}
 STRIDE = {"dssnet": 8, "donet": 32, "cascade": 32}
 
@@ -73,7 +75,7 @@ def files(bare, tmp_path, monkeypatch):
     return bare
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", MARKED)
 @pytest.mark.parametrize("option", VALUES)
 def test_a_value_starts_or_is_refused(option, model, files, tmp_path):
     for number, (value, good) in enumerate(VALUES[option]):
@@ -87,7 +89,7 @@ def test_a_value_starts_or_is_refused(option, model, files, tmp_path):
             assert started == good, (value, good)
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", MARKED)
 @pytest.mark.parametrize("option", FLAGS)
 def test_a_flag_starts(option, model, files, tmp_path):
     flag = visible_options()[option]

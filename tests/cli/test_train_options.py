@@ -1,6 +1,7 @@
 """Laws of the options of `wsiseg train MODEL`: they are the settings; each starts or is refused."""
 
 import dataclasses
+import functools
 import json
 import math
 
@@ -17,7 +18,15 @@ from wsi_pipeline.cli.main import cli
 from wsi_pipeline.cli.train_options import NETWORK, build_config, model_command, targets
 from wsi_pipeline.core.errors import UsageError
 
-EVERY = [(model, name) for model in MODELS for name in targets(model)]
+FAST_MODELS = ("dssnet", "donet")
+EVERY = [
+    pytest.param(
+        model, name,
+        marks=() if model in FAST_MODELS or name not in targets("donet") else pytest.mark.slow,
+    )
+    for model in MODELS for name in targets(model)
+]  # fmt: skip
+"""Options that `donet` has too are slow for the other networks of instances."""
 SMALL = {
     "backbone": "resnet18", "trunk_width": 8, "norm": "group", "trainable_layers": 5,
     "fpn_width": 8, "anchor_px": (8, 16, 32, 64, 128), "rpn_samples": 32, "roi_samples": 16,
@@ -25,6 +34,14 @@ SMALL = {
     "mask_convs": 1, "score": 0.05,
 }  # fmt: skip
 BAD = ["-1", "0", "2", "nonsense", "nan", "1e9", ""]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def commands_once():
+    """Make the command of each model once, not for each of two thousand calls."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_options, "model_command", functools.cache(model_command))
+        yield
 
 
 @pytest.fixture(scope="module")

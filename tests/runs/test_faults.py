@@ -20,6 +20,7 @@ from faults import (
     ended_process,
     leave_lock,
 )
+from PIL import Image
 from test_pipeline import objects_of, run, same
 
 from wsi_pipeline.core.errors import OutOfMemoryError, OutputError
@@ -27,6 +28,7 @@ from wsi_pipeline.core.geometry import Box
 from wsi_pipeline.core.run_layout import LOCK_JSON as LOCK
 from wsi_pipeline.formats.geoparquet import read_parquet
 from wsi_pipeline.runs import final_files as results
+from wsi_pipeline.runs import work_plan
 from wsi_pipeline.runs.lock_owner import LockOwner
 from wsi_pipeline.slides.slide import open_slide
 
@@ -63,10 +65,23 @@ def small_memory(model, most, error):
 
 
 @pytest.mark.parametrize("error", LACKS.values(), ids=LACKS)
-def test_a_batch_too_large_for_the_device_is_halved(
-    slide_path, darkness, undisturbed, tmp_path, error, caplog
-):
+def test_every_lack_of_memory_halves_the_batch(slide_path, darkness, tmp_path, error):
+    path = tmp_path / "field.png"
+    with open_slide(slide_path) as opened:
+        Image.fromarray(opened.read_region(Box(300, 300, 580, 520))).save(path)
+    settings = {"mpp": 0.5, "batch": 16, "tile_px": 64, "workers": 1}
+    whole = run(path, tmp_path / "a", darkness, **settings)
     model, sizes = small_memory(darkness, 3, error)
+    result = run(path, tmp_path / "b", model, **settings)
+    assert max(sizes) > 3 and result.summary["batch_reduced_to"] == 2
+    assert whole.objects > 5 and same(objects_of(result), objects_of(whole))
+
+
+def test_a_batch_too_large_for_the_device_is_halved(
+    slide_path, darkness, undisturbed, tmp_path, caplog, monkeypatch
+):
+    monkeypatch.setattr(work_plan, "REGION_PX", 264)
+    model, sizes = small_memory(darkness, 3, LACKS["PyTorch on a GPU"])
     result = run(slide_path, tmp_path, model, batch=16, tile_px=128, workers=1)
     assert same(objects_of(result), undisturbed)
     assert result.summary["batch_reduced_to"] == 2
