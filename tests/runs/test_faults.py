@@ -151,7 +151,7 @@ def test_a_slide_that_shrinks_or_goes_while_it_is_read(
     expected = objects_of(run(path, tmp_path / "whole", darkness, mpp=0.5))
 
     def fault(_):
-        os.truncate(path, len(whole) // 2)
+        os.truncate(path, len(whole) // 4)
         path.unlink()
 
     with monkeypatch.context() as patch:
