@@ -46,7 +46,7 @@ def test_a_late_read_harms_no_other(slide_path, monkeypatch):
 
 def test_a_slide_with_a_hanging_read_is_closed_later(slide_path, monkeypatch):
     drive = Stalling(monkeypatch, after=0)
-    with open_slide(slide_path, read_timeout_s=0.1) as opened, pytest.raises(SlideTimeoutError):
+    with open_slide(slide_path, read_timeout_s=0.5) as opened, pytest.raises(SlideTimeoutError):
         opened.read_region(Box(0, 0, 9, 9))
     assert opened._reader._file.close.alive  # else the late read would meet freed memory
     with pytest.raises(SlideReadError, match="closed"):
