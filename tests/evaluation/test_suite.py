@@ -15,6 +15,7 @@ from pycocotools import mask as coco
 
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import DataError, UsageError
+from wsi_pipeline.evaluation.suite import training_notes
 from wsi_pipeline.evaluation.suite_fields import ABNORMAL, measure_model
 from wsi_pipeline.evaluation.suite_measures import (
     Marked,
@@ -26,9 +27,10 @@ from wsi_pipeline.evaluation.suite_measures import (
 )
 from wsi_pipeline.evaluation.suite_pictures import worst_fields, write_worst
 from wsi_pipeline.evaluation.suite_report import suite_tables, without_nan
-from wsi_pipeline.evaluation.suite_sets import find_sets, mask_area
+from wsi_pipeline.evaluation.suite_sets import SuiteSet, find_sets, mask_area
 from wsi_pipeline.evaluation.suite_stain import ghost_cells, mean_density, optical_density
 from wsi_pipeline.runs.segment_whole import segment_whole
+from wsi_pipeline.segmentation.model import Card
 from wsi_pipeline.segmentation.nuclei import model_from_function
 
 SIDE, MPP = 200, 0.5
@@ -415,6 +417,30 @@ def test_a_card_tells_what_makes_scores_too_good(sets, cheap):
     shown = succeed("evaluate", "--suite", sets, "--device", "cpu", "--json", "--split", "all")
     (model,) = json.loads(shown)["models"]
     assert "was trained with split fold:0/5" in model["notes"][0]
+
+
+@pytest.mark.parametrize(
+    ("specs", "seen"),
+    [
+        (["annotations_train45.json", "bttfa_lbc=2.5"], []),
+        (["sets/isbi2014@0.3=2"], ["isbi2014/edf_tiles_nuclei"]),
+        (["isbi2014/annotations_train45.json", "cric_fields=0.5"], ["cric_fields"]),
+    ],
+)
+def test_a_kept_back_set_that_was_trained_on_is_named(specs, seen):
+    sets = [
+        SuiteSet(name, (), 1, kept_back, False, "")
+        for name, kept_back in (
+            ("bttfa_lbc", False), ("cric_fields", True), ("isbi2014/edf_tiles_nuclei", True),
+        )
+    ]  # fmt: skip
+    card = Card(
+        name="m", task="nuclei", classes=("nucleus",), mpp=0.5, halo_px=0,
+        training={"data": specs, "split": "fold:0/5"},
+    )  # fmt: skip
+    notes = training_notes("m", card, sets, "fold:0/5")
+    assert [n for name in seen for n in notes if name in n] == notes
+    assert len(notes) == len(seen)
 
 
 def test_no_objects_are_no_error(sets):

@@ -156,3 +156,5 @@ def _evaluate_suite(folder: Path, settings: Mapping[str, Any], as_json: bool, qu
     elif not quiet:
         for title, rows in suite_tables(suite, earlier):
             click.echo(f"{title}\n{table(rows)}\n")
+        for note in (note for model in suite["models"] for note in model["notes"]):
+            click.echo(note)

@@ -5,6 +5,7 @@ This module can be imported without pycocotools, which only reading the truth ne
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from wsi_pipeline.evaluation.suite_fields import SegmentSlide
     from wsi_pipeline.evaluation.suite_sets import SuiteSet
 
-__all__ = ["NamedModel", "open_models", "run_suite"]
+__all__ = ["NamedModel", "open_models", "run_suite", "training_notes"]
 
 WORST = 10
 """Number of fields per model whose pictures are written."""
@@ -156,26 +157,28 @@ def _measure(
         "identity": one.model.identity,
         "mpp": one.model.mpp,
         "precision": one.model.precision,
-        "notes": _notes(one, sets, split),
+        "notes": training_notes(one.name, one.card, sets, split),
         "sets": scores,
         "fields": field_rows(drawn),
         "worst": write_worst(out / "worst", one.name, worst) if out is not None else [],
     }
 
 
-def _notes(one: NamedModel, sets: Sequence[SuiteSet], split: str) -> list[str]:
+def training_notes(name: str, card: Card, sets: Sequence[SuiteSet], split: str) -> list[str]:
     """Return what makes scores of a model look better than they are, according to its card."""
-    trained = {text.split(" (")[0] for text in one.card.data}
-    notes = []
-    own = one.card.training.get("split")
-    if trained and split != own:
+    training = card.training
+    own, notes = training.get("split"), []
+    if card.data and split != own:
         notes.append(
-            f"{one.name} was trained with split {own}, so that training may have used images of "
+            f"{name} was trained with split {own}, so that training may have used images of "
             f"split {split}."
         )
-    kept_back = [s.name for s in sets if s.kept_back and s.name in trained]
-    if kept_back:
-        notes.append(f"{one.name} was trained on {', '.join(kept_back)}: not kept back for it.")
+    # Folders that were given as a whole, with everything in them: DIR, DIR=SHARE or DIR@MPP.
+    given = {re.split("[=@]", Path(spec).name)[0] for spec in training.get("data", ())}
+    given |= {text.split(" (")[0] for text in card.data if not training.get("data")}
+    seen = [s.name for s in sets if s.kept_back and s.name.split("/")[0] in given]
+    if seen:
+        notes.append(f"{name} was trained on {', '.join(seen)}: not kept back for it.")
     return notes
 
 
