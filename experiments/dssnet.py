@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from wsiseg_models import registry
+from wsiseg_models.semantic.dssnet import DSSNet
 from wsiseg_models.training.coco import Split
-from wsiseg_models.training.receptive_field import CORE_PX, EXACT_PX, HALOS, crop_error
+from wsiseg_models.training.receptive_field import CORE_PX, HALOS, crop_error
 from wsiseg_models.training.semantic_data import Sample, load_set
 from wsiseg_models.training.train_semantic import predict_image
 
@@ -47,8 +48,8 @@ def held_out(data: list[str], mpp: float, split: str) -> list[Sample]:
 
 def halo(predict: Predict, mpp: float) -> None:
     """Measure how much context decides a pixel: cores with each halo against the whole field."""
-    side = CORE_PX + 2 * EXACT_PX
-    halos = (16, *HALOS, EXACT_PX)
+    side = CORE_PX + 2 * DSSNet.context_px
+    halos = (16, *HALOS, DSSNet.context_px)
     fields = [
         render(plan_slide(side, side, mpp=mpp, seed=seed, tissue=0.95), Box(0, 0, side, side))
         for seed in (1, 2, 3, 4)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from .checkpoint import Card, load_checkpoint, weights_path
 from .instance.config import CASCADE, DONET, MASKRCNN, InstanceConfig
-from .semantic.config import DSSNetConfig
+from .semantic.config import DSSNetConfig, UNetConfig
 
 if TYPE_CHECKING:
     from torch import nn
@@ -54,6 +54,8 @@ class Entry:
         that suit a window of a slide better than an image of a training set
     tile_px
         default tile on a slide, if not the card's
+    takes_margin
+        whether that faster network takes a margin, without which it returns its output
     """
 
     summary: str
@@ -67,6 +69,7 @@ class Entry:
     bfloat16: bool = False
     inference_options: Mapping[str, Any] = field(default_factory=dict)
     tile_px: int | None = None
+    takes_margin: bool = False
 
 
 def _lazy(module: str, name: str) -> Callable[..., Any]:
@@ -109,6 +112,18 @@ MODELS: Mapping[str, Entry] = MappingProxyType(
             faster=_lazy(".semantic.dssnet_fast", "rewrite"),
             bfloat16=True,
             inference_options={"sr_head": False, "edge_head": False},
+            takes_margin=True,
+        ),
+        "unet": Entry(
+            summary="nuclei, U-Net on an EfficientNet-Lite encoder",
+            task="nuclei",
+            config=UNetConfig(),
+            builder=_lazy(".semantic.unet", "unet"),
+            loss=_lazy(".semantic.unet", "UNetLoss"),
+            for_inference=_lazy(".semantic.unet", "for_inference"),
+            decode=_lazy(".semantic.dssnet", "decode"),
+            faster=_lazy(".semantic.unet", "unchanged"),
+            takes_margin=True,
         ),
         "donet": _instance("donet", DONET, "overlapping cells and nuclei (Jiang et al. 2023)"),
         "cascade": _instance(

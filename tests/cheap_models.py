@@ -98,7 +98,8 @@ def _cheap(entry: registry.Entry) -> registry.Entry:
     def faster(network: torch.nn.Module) -> torch.nn.Module:
         return network if isinstance(network, Darkness | Light) else entry.faster(network)
 
-    return replace(entry, faster=faster, bfloat16=False, tile_px=entry.tile_px and 256)
+    tile_px = entry.tile_px and 256
+    return replace(entry, faster=faster, bfloat16=False, tile_px=tile_px, takes_margin=False)
 
 
 @contextmanager

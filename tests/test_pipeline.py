@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import shapely
 import tifffile
+from wsiseg_models.precision import has_bfloat16
 
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import ConfigError, OutputError
@@ -25,7 +26,7 @@ from wsi_pipeline.runs import final_files as results
 from wsi_pipeline.runs import part_file, work_plan
 from wsi_pipeline.runs import run_folder as store
 from wsi_pipeline.segmentation import inference
-from wsi_pipeline.segmentation.load_model import has_bfloat16, open_model
+from wsi_pipeline.segmentation.load_model import open_model
 from wsi_pipeline.segmentation.nuclei import model_from_function
 from wsi_pipeline.slides import window_cache as canvas
 from wsi_pipeline.slides.slide import open_slide

@@ -1,4 +1,4 @@
-"""Settings of DSSNet, with the paper's defaults."""
+"""Settings of the networks that classify pixels."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 
 from ..settings import check_choices, setting, typed
 
-__all__ = ["DSSNetConfig"]
+__all__ = ["DSSNetConfig", "UNetConfig"]
 
 
 @dataclass(frozen=True)
@@ -46,3 +46,38 @@ class DSSNetConfig:
         for name, least in (("classes", 2), ("width", 4), ("depth", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} {getattr(self, name)} is below {least}")
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """Settings of `unet`, JSON-able.
+
+    Raises
+    ------
+    ValueError
+        a value that cannot be; the message names field and value
+
+    Examples
+    --------
+    >>> UNetConfig(encoder="lite1").widths
+    (64, 32, 24)
+    """
+
+    classes: int = setting(2, "Set the number of classes, background included.")
+    encoder: str = setting(
+        "lite0",
+        "Choose the encoder, an EfficientNet-Lite.",
+        choices=("lite0", "lite1", "lite2"),
+    )
+    widths: tuple[int, ...] = setting(
+        (64, 32, 24), "Set the channels of the decoder at strides 8, 4 and 2."
+    )
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            object.__setattr__(self, f.name, typed(f.name, getattr(self, f.name), f.default))
+        check_choices(self)
+        if self.classes < 2:
+            raise ValueError(f"classes {self.classes} is below 2")
+        if len(self.widths) != 3 or min(self.widths) < 1:
+            raise ValueError(f"widths {self.widths} are not three numbers above 0; try 64,32,24")

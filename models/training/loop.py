@@ -205,7 +205,7 @@ def run_steps(
     progress = _Progress(run, quiet=quiet)
     for step, batch in enumerate(batches, run.step):
         for group in run.optimizer.param_groups:
-            group["lr"] = rate(step)
+            group["lr"] = rate(step) * group["share"]
         terms = update(step, batch)
         run.ema.update(run.network, step)
         for name, value in terms.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,17 +19,30 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """Build the optimizer that `config` names, over the weights that are not frozen.
 
+    Its groups of weights state the ``share`` of the learning rate that they get: 1, or
+    `config.encoder_rate` for the weights of `network.encoder`.
+
     Parameters
     ----------
     momentum
         momentum of SGD
     """
-    learning = [p for p in network.parameters() if p.requires_grad]
+    learning = _groups(network, getattr(config, "encoder_rate", 1.0))
     if config.optimizer == "sgd":
         return torch.optim.SGD(
             learning, config.lr, momentum=momentum, weight_decay=config.weight_decay
         )
     return torch.optim.AdamW(learning, config.lr, weight_decay=config.weight_decay)
+
+
+def _groups(network: nn.Module, encoder_rate: float) -> list[dict[str, Any]]:
+    """Return the weights that are not frozen, those of a pretrained encoder apart."""
+    encoder = getattr(network, "encoder", None)
+    slow = {id(p) for p in encoder.parameters()} if encoder is not None else set()
+    learning = [p for p in network.parameters() if p.requires_grad]
+    parts = (([p for p in learning if id(p) in slow], encoder_rate),
+             ([p for p in learning if id(p) not in slow], 1.0))  # fmt: skip
+    return [{"params": params, "share": share} for params, share in parts if params]
 
 
 def cosine(step: int, steps: int) -> float:

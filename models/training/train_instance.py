@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .. import registry
 from ..checkpoint import Card
+from ..precision import autocast
 from .coco import Split
 from .config import InstanceTrainConfig
 from .crops import InstanceCrops
@@ -172,7 +173,7 @@ def _step(
     images, targets = batch
     targets = [{k: v.to(config.device, non_blocking=True) for k, v in t.items()} for t in targets]
     network.train()
-    with torch.autocast(torch.device(config.device).type, torch.bfloat16, enabled=config.amp):
+    with autocast(config.device, config.amp):
         terms = network(normal(images), targets)
     total = torch.stack([v.float() for v in terms.values()]).sum()
     if not torch.isfinite(total):

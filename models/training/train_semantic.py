@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .. import registry
 from ..checkpoint import Card
+from ..precision import autocast
 from .coco import Split
 from .config import SemanticTrainConfig
 from .crops import Crops
@@ -29,7 +30,8 @@ __all__ = ["predict_image", "train_semantic", "validate"]
 
 MEAN = STD = 128.0
 """The network gets (image − mean) / std."""
-STRIDE = 8
+PADDED = 32
+"""Images are padded to a multiple of this, which suits every network."""
 CLIP = 1.0
 """Largest norm of the gradient."""
 WARM_UP_STEPS = 100
@@ -43,7 +45,7 @@ def predict_image(
 ) -> NDArray[np.uint8]:
     """Return class probabilities (k, h, w), 0 to 255, of an image (h, w, 3) of any size."""
     h, w = image.shape[:2]
-    padded = np.pad(image, ((0, -h % STRIDE), (0, -w % STRIDE), (0, 0)), mode="reflect")
+    padded = np.pad(image, ((0, -h % PADDED), (0, -w % PADDED), (0, 0)), mode="symmetric")
     x = Normal(MEAN, STD, device)(torch.from_numpy(padded)[None])
     return decode(network(x))[0, :, :h, :w].cpu().numpy()
 
@@ -157,11 +159,11 @@ def _step(
     images, targets, edges, weights = (a.to(config.device, non_blocking=True) for a in batch)
     x = normal(images)
     network.train()
-    kind = torch.device(config.device).type
-    with torch.autocast(kind, torch.bfloat16, enabled=config.amp):
+    with autocast(config.device, config.amp):
         output = network(x)
     if config.hard_weight != 1:
-        mistaken = output[0].detach().argmax(1) != targets
+        logits = output[0] if isinstance(output, tuple) else output
+        mistaken = logits.detach().argmax(1) != targets
         weights = torch.where(mistaken, config.hard_weight * weights, weights)
     terms = loss(output, x, targets, edges, weights)
     total = sum(terms.values())
@@ -171,6 +173,11 @@ def _step(
     nn.utils.clip_grad_norm_(network.parameters(), CLIP)
     optimizer.step()
     return {k: v.detach() for k, v in terms.items()}
+
+
+def _grid(network: Any) -> tuple[int, int]:
+    """Return a network's stride and how far its results depend on the image, in pixels."""
+    return network.stride, network.context_px
 
 
 def _finish(
@@ -187,6 +194,7 @@ def _finish(
     if score is not None and data.held:
         for group, more in score(network, entry.decode, data.held).items():
             metrics.setdefault(group, {}).update(more)
+    stride, context_px = _grid(network)
     by_size = sorted([*data.held, *data.samples], key=lambda s: -min(s.labels.shape))
 
     def predict(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -197,9 +205,11 @@ def _finish(
         task=entry.task,
         classes=config.classes,
         mpp=config.mpp,
-        halo_px=measure_halo(predict, [s.image for s in by_size[:4]]),
+        halo_px=measure_halo(
+            predict, [s.image for s in by_size[:4]], context_px=context_px, stride=stride
+        ),
         tile_px=1024,
-        stride=STRIDE,
+        stride=stride,
         mean=MEAN,
         std=STD,
         options=options,

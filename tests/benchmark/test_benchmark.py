@@ -13,7 +13,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from small_slides import NOISE, write_pyramid
-from wsiseg_models.semantic.unet import unet
+from wsiseg_models.semantic.plain_unet import unet
 
 from wsi_pipeline.benchmark import published as benchmark_paper
 from wsi_pipeline.benchmark import report as benchmark_report

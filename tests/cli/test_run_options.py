@@ -8,11 +8,11 @@ from command_line import complaint, wsiseg
 
 from wsi_pipeline.cli.main import cli
 
-MODELS = ("dssnet", "donet", "cascade", "maskrcnn")
+MODELS = ("dssnet", "unet", "donet", "cascade", "maskrcnn")
 MARKED = [pytest.param(m, marks=pytest.mark.slow if m == "cascade" else ()) for m in MODELS]
 """With cheap networks, `cascade` differs from `donet` in its card alone."""
 WITHOUT_WEIGHTS = {"maskrcnn"}
-STRIDE = {"dssnet": 8, "donet": 32, "cascade": 32}
+STRIDE = {"dssnet": 8, "unet": 16, "donet": 32, "cascade": 32}
 
 # Option → values, each with whether it is good; None: it depends on the stride of the model.
 VALUES = {

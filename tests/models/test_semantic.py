@@ -1,13 +1,12 @@
 """Laws of the networks: sizes as published, exact folding, checkpoints, resumed training."""
 
 import dataclasses
-import json
 
-import cv2
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from drawn_discs import write_discs
 from wsiseg_models import registry
 from wsiseg_models.checkpoint import Card, load_checkpoint, read_card, save_checkpoint
 from wsiseg_models.semantic.dssnet import BLOCKS, DSSLoss, dssnet, for_inference, ssim
@@ -15,7 +14,7 @@ from wsiseg_models.semantic.dssnet_fast import rewrite
 from wsiseg_models.training.coco import Split
 from wsiseg_models.training.config import SemanticTrainConfig
 from wsiseg_models.training.initial_weights import start_from
-from wsiseg_models.training.receptive_field import CORE_PX, EXACT_PX, measure_halo
+from wsiseg_models.training.receptive_field import CORE_PX, measure_halo
 from wsiseg_models.training.semantic_data import IGNORE, contacts, edge_target, load_set
 from wsiseg_models.training.train_semantic import train_semantic
 
@@ -192,27 +191,7 @@ def test_shipped_checkpoints_load():
 
 @pytest.fixture
 def data(tmp_path):
-    """A set of four fields with discs for nuclei."""
-    rng = np.random.default_rng(5)
-    folder = tmp_path / "data"
-    (folder / "images").mkdir(parents=True)
-    images, annotations = [], []
-    for i in range(4):
-        field = np.full((96, 96, 3), 230, np.uint8)
-        for j in range(5):
-            x, y = rng.integers(10, 86, 2)
-            ring = [[x + 8 * np.cos(t), y + 8 * np.sin(t)] for t in np.linspace(0, 6, 16)]
-            cv2.fillPoly(field, [np.array(ring, int)], (90, 40, 120))
-            annotations.append(
-                {"id": len(annotations), "image_id": i, "category_id": 1 + (j == 4),
-                 "area": 196.0, "segmentation": [np.ravel(ring).tolist()]}
-            )  # fmt: skip
-        cv2.imwrite(str(folder / "images" / f"{i}.png"), field)
-        images.append({"id": i, "file_name": f"images/{i}.png", "width": 96, "height": 96})
-    names = [{"id": 1, "name": "nucleus"}, {"id": 2, "name": "Leukocyte_Nucleus"}]
-    document = {"images": images, "annotations": annotations, "categories": names}
-    (folder / "annotations.json").write_text(json.dumps(document))
-    return folder
+    return write_discs(tmp_path / "data")
 
 
 def test_a_set_without_pixel_size_gets_it_from_its_nuclei(data):
@@ -252,10 +231,10 @@ def test_the_measured_halo_is_the_context_that_counts():
         """Looks 40 px to the right."""
         return np.roll(image[None, :, :, 0], -40, axis=2)
 
-    side = CORE_PX + 2 * EXACT_PX
+    side = CORE_PX + 2 * 288
     image = np.random.default_rng(0).integers(0, 255, (side, side + 9, 3)).astype(np.uint8)
-    assert measure_halo(predict, [image]) == 48
-    assert measure_halo(predict, [image[:400]]) == EXACT_PX
+    assert measure_halo(predict, [image], context_px=288, stride=8) == 48
+    assert measure_halo(predict, [image[:400]], context_px=288, stride=8) == 288
 
 
 def test_resumed_training_equals_uninterrupted(data, tmp_path):

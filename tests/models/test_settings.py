@@ -7,14 +7,15 @@ from wsiseg_models import registry
 from wsiseg_models.instance.config import LIGHT, InstanceConfig
 from wsiseg_models.instance.network import donet
 from wsiseg_models.registry import MODELS
-from wsiseg_models.semantic.config import DSSNetConfig
+from wsiseg_models.semantic.config import DSSNetConfig, UNetConfig
 from wsiseg_models.semantic.dssnet import BLOCKS
 from wsiseg_models.training.augment import Augmentation
 from wsiseg_models.training.cell_pasting import Clusters
-from wsiseg_models.training.config import InstanceTrainConfig, SemanticTrainConfig
+from wsiseg_models.training.config import InstanceTrainConfig, SemanticTrainConfig, UNetTrainConfig
 
 SETTINGS = (
-    DSSNetConfig, InstanceConfig, SemanticTrainConfig, InstanceTrainConfig, Augmentation, Clusters
+    DSSNetConfig, UNetConfig, InstanceConfig, SemanticTrainConfig, UNetTrainConfig,
+    InstanceTrainConfig, Augmentation, Clusters
 )  # fmt: skip
 
 
@@ -89,7 +90,7 @@ def test_options_of_dssnet_that_cannot_be(options, match):
     ],
 )
 def test_settings_of_a_training_that_cannot_be(kind, settings, match, tmp_path):
-    kinds = {"pixels": SemanticTrainConfig, "cells": InstanceTrainConfig}
+    kinds = {"pixels": SemanticTrainConfig, "unet": UNetTrainConfig, "cells": InstanceTrainConfig}
     for config in kinds.values() if kind == "both" else [kinds[kind]]:
         with pytest.raises(ValueError, match=match):
             config(**{"model": "dssnet", "data": ("a",), "out": tmp_path, **settings})
@@ -132,5 +133,6 @@ def test_choices_are_what_the_networks_have():
     (block,) = (f for f in dataclasses.fields(DSSNetConfig) if f.name == "block")
     assert block.metadata["choices"] == tuple(BLOCKS)
     for name, entry in MODELS.items():
-        assert isinstance(entry.config, DSSNetConfig if name == "dssnet" else InstanceConfig)
+        kind = {"dssnet": DSSNetConfig, "unet": UNetConfig}.get(name, InstanceConfig)
+        assert isinstance(entry.config, kind)
     dataclasses.replace(MODELS["donet"].config, **LIGHT)

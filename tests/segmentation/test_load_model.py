@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from wsiseg_models import precision
 from wsiseg_models.checkpoint import Card, save_checkpoint
 from wsiseg_models.instance.config import LIGHT
 from wsiseg_models.registry import MODELS
@@ -14,8 +15,9 @@ from wsi_pipeline.segmentation.load_model import device_named, model_from_module
 from wsi_pipeline.segmentation.model import shipped_cards
 from wsi_pipeline.segmentation.nuclei import PixelModel
 
-SIDES = {"dssnet": 8, "donet": 32, "cascade": 32, "maskrcnn": 32}
+SIDES = {"dssnet": 8, "unet": 16, "donet": 32, "cascade": 32, "maskrcnn": 32}
 """Multiple that the sides of each network's images need."""
+TINY_INSTANCES = {**LIGHT, "trunk_width": 16, "fpn_width": 16, "box_width": 32}
 
 
 @pytest.fixture(scope="module", params=sorted(MODELS))
@@ -24,10 +26,12 @@ def model(request, tmp_path_factory):
     name, path = request.param, None
     if name not in shipped_cards():
         torch.manual_seed(0)
-        options = {**LIGHT, "trunk_width": 16, "fpn_width": 16, "box_width": 32}
+        task, options, classes = "cells", TINY_INSTANCES, ("cell", "nucleus")
+        if MODELS[name].task == "nuclei":
+            task, options, classes = "nuclei", {"widths": (16, 8, 8)}, ("nucleus",)
         network = MODELS[name].for_inference(MODELS[name].builder(**options))
         card = Card(
-            name=name, task="cells", classes=("cell", "nucleus"), mpp=0.5, halo_px=32, stride=32,
+            name=name, task=task, classes=classes, mpp=0.5, halo_px=32, stride=SIDES[name],
             options=options,
         )  # fmt: skip
         path = tmp_path_factory.mktemp("checkpoints") / f"{name}.safetensors"
@@ -91,7 +95,7 @@ def test_an_apple_gpu_is_taken_when_named_and_not_otherwise(monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert device_named("mps") == "mps" and device_named("auto") == "cpu"
-    assert not load_model.has_bfloat16("mps")
+    assert not precision.has_bfloat16("mps")
 
 
 @pytest.mark.parametrize("device", ["cpu", "mps"])

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from wsiseg_models.semantic.unet import unet
+from wsiseg_models.semantic.plain_unet import unet
 
 from wsi_pipeline.benchmark.machine import Busy, forget_gpu_memory, gpu_memory_mb, synchronise
 from wsi_pipeline.core.errors import UsageError

@@ -158,8 +158,7 @@ def _disk() -> Iterator[Finding]:
 
 def _bfloat16() -> Iterator[Finding]:
     import torch
-
-    from wsi_pipeline.segmentation.load_model import has_bfloat16
+    from wsiseg_models.precision import has_bfloat16
 
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     able = [device for device in devices if has_bfloat16(device)]

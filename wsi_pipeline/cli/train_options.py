@@ -83,9 +83,11 @@ class Target:
 def _config_class(model: str) -> Any:
     """Return the class of the settings with which a model is trained."""
     from wsiseg_models.registry import MODELS
-    from wsiseg_models.training.config import InstanceTrainConfig, SemanticTrainConfig
+    from wsiseg_models.training import config
 
-    return InstanceTrainConfig if MODELS[model].task == "cells" else SemanticTrainConfig
+    if MODELS[model].task == "cells":
+        return config.InstanceTrainConfig
+    return config.UNetTrainConfig if model == "unet" else config.SemanticTrainConfig
 
 
 def network_defaults(model: str) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from wsiseg_models import registry as networks
 from wsiseg_models.checkpoint import Card, read_card, weights_path
-from wsiseg_models.semantic.dssnet_fast import FastDSSNet
+from wsiseg_models.precision import has_bfloat16
 
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import CheckpointError, DeviceError, UnknownModelError
@@ -23,7 +23,6 @@ from wsi_pipeline.segmentation.nuclei import PixelModel
 
 __all__ = [
     "device_named",
-    "has_bfloat16",
     "list_models",
     "model_for",
     "model_from_module",
@@ -123,21 +122,7 @@ def open_model(
         precision = "bfloat16" if entry.bfloat16 and has_bfloat16(where) else "float32"
     elif precision == "bfloat16":
         _check_bfloat16(where)
-    return _model(entry.faster(network), decode, card, where, precision, entry.tile_px)
-
-
-def has_bfloat16(device: str) -> bool:
-    """Return whether a device is known to compute bfloat16 in hardware, not by emulation.
-
-    False for ``mps``: Apple's GPUs differ, and none was measured.
-    """
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.startswith("mps"):
-        return False
-    # Some PyTorch versions from 2.11 on lack this function; float32 works everywhere.
-    abilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(abilities.get("avx512_bf16") or abilities.get("amx_bf16"))
+    return _model(entry.faster(network), decode, card, where, precision, entry)
 
 
 def _check_bfloat16(device: str) -> None:
@@ -199,7 +184,7 @@ def _model(
     card: Card,
     device: str,
     precision: str = "float32",
-    tile_px: int | None = None,
+    entry: networks.Entry | None = None,
 ) -> Model:
     """Move a network to its device and make a `Model` of it, of the kind that its card states."""
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
@@ -216,7 +201,7 @@ def _model(
         "mpp": card.mpp,
         "halo_px": card.halo_px,
         "stride": card.stride,
-        "tile_px": tile_px or card.tile_px,
+        "tile_px": (entry and entry.tile_px) or card.tile_px,
         "identity": card.sha256 or card.name,
         "device": device,
         "precision": precision,
@@ -227,7 +212,7 @@ def _model(
     }
     if card.task == "cells":
         return InstanceModel(network=loaded.instances, **about)
-    core = loaded.core_probabilities if isinstance(network, FastDSSNet) else None
+    core = loaded.core_probabilities if entry and entry.takes_margin else None
     return PixelModel(network=loaded.probabilities, core_network=core, **about)
 
 
@@ -296,7 +281,7 @@ class _LoadedNetwork:
 
     @torch.inference_mode()
     def core_probabilities(self, images: Images) -> NDArray[np.uint8]:
-        """Compute class probabilities without the halo on each side, for a `FastDSSNet`."""
+        """Compute the same without the halo on each side, by a network that takes a margin."""
         scores: NDArray[np.uint8] = self._run(images, self.halo_px).cpu().numpy()
         return scores
 

@@ -1,0 +1,147 @@
+"""EfficientNet-Lite up to stride 16: the encoder of `unet`, without its classifier.
+
+Liu et al., "Higher accuracy on vision models with EfficientNet-Lite", TensorFlow blog, March 2020;
+blocks: Tan and Le, "EfficientNet", ICML 2019, table 1, without squeeze-and-excitation and with
+ReLU6. Paddings are TensorFlow's, so that weights trained there fit. The stages at stride 32 are
+left out: they would widen the context of a pixel from 169 to 425 px (lite0), which tiles pay for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+__all__ = ["ENCODERS", "STRIDE", "EfficientNetLite", "pretrained_state"]
+
+STRIDE = 16
+"""Sides of images are multiples of this many pixels."""
+EPS = 1e-3
+
+_STAGES = ((1, 3, 1), (6, 3, 2), (6, 5, 2), (6, 3, 2), (6, 5, 1))
+"""Widening, kernel and stride of each stage."""
+
+ENCODERS: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "lite0": ((16, 24, 40, 80, 112), (1, 2, 2, 3, 3)),
+    "lite1": ((16, 24, 40, 80, 112), (1, 3, 3, 4, 4)),
+    "lite2": ((16, 24, 48, 88, 120), (1, 3, 3, 4, 4)),
+}
+"""Name → channels and number of blocks of each stage."""
+
+
+class _Conv(nn.Sequential):
+    """Convolution with TensorFlow's padding, batch norm, and ReLU6 if `act`."""
+
+    def __init__(
+        self, cin: int, cout: int, kernel: int, stride: int = 1, groups: int = 1, act: bool = True
+    ) -> None:
+        # Images have even sides: a layer of stride 2 then pads one pixel less before than after.
+        before = (kernel - stride) // 2
+        pad = nn.ZeroPad2d((before, kernel - stride - before) * 2) if stride == 2 else None
+        around = 0 if pad else kernel // 2
+        super().__init__(
+            pad or nn.Identity(),
+            nn.Conv2d(cin, cout, kernel, stride, around, groups=groups, bias=False),
+            nn.BatchNorm2d(cout, EPS),
+            nn.ReLU6(inplace=True) if act else nn.Identity(),
+        )
+
+
+class _Block(nn.Module):
+    """Widening 1×1, depthwise, narrowing 1×1; with a shortcut where the shape stays."""
+
+    def __init__(self, cin: int, cout: int, widening: int, kernel: int, stride: int) -> None:
+        super().__init__()
+        wide = cin * widening
+        layers = [] if widening == 1 else [_Conv(cin, wide, 1)]
+        layers += [_Conv(wide, wide, kernel, stride, wide), _Conv(wide, cout, 1, act=False)]
+        self.layers = nn.Sequential(*layers)
+        self.shortcut = stride == 1 and cin == cout
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features (n, cin, h, w) → (n, cout, h / stride, w / stride)."""
+        out: Tensor = self.layers(x)
+        return out + x if self.shortcut else out
+
+
+class EfficientNetLite(nn.Module):
+    """RGB (n, 3, h, w), ``(x − 128) / 128``, h and w multiples of 16 → features of four scales.
+
+    Parameters
+    ----------
+    name
+        one of `ENCODERS`
+
+    Attributes
+    ----------
+    channels, strides
+        of the features
+    context_px
+        no pixel farther away changes a feature
+    """
+
+    strides = (2, 4, 8, 16)
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        widths, depths = ENCODERS[name]
+        self.context_px = _context_px(depths)
+        self.channels = (widths[0], widths[1], widths[2], widths[4])
+        self.stem = _Conv(3, 32, 3, 2)
+        stages, cin = [], 32
+        for cout, depth, (widening, kernel, stride) in zip(widths, depths, _STAGES, strict=True):
+            blocks = []
+            for i in range(depth):
+                blocks.append(_Block(cin, cout, widening, kernel, stride if i == 0 else 1))
+                cin = cout
+            stages.append(nn.Sequential(*blocks))
+        # Stages 4 and 5 both have stride 16; only the last one's features are used.
+        self.stages = nn.ModuleList([*stages[:3], nn.Sequential(*stages[3:])])
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Return the features at strides 2, 4, 8 and 16, (n, channels, h / stride, w / stride)."""
+        x = self.stem(x)
+        features = []
+        for stage in self.stages:
+            x = stage(x)
+            features.append(x)
+        return features
+
+
+def _context_px(depths: Sequence[int]) -> int:
+    """Return the reach of all kernels in pixels of the image, as a multiple of `STRIDE`."""
+    reach, stride = 1, 2  # the stem
+    for depth, (_, kernel, first) in zip(depths, _STAGES, strict=True):
+        reach += kernel // 2 * stride
+        stride *= first
+        reach += kernel // 2 * stride * (depth - 1)
+    return math.ceil(reach / STRIDE) * STRIDE
+
+
+def pretrained_state(
+    encoder: EfficientNetLite, weights: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Return an encoder's state from ImageNet weights, and the names that were not used.
+
+    Files of the EfficientNet-Lite family name their tensors differently, but keep them in the order
+    of the layers. They are matched in order, each shape checked.
+
+    Raises
+    ------
+    ValueError
+        the file has another order, other shapes or too few tensors
+    """
+    mine, theirs = encoder.state_dict(), list(weights.items())
+    if len(theirs) < len(mine):
+        raise ValueError(f"{len(theirs)} tensors, where the encoder has {len(mine)}")
+    state = {}
+    for (name, value), (other, given) in zip(mine.items(), theirs, strict=False):
+        same_part = name.rpartition(".")[2] == other.rpartition(".")[2]
+        if not same_part or value.shape != given.shape:
+            raise ValueError(
+                f"{other} has the shape {tuple(given.shape)}, {name} {tuple(value.shape)}; is it "
+                "another encoder?"
+            )
+        state[name] = given.to(value.dtype)
+    return state, [name for name, _ in theirs[len(mine) :]]

