@@ -49,6 +49,9 @@ class Card:
         default tile, halo left out
     mean, std
         the network gets ``(image − mean) / std``, image 0 … 255; one number, or one per channel
+    rule
+        how objects are made of the output: ``threshold``, ``min_score`` and ``min_small_score``,
+        those that differ from the defaults
     options
         keywords of the builder
     data
@@ -70,6 +73,7 @@ class Card:
     stride: int = 8
     mean: float | tuple[float, ...] = 128.0
     std: float | tuple[float, ...] = 128.0
+    rule: Mapping[str, float] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     data: tuple[str, ...] = ()
     licence: str = ""

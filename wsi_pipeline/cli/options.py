@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from wsi_pipeline.core.config import RunConfig
+from wsi_pipeline.core.config import ObjectRule, RunConfig
 
 __all__ = [
     "FILE",
@@ -27,11 +27,14 @@ __all__ = [
 FILE = click.Path(path_type=Path)
 
 _DEFAULTS = {field.name: field.default for field in fields(RunConfig)}
+_OF_MODEL = {field.name for field in fields(ObjectRule)}
 
 
 def run_option(*names: str, **options: Any) -> Callable[[Any], Any]:
     """Return a decorator for a setting of `RunConfig`, with the default of `RunConfig`."""
     name = names[0].removeprefix("--").split("/")[0].replace("-", "_")
+    if name in _OF_MODEL:
+        options["show_default"] = "that of the model"
     return click.option(*names, default=_DEFAULTS[name], **options)
 
 

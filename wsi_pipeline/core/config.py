@@ -4,14 +4,36 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from wsi_pipeline.core.errors import ConfigError
 from wsi_pipeline.core.pixel_size import MAX_MPP, MIN_MPP
 
-__all__ = ["RunConfig"]
+__all__ = ["ObjectRule", "RunConfig"]
+
+
+@dataclass(frozen=True)
+class ObjectRule:
+    """How objects are made of a network's output; `RunConfig` says what the fields mean.
+
+    Each model has its own, chosen on held-out images of real slides; its card holds it.
+    """
+
+    threshold: float = 0.5
+    min_score: float = 0.55
+    min_small_score: float = 0.65
+
+    def __post_init__(self) -> None:
+        _within("threshold", self.threshold, 0.02, 0.98)
+        _within("min_score", self.min_score, 0, 1)
+        _within("min_small_score", self.min_small_score, 0, 1)
+
+    @property
+    def least_score(self) -> float:
+        """Score below which every object is discarded."""
+        return min(self.min_score, self.min_small_score)
 
 
 @dataclass(frozen=True)
@@ -50,12 +72,12 @@ class RunConfig:
     read_timeout_s
         seconds to wait for a read before the slide counts as unreadable
     threshold
-        class probability at or above which a pixel belongs to an object
+        class probability at or above which a pixel belongs to an object; None: that of the model
     min_area_um2
         smaller objects are discarded, µm²
     min_score, min_small_score
         objects with a lower mean probability are discarded; the second value is for objects
-        smaller than `SMALL_UM2`, most of which are leukocytes and debris
+        smaller than `SMALL_UM2`, most of which are leukocytes and debris; None: that of the model
     split
         split touching nuclei
     crop
@@ -95,10 +117,10 @@ class RunConfig:
     workers: int = 2
     scheduler: str | None = None
     read_timeout_s: float = 300.0
-    threshold: float = 0.5
+    threshold: float | None = None
     min_area_um2: float = 8.0
-    min_score: float = 0.55
-    min_small_score: float = 0.65
+    min_score: float | None = None
+    min_small_score: float | None = None
     split: bool = True
     crop: bool = True
     overwrite: bool = False
@@ -114,10 +136,8 @@ class RunConfig:
             raise ConfigError(
                 f"precision must be auto, float32 or bfloat16, got {self.precision!r}"
             )
-        _within("threshold", self.threshold, 0.02, 0.98)
+        self.object_rule(ObjectRule())
         _within("min_area_um2", self.min_area_um2, 0, 1e6)
-        _within("min_score", self.min_score, 0, 1)
-        _within("min_small_score", self.min_small_score, 0, 1)
         _within("batch", self.batch, 1, 4096)
         _within("workers", self.workers, 1, 1024)
         _within("read_timeout_s", self.read_timeout_s, 0.01, 1e6)
@@ -125,6 +145,12 @@ class RunConfig:
             _within("mpp", self.mpp, MIN_MPP, MAX_MPP)
         if self.tile_px is not None:
             _within("tile_px", self.tile_px, 64, 8192)
+
+    def object_rule(self, of_model: ObjectRule) -> ObjectRule:
+        """Return a model's rule with the values that are set here."""
+        names = ("threshold", "min_score", "min_small_score")
+        given = {name: value for name in names if (value := getattr(self, name)) is not None}
+        return replace(of_model, **given)
 
     @classmethod
     def from_mapping(cls, settings: Mapping[str, Any]) -> RunConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -81,9 +82,8 @@ def _labelled(
         probability = answer[:, :h, :w]
         strongest = probability.max(0)
         labels = instances_of(
-            probability, mpp=model.mpp, threshold=RunConfig.threshold,
-            min_area_um2=RunConfig.min_area_um2, min_score=RunConfig.min_score,
-            min_small_score=RunConfig.min_small_score, split=RunConfig.split,
+            probability, mpp=model.mpp, min_area_um2=RunConfig.min_area_um2,
+            split=RunConfig.split, **asdict(model.rule),
         )  # fmt: skip
     else:
         labels = from_label_image(answer[:h, :w]).labels

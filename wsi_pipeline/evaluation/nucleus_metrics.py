@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_pipeline.core.config import RunConfig
+from wsi_pipeline.core.config import ObjectRule
 from wsi_pipeline.evaluation.matching import Match, match_labels
 from wsi_pipeline.segmentation.components import find_components
 from wsi_pipeline.segmentation.score_rule import is_certain
@@ -26,10 +26,10 @@ def nucleus_f1(
     predict: Callable[[Images], NDArray[np.uint8]],
     samples: Sequence[Sample],
     *,
-    threshold: float = 0.5,
+    threshold: float = ObjectRule.threshold,
     min_area_um2: float = 8.0,
-    min_score: float = RunConfig.min_score,
-    min_small_score: float = RunConfig.min_small_score,
+    min_score: float = ObjectRule.min_score,
+    min_small_score: float = ObjectRule.min_small_score,
     split: bool = True,
     saddle_ratio: float = SADDLE_RATIO,
     iou: float = 0.5,

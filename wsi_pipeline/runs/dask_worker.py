@@ -194,8 +194,8 @@ class _OpenResources:
         CheckpointError
             its weights are not those of `identity`
         """
-        least = min(config.min_score, config.min_small_score)
-        key = config.model, config.checkpoint, _changed(config.checkpoint), config.device, least
+        cuts = config.min_score, config.min_small_score
+        key = config.model, config.checkpoint, _changed(config.checkpoint), config.device, cuts
         with self._lock:
             known, model = self._network or (None, None)
             same = known == key and model and config.precision in ("auto", model.precision)

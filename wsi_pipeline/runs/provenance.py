@@ -30,6 +30,7 @@ def plan_record(slide: Slide, model: Model, config: RunConfig) -> PlanRecord:
         the slide has no pixel size
     """
     mpp, stat = slide.require_mpp(), slide.path.stat()
+    rule = config.object_rule(model.rule)
     return {
         "schema_version": SCHEMA_VERSION,
         "result_version": RESULT_VERSION,
@@ -42,10 +43,10 @@ def plan_record(slide: Slide, model: Model, config: RunConfig) -> PlanRecord:
         },
         "foreground": config.foreground,
         "roi_sha256": hashlib.sha256(config.roi.read_bytes()).hexdigest() if config.roi else None,
-        "threshold": config.threshold,
+        "threshold": rule.threshold,
         "min_area_um2": config.min_area_um2,
-        "min_score": config.min_score,
-        "min_small_score": config.min_small_score,
+        "min_score": rule.min_score,
+        "min_small_score": rule.min_small_score,
         "split": config.split,
         "crop": config.crop,
     }

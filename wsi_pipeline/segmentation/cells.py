@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_pipeline.core.config import RunConfig
+from wsi_pipeline.core.config import ObjectRule, RunConfig
 from wsi_pipeline.core.geometry import Box, Region, plan_tiles
 from wsi_pipeline.core.ids import object_ids
 from wsi_pipeline.core.objects import Objects, is_cell
@@ -170,7 +170,9 @@ def _outlined(engine: Engine, window: _Window, config: RunConfig) -> tuple[Objec
     Features are mean optical density and `_ROW`, the position in the second array.
     """
     model, scale = engine.model, engine.scale
-    atlas, masks, instances, shift = _certain_masks(window, config, model.mpp)
+    atlas, masks, instances, shift = _certain_masks(
+        window, config, config.object_rule(model.rule), model.mpp
+    )
     if len(masks) == 0:
         return model.empty(), np.zeros(0, np.bool_)
     vertices, offsets = trace(masks.labels, atlas.probability, masks.first_pixel, 127.5)
@@ -196,7 +198,7 @@ def _outlined(engine: Engine, window: _Window, config: RunConfig) -> tuple[Objec
 
 
 def _certain_masks(
-    window: _Window, config: RunConfig, mpp: float
+    window: _Window, config: RunConfig, rule: ObjectRule, mpp: float
 ) -> tuple[MaskAtlas, LabelImage, Instances, Ints]:
     """Draw the instances of a window and choose those that are certain and large enough.
 
@@ -206,15 +208,14 @@ def _certain_masks(
     pixel of the atlas for the pixel of the window
     """
     height, width = window.image.shape[:2]
-    least = min(config.min_score, config.min_small_score)
-    instances = window.instances.take(window.instances.scores >= least)
+    instances = window.instances.take(window.instances.scores >= rule.least_score)
     atlas = draw_atlas(instances, width, height)
 
     def keep(area_px: Ints, index: Ints) -> Bools:
         area_um2 = area_px * mpp**2
         return (area_um2 >= config.min_area_um2) & is_certain(
             instances.scores[index], area_um2,
-            min_score=config.min_score, min_small_score=config.min_small_score,
+            min_score=rule.min_score, min_small_score=rule.min_small_score,
         )  # fmt: skip
 
     masks, index = largest_parts(atlas, keep)

@@ -14,8 +14,8 @@ from wsiseg_models import registry as networks
 from wsiseg_models.checkpoint import Card, read_card, weights_path
 from wsiseg_models.precision import has_bfloat16
 
-from wsi_pipeline.core.config import RunConfig
-from wsi_pipeline.core.errors import CheckpointError, DeviceError, UnknownModelError
+from wsi_pipeline.core.config import ObjectRule, RunConfig
+from wsi_pipeline.core.errors import CheckpointError, ConfigError, DeviceError, UnknownModelError
 from wsi_pipeline.core.machine import usable_cores
 from wsi_pipeline.segmentation.cells import InstanceModel
 from wsi_pipeline.segmentation.model import Images, Instances, Model
@@ -83,7 +83,7 @@ def open_model(
     checkpoint: Path | None = None,
     device: str = "auto",
     precision: str = "auto",
-    least_score: float = 0.0,
+    least_score: float | Callable[[ObjectRule], float] = 0.0,
 ) -> Model:
     """Open a model with the weights that ship with the package, or with those of a checkpoint.
 
@@ -97,7 +97,8 @@ def open_model(
         ``float32``, ``bfloat16``, or ``auto``: bfloat16 where the device computes it in hardware
         and the masks of this architecture stay the same (Dice at least 0.999), otherwise float32
     least_score
-        instances with a lower score may be left out, so that no mask is computed for them
+        instances with a lower score may be left out, so that no mask is computed for them; or a
+        function that computes this score from the model's rule
 
     Raises
     ------
@@ -114,6 +115,8 @@ def open_model(
     where = device_named(device)
     path = checkpoint or weights_path(name)
     try:
+        if callable(least_score):
+            least_score = least_score(_rule(read_card(path)))
         network, decode, card = networks.load(path, least_score=least_score)
     except (FileNotFoundError, ValueError) as error:
         raise CheckpointError(str(error)) from error
@@ -208,12 +211,27 @@ def _model(
         "at_once": at_once,
         "share": loaded.start_thread,
         "torch_threads": torch_threads,
+        "rule": _rule(card),
         "card": {k: getattr(card, k) for k in ("task", "licence", "data", "parameters", "sha256")},
     }
     if card.task == "cells":
         return InstanceModel(network=loaded.instances, **about)
     core = loaded.core_probabilities if entry and entry.takes_margin else None
     return PixelModel(network=loaded.probabilities, core_network=core, **about)
+
+
+def _rule(card: Card) -> ObjectRule:
+    """Return the rule that a card holds, the rest by default.
+
+    Raises
+    ------
+    CheckpointError
+        the card holds a rule that cannot be used
+    """
+    try:
+        return ObjectRule(**card.rule)
+    except (TypeError, ConfigError) as error:
+        raise CheckpointError(f"the card of {card.name} has no usable rule ({error})") from error
 
 
 def _threads(device: str) -> tuple[int, int | None]:
@@ -299,5 +317,5 @@ def model_for(config: RunConfig) -> Model:
         checkpoint=config.checkpoint,
         device=config.device,
         precision=config.precision,
-        least_score=min(config.min_score, config.min_small_score),
+        least_score=lambda rule: config.object_rule(rule).least_score,
     )

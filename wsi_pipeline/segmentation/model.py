@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from wsiseg_models.checkpoint import Card, read_card, weights_path
 from wsiseg_models.predictions import Instances, Window, paste
 
-from wsi_pipeline.core.config import RunConfig
+from wsi_pipeline.core.config import ObjectRule, RunConfig
 from wsi_pipeline.core.geometry import Region
 from wsi_pipeline.core.objects import Objects
 
@@ -57,6 +57,8 @@ class Model(ABC):
         called once in each of these threads, for example to give it a CUDA stream of its own
     torch_threads
         threads of one call of a PyTorch network on a CPU; None: not limited, or no PyTorch
+    rule
+        how objects are made of the output, where a run does not set it
     card
         entries of the checkpoint's card that go into the results
     streams
@@ -77,6 +79,7 @@ class Model(ABC):
     at_once: int = 1
     share: Callable[[], None] = lambda: None
     torch_threads: int | None = None
+    rule: ObjectRule = field(default_factory=ObjectRule)
     card: Mapping[str, Any] = field(default_factory=dict)
     streams: ClassVar[bool] = False
 

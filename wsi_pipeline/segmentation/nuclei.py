@@ -97,11 +97,12 @@ class PixelModel(_NucleusModel):
         self, engine: Engine, region: Region, config: RunConfig, keep: ObjectFilter
     ) -> tuple[Objects, int]:
         """See `Model`; touching nuclei are split where `config.split` is set."""
+        threshold = config.object_rule(self.rule).threshold
 
         def segment(window: Box, overlap: int = 0) -> _SegmentedWindow:
             image, probability = engine.predict(self.infer_core, window, overlap)
             began = time.perf_counter()
-            components = find_components(probability.max(0), config.threshold)
+            components = find_components(probability.max(0), threshold)
             engine.watch.add("objects", began)
             return _SegmentedWindow(window, image, probability, components)
 
@@ -296,13 +297,13 @@ def _objects(
 ) -> Objects:
     """Make objects of the selected components of a window: split, outline, score and measure."""
     began = time.perf_counter()
-    model, scale = engine.model, engine.scale
+    model, scale, rule = engine.model, engine.scale, config.object_rule(engine.model.rule)
     min_px = config.min_area_um2 / model.mpp**2
     nuclei = split_touching(window.components, selected, min_px=min_px, split=split)
     if len(nuclei) == 0:
         return model.empty()
     strongest = window.probability.max(0)
-    vertices, offsets = trace(nuclei.labels, strongest, nuclei.first_pixel, 255 * config.threshold)
+    vertices, offsets = trace(nuclei.labels, strongest, nuclei.first_pixel, 255 * rule.threshold)
     limit = np.array([engine.slide.width, engine.slide.height], float)
     vertices = np.clip((vertices + window.corner) * scale, 0, limit)
     coords, offsets, valid = simplify(vertices, offsets)
@@ -322,7 +323,7 @@ def _objects(
     )
     certain = is_certain(
         score, nuclei.area_px * model.mpp**2,
-        min_score=config.min_score, min_small_score=config.min_small_score,
+        min_score=rule.min_score, min_small_score=rule.min_small_score,
     )  # fmt: skip
     objects = make_valid(objects.take(certain), checked=valid[certain])
     measured = morphometry(objects, model.mpp / scale) | dict(objects.features)
