@@ -11,7 +11,7 @@ from wsi_pipeline.cli.main import cli
 MODELS = ("dssnet", "unet", "donet", "cascade", "maskrcnn")
 MARKED = [pytest.param(m, marks=pytest.mark.slow if m == "cascade" else ()) for m in MODELS]
 """With cheap networks, `cascade` differs from `donet` in its card alone."""
-WITHOUT_WEIGHTS = {"maskrcnn"}
+WITHOUT_WEIGHTS = {"maskrcnn", "unet"}
 STRIDE = {"dssnet": 8, "unet": 16, "donet": 32, "cascade": 32}
 
 # Option → values, each with whether it is good; None: it depends on the stride of the model.
