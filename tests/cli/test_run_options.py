@@ -9,8 +9,10 @@ from command_line import complaint, wsiseg
 from wsi_pipeline.cli.main import cli
 
 MODELS = ("dssnet", "unet", "donet", "cascade", "maskrcnn")
-MARKED = [pytest.param(m, marks=pytest.mark.slow if m == "cascade" else ()) for m in MODELS]
-"""With cheap networks, `cascade` differs from `donet` in its card alone."""
+MARKED = [
+    pytest.param(m, marks=pytest.mark.slow if m in ("unet", "cascade") else ()) for m in MODELS
+]
+"""With cheap networks, `unet` and `cascade` differ from the others in their cards alone."""
 WITHOUT_WEIGHTS = {"maskrcnn", "unet"}
 STRIDE = {"dssnet": 8, "unet": 16, "donet": 32, "cascade": 32}
 
