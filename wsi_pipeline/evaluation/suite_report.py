@@ -166,10 +166,11 @@ def suite_markdown(suite: Mapping[str, Any], earlier: Mapping[str, Any] | None =
 
 def _settings(suite: Mapping[str, Any]) -> Iterator[str]:
     chosen = suite["settings"]
-    yield (
-        f"wsiseg {suite['version']}, images {chosen['split']}, threshold {chosen['threshold']:g}, "
-        f"least score {chosen['min_score']:g}, under 30 µm² {chosen['min_small_score']:g}."
-    )
+    words = (("threshold", "threshold"), ("min_score", "least score"),
+             ("min_small_score", "least score under 30 µm²"))  # fmt: skip
+    given = [f"{word} {chosen[n]:g}" for n, word in words if chosen[n] is not None]
+    rule = ", ".join(given) or "threshold and least scores of each model's card"
+    yield f"wsiseg {suite['version']}, images {chosen['split']}, {rule}."
 
 
 def _set_rows(suite: Mapping[str, Any]) -> list[list[str]]:
