@@ -49,7 +49,8 @@ def _mpp_range(ctx: Any, param: Any, text: str) -> float | tuple[float, float]:
     type=click.Choice(["plain", "real", "mixed"]),
     default="plain",
     show_default=True,
-    help="plain: clean; real: stains, crowds and debris of real slides; mixed: both, for fields.",
+    help="Look of the images: plain is clean, real has the stains, crowds and debris of real "
+    "slides, mixed alternates, for fields.",
 )
 @quiet_option
 def synth(
