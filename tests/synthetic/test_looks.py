@@ -20,7 +20,12 @@ from wsi_pipeline.synthetic.fields import write_fields
 from wsi_pipeline.synthetic.looks import LOOKS, Scene
 from wsi_pipeline.synthetic.placement import plan_slide
 from wsi_pipeline.synthetic.real_kinds import LEUKOCYTES, REAL_DEBRIS, REAL_KINDS
-from wsi_pipeline.synthetic.render import render, truth_leukocytes, truth_objects
+from wsi_pipeline.synthetic.render import (
+    render,
+    truth_kinds,
+    truth_leukocytes,
+    truth_objects,
+)
 from wsi_pipeline.synthetic.sprites import Bank
 from wsi_pipeline.synthetic.stains import MEASURED, draw_real_style
 
@@ -186,6 +191,31 @@ def test_training_reads_nuclei_cells_and_leukocytes(folder):
     assert sum((sample.classes == 2).sum() for sample in both) == number[2]
     cells = load_instance_set(str(folder), mpp=0.45, split=Split("none"))
     assert cells.skipped["leukocyte_nucleus"] == number[2]
+
+
+def test_the_truth_names_the_kind_of_each_nucleus(style, bank):
+    plan = plan_slide(
+        SIDE, SIDE, mpp=MPP, seed=3, tissue=1.0, density=60, style=style, bank=bank,
+        scene=Scene(), mix={"superficial": 1.0, "lsil": 1.0},
+    )  # fmt: skip
+    kinds, leukocytes = truth_kinds(plan)
+    nuclei, cells = truth_objects(plan)
+    assert len(kinds) == len(cells) and set(kinds) == {"superficial", "lsil"}
+    assert len(leukocytes) == len(truth_leukocytes(plan)) and set(leukocytes) <= set(LEUKOCYTES)
+    um2 = shapely.area(nuclei.polygons()) * MPP**2
+    large = np.array(kinds)[plan.nucleus_cell] == "lsil"
+    assert um2[~large].max() < 60 < um2[large].min()
+
+
+def test_nucleus_and_cell_have_the_same_kind(folder):
+    annotations = json.loads((folder / "annotations.json").read_text())["annotations"]
+    cells = {(a["image_id"], a["cell_id"]): a["kind"] for a in annotations if a["category_id"] == 2}
+    assert set(cells.values()) <= set(REAL_KINDS)
+    for a in annotations:
+        if a["category_id"] == 1:
+            assert cells.get((a["image_id"], a["cell_id"]), a["kind"]) == a["kind"]
+        if a["category_id"] == 3:
+            assert a["kind"] in LEUKOCYTES
 
 
 def test_fields_lie_within_their_border(folder):

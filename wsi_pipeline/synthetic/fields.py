@@ -26,6 +26,7 @@ from wsi_pipeline.synthetic.render import (
     densities,
     expose,
     render,
+    truth_kinds,
     truth_leukocytes,
     truth_objects,
 )
@@ -40,13 +41,15 @@ _CATEGORIES = {1: "nucleus", 2: "cytoplasm", 3: "leukocyte_nucleus"}
 
 
 class _Field(NamedTuple):
-    """Pixels, and outlines cut at the field's border; None for what lies outside."""
+    """Pixels, outlines cut at the field's border (None for what lies outside), and kinds."""
 
     pixels: NDArray[np.uint8]
     nuclei: list[Any]
     cells: list[Any]
     nucleus_cell: NDArray[np.int64]
+    cell_kinds: list[str]
     leukocytes: list[Any]
+    leukocyte_kinds: list[str]
 
 
 def write_fields(
@@ -64,8 +67,9 @@ def write_fields(
     The files are ``folder/images/field_0000.png`` … and ``folder/annotations.json``. Category 1 is
     the nucleus, 2 the cytoplasm (the whole cell); both have the `cell_id` of their cell in that
     image. Category 3, in the look "real", is the nucleus of a leukocyte, which training leaves out
-    unless it is asked for. Polygons include parts under other cells and end at the border of the
-    field. Stain, density, mixture, light, focus and mpp vary between fields.
+    unless it is asked for. Each has the `kind` of its cell, for example "lsil" or "neutrophil".
+    Polygons include parts under other cells and end at the border of the field. Stain, density,
+    mixture, light, focus and mpp vary between fields.
 
     Parameters
     ----------
@@ -157,7 +161,7 @@ def _field(style: Style, bank: Bank, size_px: int, seed: int) -> _Field:
     plan, box = _plan(rng, style, bank, size_px, seed, bank.look.scene)
     pixels = photograph(rng, render(plan, box), style)
     nuclei, cells = (_cut(objects, box) for objects in truth_objects(plan))
-    return _Field(pixels, nuclei, cells, plan.nucleus_cell, [])
+    return _Field(pixels, nuclei, cells, plan.nucleus_cell, truth_kinds(plan)[0], [], [])
 
 
 def _real_field(style: Style, bank: Bank, size_px: int, seed: int) -> _Field:
@@ -172,7 +176,8 @@ def _real_field(style: Style, bank: Bank, size_px: int, seed: int) -> _Field:
     pixels = photograph_as_real(rng, expose(plan, canvas, box), style, bank.mpp)
     nuclei, cells = (_cut(objects, box) for objects in truth_objects(plan))
     leukocytes = _cut(truth_leukocytes(plan), box)
-    return _Field(pixels, nuclei, cells, plan.nucleus_cell, leukocytes)
+    kinds, leukocyte_kinds = truth_kinds(plan)
+    return _Field(pixels, nuclei, cells, plan.nucleus_cell, kinds, leukocytes, leukocyte_kinds)
 
 
 def _plan(
@@ -207,18 +212,18 @@ def _cut(objects: Objects, box: Box) -> list[Any]:
     return parts
 
 
-def _truth(field: _Field) -> Iterable[tuple[shapely.Polygon, dict[str, int]]]:
-    """Yield the outlines inside a field, each with category and number of its cell."""
+def _truth(field: _Field) -> Iterable[tuple[shapely.Polygon, dict[str, int | str]]]:
+    """Yield the outlines inside a field, each with category, kind and number of its cell."""
     groups = (
-        (2, field.cells, range(len(field.cells))),
-        (1, field.nuclei, field.nucleus_cell),
-        (3, field.leukocytes, None),
+        (2, field.cells, range(len(field.cells)), field.cell_kinds),
+        (1, field.nuclei, field.nucleus_cell, [field.cell_kinds[c] for c in field.nucleus_cell]),
+        (3, field.leukocytes, None, field.leukocyte_kinds),
     )
-    for category, polygons, owner in groups:
+    for category, polygons, owner, kinds in groups:
         for k, polygon in enumerate(polygons):
             if polygon is not None:
                 link = {} if owner is None else {"cell_id": int(owner[k]) + 1}
-                yield polygon, {**link, "category_id": category}
+                yield polygon, {**link, "category_id": category, "kind": kinds[k]}
 
 
 def _shape(polygon: shapely.Polygon) -> dict[str, Any]:

@@ -27,6 +27,7 @@ __all__ = [
     "expose",
     "render",
     "truth_cells",
+    "truth_kinds",
     "truth_leukocytes",
     "truth_objects",
 ]
@@ -200,10 +201,24 @@ def truth_cells(plan: SlidePlan) -> Objects:
 
 def truth_leukocytes(plan: SlidePlan) -> Objects:
     """Return the nuclei of all leukocytes of a plan; there are none in the look "plain"."""
+    own = _leukocytes(plan)
+    rings = plan.bank.ring_start[plan.sprite[own]]
+    return _trace(plan, own, rings[:, 0], rings[:, 1], "leukocyte_nucleus")
+
+
+def truth_kinds(plan: SlidePlan) -> tuple[list[str], list[str]]:
+    """Return the name of the kind of each cell, and of each leukocyte, in the truth's order."""
+    look = plan.bank.look
+    names = [*look.cells, *look.debris]
+    kind = plan.bank.kind[plan.sprite]
+    return [names[k] for k in kind[plan.cells]], [names[k] for k in kind[_leukocytes(plan)]]
+
+
+def _leukocytes(plan: SlidePlan) -> Ints:
+    """Return which sprites of a plan are leukocytes: debris with an outline."""
     rings = plan.bank.ring_start[plan.sprite]
     kind = plan.bank.kind[plan.sprite]
-    own = np.flatnonzero((kind >= len(plan.bank.look.cells)) & (rings[:, 1] > rings[:, 0]))
-    return _trace(plan, own, rings[own, 0], rings[own, 1], "leukocyte_nucleus")
+    return np.flatnonzero((kind >= len(plan.bank.look.cells)) & (rings[:, 1] > rings[:, 0]))
 
 
 def _trace(plan: SlidePlan, owner: Ints, begin: Ints, end: Ints, name: str) -> Objects:
