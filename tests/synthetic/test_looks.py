@@ -196,7 +196,7 @@ def test_training_reads_nuclei_cells_and_leukocytes(folder):
 def test_the_truth_names_the_kind_of_each_nucleus(style, bank):
     plan = plan_slide(
         SIDE, SIDE, mpp=MPP, seed=3, tissue=1.0, density=60, style=style, bank=bank,
-        scene=Scene(), mix={"superficial": 1.0, "lsil": 1.0},
+        scene=Scene({"neutrophil": 1.0}), mix={"superficial": 1.0, "lsil": 1.0},
     )  # fmt: skip
     kinds, leukocytes = truth_kinds(plan)
     nuclei, cells = truth_objects(plan)
