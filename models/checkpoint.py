@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
+    "KINDS_END",
     "Card",
     "load_checkpoint",
     "load_torch_file",
@@ -27,6 +28,10 @@ __all__ = [
     "shipped_models",
     "weights_path",
 ]
+
+
+KINDS_END = "_kinds"
+"""End of the name of weights that sort the objects of another model."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,8 @@ class Card:
     name
         architecture, a name of `wsiseg_models.registry.MODELS`
     task
-        ``nuclei``: class scores per pixel; ``cells``: instances of cells and nuclei
+        ``nuclei``: class scores per pixel; ``cells``: instances of cells and nuclei; ``kinds``:
+        classes of crops of nuclei
     classes
         object classes, background left out
     mpp
@@ -104,8 +110,9 @@ def weights_path(name: str) -> Path:
 
 
 def shipped_models() -> list[str]:
-    """Return the names of the models whose weights ship, sorted."""
-    return sorted(path.stem for path in weights_path("").parent.glob("*.safetensors"))
+    """Return the names of the models whose weights ship, sorted; they find objects in images."""
+    names = (path.stem for path in weights_path("").parent.glob("*.safetensors"))
+    return sorted(name for name in names if not name.endswith(KINDS_END))
 
 
 def save_checkpoint(

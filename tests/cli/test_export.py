@@ -52,6 +52,15 @@ def test_export_from_a_file_and_its_faults(ran, made, tmp_path):
     assert "bad.parquet is not a GeoParquet file" in said
 
 
+def test_export_of_one_class(ran, tmp_path):
+    before = read_parquet(ran / "objects.parquet")
+    assert wsiseg("export", ran, tmp_path / "n.parquet", "--class", "nucleus").exit_code == 0
+    nuclei = before.class_index == before.classes.index("nucleus")
+    assert np.array_equal(read_parquet(tmp_path / "n.parquet").ids, before.ids[nuclei])
+    said = complaint(wsiseg("export", ran, tmp_path / "l.parquet", "--class", "leukocyte"), 2)
+    assert "no class 'leukocyte'; the source has" in said and "nucleus" in said
+
+
 def test_score(made, ran, tmp_path):
     truth = made / "a.truth.geojson.gz"
     whole = json.loads(wsiseg("score", truth, truth, "--json").stdout)

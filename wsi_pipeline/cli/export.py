@@ -28,8 +28,17 @@ __all__ = ["export"]
     default="detection",
     help="QuPath object type, for GeoJSON.",
 )
+@click.option(
+    "--class",
+    "classes",
+    multiple=True,
+    metavar="NAME",
+    help="Write only objects of this class, e.g. leukocyte; repeatable.",
+)
 @click.option("--scale", type=float, default=1.0, help="Level-0 pixels per pixel of a label image.")
-def export(source: Path, destination: Path, format: str | None, **options: Any) -> None:
+def export(
+    source: Path, destination: Path, format: str | None, classes: tuple[str, ...], **options: Any
+) -> None:  # fmt: skip
     """Write the objects of a run or a file in another format.
 
     SOURCE is a run folder, a folder that holds one run, or a file of objects.
@@ -38,5 +47,7 @@ def export(source: Path, destination: Path, format: str | None, **options: Any) 
     from wsi_pipeline.formats.convert import export as write
 
     with announce_compilation():
-        taken = write(source, destination, format=format, slide=SlideInfo(**options))
+        taken = write(
+            source, destination, format=format, slide=SlideInfo(**options), classes=classes
+        )
     click.echo(f"{destination} ({taken})")

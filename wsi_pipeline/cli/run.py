@@ -73,6 +73,10 @@ __all__ = ["run"]
     help="Discard objects smaller than 30 µm² with a lower mean probability.",
 )
 @run_option("--split/--no-split", help="Split touching nuclei.")
+@run_option(
+    "--kinds/--no-kinds",
+    help="Sort nuclei by appearance: normal, abnormal, leukocyte, other. No diagnosis.",
+)
 @crop_option
 @click.option("--overwrite", is_flag=True, help="Start again where there are results already.")
 @recursive_option

@@ -80,6 +80,9 @@ class RunConfig:
         smaller than `SMALL_UM2`, most of which are leukocytes and debris; None: that of the model
     split
         split touching nuclei
+    kinds
+        sort nuclei by appearance into normal, abnormal, leukocyte and other; no diagnosis. Only
+        for models whose one class is "nucleus"
     crop
         use only the scanned area that the file declares (``openslide.bounds-*``), as QuPath does
     overwrite
@@ -122,6 +125,7 @@ class RunConfig:
     min_score: float | None = None
     min_small_score: float | None = None
     split: bool = True
+    kinds: bool = False
     crop: bool = True
     overwrite: bool = False
     quiet: bool = False

@@ -51,6 +51,7 @@ class PlanRecord(TypedDict):
     """Content of plan.json: everything that decides the result of a run.
 
     Tile size, batch size and number of workers are not in it: the result does not depend on them.
+    `kinds` is the SHA-256 of the weights that sort nuclei, or None.
     """
 
     schema_version: int
@@ -65,6 +66,7 @@ class PlanRecord(TypedDict):
     min_score: float
     min_small_score: float
     split: bool
+    kinds: str | None
     crop: bool
 
 

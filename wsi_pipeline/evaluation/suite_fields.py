@@ -28,13 +28,11 @@ from wsi_pipeline.evaluation.suite_measures import (
 )
 from wsi_pipeline.evaluation.suite_sets import SuiteField, SuiteSet
 from wsi_pipeline.evaluation.suite_stain import ghost_cells, mean_density, optical_density
+from wsi_pipeline.segmentation.kinds import ABNORMAL
 from wsi_pipeline.segmentation.model import Model
 from wsi_pipeline.slides.slide import Slide, open_slide
 
-__all__ = ["ABNORMAL", "Drawn", "SegmentSlide", "field_rows", "measure_field", "measure_model"]
-
-ABNORMAL = "Abnormal: probability"
-"""Measurement of a nucleus that tells abnormal from normal, where a model gives it."""
+__all__ = ["Drawn", "SegmentSlide", "field_rows", "measure_field", "measure_model"]
 
 SegmentSlide = Callable[[Slide, Model, RunConfig], Objects]
 """Returns the objects of a small slide, those of a run with these settings."""

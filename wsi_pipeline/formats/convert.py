@@ -6,7 +6,7 @@ format are imported when it is read or written.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -298,6 +298,7 @@ def export(
     *,
     format: str | None = None,
     slide: SlideInfo | None = None,
+    classes: Sequence[str] = (),
 ) -> str:
     """Write objects in one of `FORMATS` and return the name of that format.
 
@@ -312,11 +313,13 @@ def export(
         a key of `FORMATS`; taken from the name of `destination` if not given
     slide
         the slide, and how to write
+    classes
+        names of the classes to write; empty: all
 
     Raises
     ------
     UsageError
-        for an unknown format, a name that does not fit it, or a slide size that is missing
+        for an unknown format or class, a name that does not fit it, or a slide size that is missing
     DataError
         when the source cannot be read
     OutputError
@@ -334,8 +337,20 @@ def export(
             "run folder, which states them, or set them in SlideInfo"
         )
     objects = read_objects(source) if isinstance(source, Path | str) else source
-    wanted.write(objects, destination, slide)
+    wanted.write(_of_classes(objects, classes) if classes else objects, destination, slide)
     return wanted.name
+
+
+def _of_classes(objects: Objects, names: Sequence[str]) -> Objects:
+    """Return the objects of some classes; a nucleus may lose its cell."""
+    import numpy as np
+
+    for name in names:
+        if name not in objects.classes:
+            known = ", ".join(objects.classes) or "none"
+            raise UsageError(f"there is no class {name!r}; the source has {known}")
+    wanted = np.isin(np.array(objects.classes), names)
+    return objects.take(wanted[objects.class_index])
 
 
 def _format_to_write(destination: Path, name: str | None) -> Format:

@@ -52,6 +52,9 @@ _COLORS: Mapping[str, Color] = MappingProxyType(
         "nucleus": (255, 220, 0),
         "cytoplasm": (0, 200, 255),
         "cell": (255, 90, 0),
+        "abnormal nucleus": (255, 0, 0),
+        "leukocyte": (0, 230, 60),
+        "other": (150, 150, 150),
     }
 )
 _OBJECT_TYPES = ("annotation", "detection", "cell", "tile")

@@ -21,8 +21,10 @@ from wsi_pipeline.core.records import RunRecord
 from wsi_pipeline.core.run_layout import PARQUET, RUN_JSON, read_run, runs_of_slide
 from wsi_pipeline.core.safe_names import folder_name
 from wsi_pipeline.formats.geoparquet import check_claims
+from wsi_pipeline.reports.kind_counts import KIND_COLUMNS, kind_counts
 from wsi_pipeline.reports.object_table import write_object_table
 from wsi_pipeline.segmentation.cell_features import NUCLEUS_RATIO
+from wsi_pipeline.segmentation.kinds import NOT_CELLS, has_kinds
 
 __all__ = [
     "COLUMNS",
@@ -84,6 +86,7 @@ COLUMNS: Mapping[str, str] = MappingProxyType(
         "large_nucleus_um2": _NUMBER,
         "large_nuclei": _COUNT,
         "large_nuclei_share": _NUMBER,
+        **dict.fromkeys(KIND_COLUMNS, _COUNT),
         **{f"cell_area_um2_{part}": _NUMBER for part in SPREAD},
         "cells_with_nucleus": _COUNT,
         **{f"nc_ratio_{part}": _NUMBER for part in SPREAD},
@@ -231,6 +234,8 @@ def summarise(folder: Path, *, qc: Path | None = None, preparation: str = "liqui
         row = blank_row() | _from_run(run)
         row["run_sha256"] = _sha256(folder / RUN_JSON)
         row |= _counts(measured(folder), row["foreground_area_mm2"], run["model"]["classes"])
+        if has_kinds(tuple(run["model"]["classes"])):
+            row |= kind_counts(folder)
         row |= _adequacy(row, run, preparation)
     except (KeyError, TypeError) as error:
         raise DataError(
@@ -284,7 +289,8 @@ def _from_run(run: RunRecord) -> Row:
 def measured(folder: Path) -> dict[str, NDArray[np.float32]]:
     """Return areas of nuclei and of cells in µm², and N/C ratios, of a run; NaN is left out.
 
-    Keys: ``nucleus_area_um2``, ``cell_area_um2``, ``nc_ratio``. Cytoplasm counts as neither.
+    Keys: ``nucleus_area_um2``, ``cell_area_um2``, ``nc_ratio``. Cytoplasm, leukocytes and what is
+    no nucleus count as neither.
 
     Raises
     ------
@@ -314,7 +320,7 @@ def measured(folder: Path) -> dict[str, NDArray[np.float32]]:
     nucleus, cell, ratio = (column(n) for n in (NUCLEUS_AREA, CELL_AREA, NUCLEUS_RATIO))
     # A model of class probabilities stores the areas of all classes as areas of nuclei.
     cell = np.where(np.isnan(cell) & (kinds == CELL_CLASS), nucleus, cell)
-    nucleus = nucleus[(kinds != CELL_CLASS) & (kinds != CYTOPLASM)]
+    nucleus = nucleus[~np.isin(kinds, [CELL_CLASS, CYTOPLASM, *NOT_CELLS])]
     found = {"nucleus_area_um2": nucleus, "cell_area_um2": cell, "nc_ratio": ratio}
     return {name: values[np.isfinite(values)] for name, values in found.items()}
 

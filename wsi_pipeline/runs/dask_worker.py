@@ -195,7 +195,10 @@ class _OpenResources:
             its weights are not those of `identity`
         """
         cuts = config.min_score, config.min_small_score
-        key = config.model, config.checkpoint, _changed(config.checkpoint), config.device, cuts
+        key = (
+            config.model, config.checkpoint, _changed(config.checkpoint), config.device, cuts,
+            config.kinds,
+        )  # fmt: skip
         with self._lock:
             known, model = self._network or (None, None)
             same = known == key and model and config.precision in ("auto", model.precision)

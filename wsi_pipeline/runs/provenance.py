@@ -11,6 +11,7 @@ from pathlib import Path
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.records import SCHEMA_VERSION, ModelRecord, PlanRecord, Provenance
 from wsi_pipeline.runs.run_folder import RESULT_VERSION
+from wsi_pipeline.segmentation.kinds import has_kinds, kinds_identity
 from wsi_pipeline.segmentation.model import Model
 from wsi_pipeline.slides.foreground import Foreground
 from wsi_pipeline.slides.slide import Slide
@@ -48,6 +49,7 @@ def plan_record(slide: Slide, model: Model, config: RunConfig) -> PlanRecord:
         "min_score": rule.min_score,
         "min_small_score": rule.min_small_score,
         "split": config.split,
+        "kinds": kinds_identity() if has_kinds(model.classes) else None,
         "crop": config.crop,
     }
 

@@ -42,11 +42,14 @@ class Components:
     def __len__(self) -> int:
         return len(self.area_px) - 1
 
-    def touches_edge(self) -> NDArray[np.bool_]:
-        """Return which components reach the window's edge and may be incomplete, bool (n + 1,)."""
+    def touches_edge(self, margin: int = 0) -> NDArray[np.bool_]:
+        """Return which components reach the window's edge and may be incomplete, bool (n + 1,).
+
+        With a `margin` also those that lie within so many pixels of the edge.
+        """
         h, w = self.labels.shape
         x0, y0, x1, y1 = self.boxes.T
-        return (x0 == 0) | (y0 == 0) | (x1 == w) | (y1 == h)
+        return (x0 <= margin) | (y0 <= margin) | (x1 >= w - margin) | (y1 >= h - margin)
 
 
 def find_components(probability: Bytes, threshold: float) -> Components:

@@ -260,7 +260,7 @@ class Engine:
             for tile in plan_tiles(window, self.tile_px, halo)
             if _cut(visible, tile.core.clip(window), window).any()
         ]
-        out = np.zeros((len(self.model.classes), window.height, window.width), np.uint8)
+        out = np.zeros((self.model.channels, window.height, window.width), np.uint8)
         reach = window if not tiles else _around(tile.window for tile in tiles)
         image = self._read(reach, overlap + 2 * halo if overlap else 0)
         self.watch.add("read", began)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,14 @@ import torch
 from numpy.typing import NDArray
 from wsiseg_models import registry as networks
 from wsiseg_models.checkpoint import Card, read_card, weights_path
+from wsiseg_models.kinds.network import KindNet, load_kinds, network_input, without_norms
 from wsiseg_models.precision import has_bfloat16
 
 from wsi_pipeline.core.config import ObjectRule, RunConfig
 from wsi_pipeline.core.errors import CheckpointError, ConfigError, DeviceError, UnknownModelError
 from wsi_pipeline.core.machine import usable_cores
 from wsi_pipeline.segmentation.cells import InstanceModel
+from wsi_pipeline.segmentation.kinds import KIND_CLASSES, KINDS_NAME, KindSorter, reach_of_kinds
 from wsi_pipeline.segmentation.model import Images, Instances, Model
 from wsi_pipeline.segmentation.nuclei import PixelModel
 
@@ -84,6 +86,7 @@ def open_model(
     device: str = "auto",
     precision: str = "auto",
     least_score: float | Callable[[ObjectRule], float] = 0.0,
+    kinds: bool = False,
 ) -> Model:
     """Open a model with the weights that ship with the package, or with those of a checkpoint.
 
@@ -99,6 +102,9 @@ def open_model(
     least_score
         instances with a lower score may be left out, so that no mask is computed for them; or a
         function that computes this score from the model's rule
+    kinds
+        also sort nuclei, see `wsi_pipeline.segmentation.kinds`; only for models whose one class is
+        "nucleus"
 
     Raises
     ------
@@ -125,7 +131,19 @@ def open_model(
         precision = "bfloat16" if entry.bfloat16 and has_bfloat16(where) else "float32"
     elif precision == "bfloat16":
         _check_bfloat16(where)
-    return _model(entry.faster(network), decode, card, where, precision, entry)
+    model = _model(entry.faster(network), decode, card, where, precision, entry)
+    return _with_kinds(model) if kinds else model
+
+
+def _with_kinds(model: Model) -> Model:
+    """Return a model that also sorts its nuclei, or the same one if that cannot be."""
+    reaches = model.halo_px >= reach_of_kinds(model.mpp)  # beyond, windows may be blank
+    if not (isinstance(model, PixelModel) and model.classes == KIND_CLASSES[:1] and reaches):
+        return model
+    network, card = load_kinds(weights_path(KINDS_NAME))
+    sort = _LoadedKinds(without_norms(network).to(model.device), card, model.device)
+    sorter = KindSorter(sort.probabilities, model.mpp)
+    return replace(model, classes=KIND_CLASSES, sorter=sorter)
 
 
 def _check_bfloat16(device: str) -> None:
@@ -310,6 +328,23 @@ class _LoadedNetwork:
         return found
 
 
+@dataclass(frozen=True, eq=False)
+class _LoadedKinds:
+    """A KindNet on its device, with its card."""
+
+    network: KindNet
+    card: Card
+    device: str
+
+    @torch.inference_mode()
+    def probabilities(self, crops: Images) -> NDArray[np.float32]:
+        """Compute the probability of each kind, float32 (n, kinds), of crops (n, s, s, 4)."""
+        x = network_input(torch.from_numpy(crops).to(self.device), self.card)
+        x = x.contiguous(memory_format=torch.channels_last)
+        found: NDArray[np.float32] = self.network(x).softmax(1).cpu().numpy()
+        return found
+
+
 def model_for(config: RunConfig) -> Model:
     """Open the model that a run with these settings uses; see `open_model` for errors."""
     return open_model(
@@ -318,4 +353,5 @@ def model_for(config: RunConfig) -> Model:
         device=config.device,
         precision=config.precision,
         least_score=lambda rule: config.object_rule(rule).least_score,
+        kinds=config.kinds,
     )

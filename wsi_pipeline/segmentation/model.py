@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from wsiseg_models.checkpoint import Card, read_card, weights_path
+from wsiseg_models.checkpoint import Card, read_card, shipped_models, weights_path
 from wsiseg_models.predictions import Instances, Window, paste
 
 from wsi_pipeline.core.config import ObjectRule, RunConfig
@@ -84,6 +84,11 @@ class Model(ABC):
     streams: ClassVar[bool] = False
 
     @property
+    def channels(self) -> int:
+        """Number of classes of the network, background left out."""
+        return len(self.classes)
+
+    @property
     @abstractmethod
     def reach_px(self) -> int:
         """Distance beyond a region's core within which its objects may extend, model pixels."""
@@ -116,6 +121,4 @@ class Model(ABC):
 
 def shipped_cards() -> dict[str, Card]:
     """Return the card of each network whose weights ship with the package."""
-    return {
-        path.stem: read_card(path) for path in sorted(weights_path("").parent.glob("*.safetensors"))
-    }
+    return {name: read_card(weights_path(name)) for name in shipped_models()}

@@ -23,6 +23,7 @@ from wsi_pipeline.core.polygons import make_valid
 from wsi_pipeline.segmentation.components import Components, find_components, from_label_image
 from wsi_pipeline.segmentation.contours import simplify, trace
 from wsi_pipeline.segmentation.inference import Engine
+from wsi_pipeline.segmentation.kinds import ABNORMAL, KindSorter, has_kinds, reach_of_kinds
 from wsi_pipeline.segmentation.model import Images, Model
 from wsi_pipeline.segmentation.morphometry import OD_MEAN, mean_od, morphometry
 from wsi_pipeline.segmentation.ownership import (
@@ -60,7 +61,9 @@ class _NucleusModel(Model):
     def empty(self) -> Objects:
         """See `Model`."""
         none = Objects.empty(self.classes)
-        return replace(none, features=morphometry(none, 1.0) | {OD_MEAN: np.zeros(0, np.float32)})
+        measured = [OD_MEAN, ABNORMAL] if has_kinds(self.classes) else [OD_MEAN]
+        empty = {name: np.zeros(0, np.float32) for name in measured}
+        return replace(none, features=morphometry(none, 1.0) | empty)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,11 +79,19 @@ class PixelModel(_NucleusModel):
         images uint8 (n, h, w, 3) → probabilities uint8 (n, classes, h, w), 255 = certain
     core_network
         computes the same without `halo_px` on each side, where that costs less
+    sorter
+        decides what kind of nucleus each is; `classes` are then `KIND_CLASSES`
     """
 
     network: Callable[[Images], Images]
     core_network: Callable[[Images], Images] | None = None
+    sorter: KindSorter | None = None
     streams: ClassVar[bool] = True
+
+    @property
+    def channels(self) -> int:
+        """See `Model`; a sorter's classes are not those of the network."""
+        return 1 if has_kinds(self.classes) else len(self.classes)
 
     def infer(self, images: Images) -> list[Images]:
         """Compute class probabilities (classes, h, w) for each image uint8 (n, h, w, 3)."""
@@ -106,7 +117,9 @@ class PixelModel(_NucleusModel):
             engine.watch.add("objects", began)
             return _SegmentedWindow(window, image, probability, components)
 
-        return _segment_region(engine, region, config, keep, segment, split=config.split)
+        return _segment_region(
+            engine, region, config, keep, segment, split=config.split, sorter=self.sorter
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,21 +247,24 @@ def _segment_region(
     *,
     split: bool = False,
     shared_px: int = 0,
+    sorter: KindSorter | None = None,
 ) -> tuple[Objects, int]:
     """Return the objects that a region owns, and how many are larger than `LARGEST_PX`.
 
     A region owns the components whose first pixel in reading order lies in its core, grown by
     `shared_px`. A component that does not reach the window's edge is complete, so its first pixel
     is certain; one that does is segmented again in a larger window before its owner is decided.
-    Owners are decided before touching nuclei are split.
+    Owners are decided before touching nuclei are split. A `sorter` needs more of the image around
+    a nucleus, so what is too near to the window's edge for it is segmented again too.
     """
+    margin = reach_of_kinds(engine.model.mpp) if sorter else 0
     window = segment(region.core.grow(OBJECT_HALO_PX), 2 * OBJECT_HALO_PX)
     x, y = window.first_pixels()
     core = region.core.grow(shared_px)
     owned = lies_in_core(core, x, y)
     owned[0] = False
-    cut = window.components.touches_edge()
-    parts = [_objects(engine, window, owned & ~cut, config, split)]
+    cut = window.components.touches_edge(margin)
+    parts = [_objects(engine, window, owned & ~cut, config, split, sorter)]
     oversized = 0
     done: set[tuple[int, int]] = set()
     for k in np.flatnonzero(owned & cut):
@@ -259,7 +275,7 @@ def _segment_region(
             done.add(first)
             oversized += not complete
             selected = np.arange(len(xs)) == index
-            parts.append(_objects(engine, larger, selected, config, split))
+            parts.append(_objects(engine, larger, selected, config, split, sorter))
     objects = keep.select(Objects.concatenate(parts))
     return in_reading_order(objects), oversized
 
@@ -294,6 +310,7 @@ def _objects(
     selected: NDArray[np.bool_],
     config: RunConfig,
     split: bool,
+    sorter: KindSorter | None,
 ) -> Objects:
     """Make objects of the selected components of a window: split, outline, score and measure."""
     began = time.perf_counter()
@@ -309,7 +326,13 @@ def _objects(
     coords, offsets, valid = simplify(vertices, offsets)
     classes, score = _scores(nuclei, window.probability)
     background = engine.slide.background
-    od = mean_od(window.image, nuclei.labels, len(nuclei), background=background)
+    measures = {OD_MEAN: mean_od(window.image, nuclei.labels, len(nuclei), background=background)}
+    certain = is_certain(
+        score, nuclei.area_px * model.mpp**2,
+        min_score=rule.min_score, min_small_score=rule.min_small_score,
+    )  # fmt: skip
+    if sorter is not None:
+        classes, measures[ABNORMAL] = sorter.sort(window.image, nuclei.labels, certain)
     position = nuclei.first_pixel + window.corner
     objects = Objects(
         classes=model.classes,
@@ -319,12 +342,8 @@ def _objects(
         coords=coords,
         ring_offsets=offsets,
         object_offsets=np.arange(len(nuclei) + 1, dtype=np.int64),
-        features={OD_MEAN: od},
+        features=measures,
     )
-    certain = is_certain(
-        score, nuclei.area_px * model.mpp**2,
-        min_score=rule.min_score, min_small_score=rule.min_small_score,
-    )  # fmt: skip
     objects = make_valid(objects.take(certain), checked=valid[certain])
     measured = morphometry(objects, model.mpp / scale) | dict(objects.features)
     engine.watch.add("objects", began)
