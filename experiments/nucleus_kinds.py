@@ -1,7 +1,7 @@
 """Train and judge `nucleus_kinds`: what kind of nucleus a segmented object is.
 
     wsiseg synth real --fields 72 --look real --mpp 0.25-0.45 --size 640 --seed 612
-    wsiseg synth plain --fields 32 --look plain --mpp 0.25-0.45 --size 640 --seed 613
+    wsiseg synth plain --fields 10 --look plain --mpp 0.25-0.45 --size 640 --seed 613
     python experiments/nucleus_kinds.py ../shared/data --fields real --fields plain --work kinds
 
 writes kinds/nucleus_kinds.safetensors and prints the numbers of
@@ -50,7 +50,7 @@ CRIC_MPP = 0.228
 ABNORMAL_KINDS = {"lsil", "hsil", "pale_lsil", "koilocyte"}
 UNCERTAIN_KINDS = {"crowded"}  # between normal and abnormal by construction
 LEUKOCYTES = {"neutrophil", "lymphocyte"}
-STEPS, FIELD_STEPS = 900, 220
+STEPS, FIELD_STEPS = 400, 80
 CARD = Card(
     name="nucleus_kinds", task=TASK, classes=KINDS, mpp=CROP_MPP, halo_px=CROP_PX // 2,
     tile_px=CROP_PX, stride=1, options={"kinds": len(KINDS), "width": 12},

@@ -64,7 +64,9 @@ def nucleus_crops(
     h, w = labels.shape
     low, high = centres.min(0, initial=half), centres.max(0, initial=0)
     if (low < half).any() or high[0] > w - half or high[1] > h - half:
-        image = cv2.copyMakeBorder(image, *[side] * 4, cv2.BORDER_REFLECT_101)  # type: ignore[assignment]
+        image = np.asarray(
+            cv2.copyMakeBorder(image, side, side, side, side, cv2.BORDER_REFLECT_101), np.uint8
+        )
         labels = np.pad(labels, side)
         centres = centres + side
     out = np.empty((len(numbers), size, size, 4), np.uint8)

@@ -96,9 +96,11 @@ def kindnet(*, kinds: int = len(KINDS), width: int = 16) -> KindNet:
 
 def network_input(crops: Tensor, card: Card) -> Tensor:
     """Return the network's input (n, 4, s, s) of crops uint8 (n, s, s, 4), see `nucleus_crops`."""
-    x = crops.permute(0, 3, 1, 2).float()
-    colour = (x[:, :3] - card.mean) / card.std  # type: ignore[operator]
-    return torch.cat([colour, x[:, 3:] / 255], 1)
+    mean, std = (torch.tensor([v] * 3 if isinstance(v, float | int) else v)
+                 for v in (card.mean, card.std))  # fmt: skip
+    shift, scale = F.pad(mean, (0, 1)), F.pad(1 / std, (0, 1), value=1 / 255)
+    x = crops.float().sub_(shift.to(crops.device)).mul_(scale.to(crops.device))
+    return x.permute(0, 3, 1, 2)  # channels last, as they were
 
 
 def without_norms(network: KindNet) -> KindNet:
@@ -107,7 +109,7 @@ def without_norms(network: KindNet) -> KindNet:
     for part in list(faster.modules()):
         if isinstance(part, nn.Sequential):
             _fold(part)
-    return faster.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return faster.to(memory_format=torch.channels_last)
 
 
 def _fold(layers: nn.Sequential) -> None:

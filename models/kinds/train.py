@@ -60,7 +60,7 @@ def fit_kinds(
     sets: Sequence[tuple[KindSet, float]],
     *,
     steps: int,
-    batch: int = 96,
+    batch: int = 64,
     rate: float = 2e-3,
     seed: int = 0,
 ) -> KindNet:
@@ -83,7 +83,8 @@ def fit_kinds(
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
     optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=0.02)
-    mean = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.99), use_buffers=True)
+    decay = get_ema_multi_avg_fn(0.99)  # type: ignore[no-untyped-call]
+    mean = AveragedModel(network, multi_avg_fn=decay, use_buffers=True)
     network.train()
     for step in range(steps):
         warm = min(1.0, (step + 1) / 40)
@@ -95,7 +96,8 @@ def fit_kinds(
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         mean.update_parameters(network)
-    trained: KindNet = mean.module
+    trained = mean.module
+    assert isinstance(trained, KindNet)
     return trained.eval()
 
 

@@ -340,7 +340,6 @@ class _LoadedKinds:
     def probabilities(self, crops: Images) -> NDArray[np.float32]:
         """Compute the probability of each kind, float32 (n, kinds), of crops (n, s, s, 4)."""
         x = network_input(torch.from_numpy(crops).to(self.device), self.card)
-        x = x.contiguous(memory_format=torch.channels_last)
         found: NDArray[np.float32] = self.network(x).softmax(1).cpu().numpy()
         return found
 
