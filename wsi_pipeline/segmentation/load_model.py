@@ -22,6 +22,7 @@ from wsi_pipeline.segmentation.cells import InstanceModel
 from wsi_pipeline.segmentation.kinds import KIND_CLASSES, KINDS_NAME, KindSorter, reach_of_kinds
 from wsi_pipeline.segmentation.model import Images, Instances, Model
 from wsi_pipeline.segmentation.nuclei import PixelModel
+from wsi_pipeline.segmentation.ownership import OBJECT_HALO_PX
 
 __all__ = [
     "device_named",
@@ -137,7 +138,8 @@ def open_model(
 
 def _with_kinds(model: Model) -> Model:
     """Return a model that also sorts its nuclei, or the same one if that cannot be."""
-    reaches = model.halo_px >= reach_of_kinds(model.mpp)  # beyond, windows may be blank
+    # Farther from a nucleus than this, a window may be blank or end.
+    reaches = reach_of_kinds(model.mpp) <= min(model.halo_px, OBJECT_HALO_PX)
     if not (isinstance(model, PixelModel) and model.classes == KIND_CLASSES[:1] and reaches):
         return model
     network, card = load_kinds(weights_path(KINDS_NAME))
