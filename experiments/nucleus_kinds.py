@@ -50,7 +50,7 @@ CRIC_MPP = 0.228
 ABNORMAL_KINDS = {"lsil", "hsil", "pale_lsil", "koilocyte"}
 UNCERTAIN_KINDS = {"crowded"}  # between normal and abnormal by construction
 LEUKOCYTES = {"neutrophil", "lymphocyte"}
-STEPS, FIELD_STEPS = 400, 80
+STEPS, FIELD_STEPS = 900, 60
 CARD = Card(
     name="nucleus_kinds", task=TASK, classes=KINDS, mpp=CROP_MPP, halo_px=CROP_PX // 2,
     tile_px=CROP_PX, stride=1, options={"kinds": len(KINDS), "width": 12},
@@ -253,17 +253,18 @@ def _train_and_judge(work: Path, herlev: Marked, cric: Marked, generated: Sequen
     """
     began = time.process_time()
     learned = [one.data.take(one.group <= _last(one)) for one in generated]
-    common = [(herlev.data.take(herlev.group == 0), 4.0)]
-    common += [(one, 5.0 / len(learned)) for one in learned]
+    all_crops = sum(len(one.kinds) for one in learned)
+    common = [(herlev.data.take(herlev.group == 0), 3.0)]
+    common += [(one, len(one.kinds) / all_crops * 6.0) for one in learned]
     start = _fitted(work / "common.safetensors", kindnet(**CARD.options), common, STEPS)
     probability = np.zeros(len(cric.group))
     for field in np.unique(cric.group):
-        seen = [*common, (cric.data.take(cric.group != field), 3.0)]
+        seen = [*common, (cric.data.take(cric.group != field), 2.0)]
         network = _fitted(work / f"without_{field}.safetensors", start, seen, FIELD_STEPS)
         judged = cric.group == field
         probability[judged] = _abnormal(network, cric.data.take(judged))
     metrics = {"cric_fields": _judge("cric_fields, leave one field out", cric, probability)}
-    seen = [*common, (cric.data, 3.0)]
+    seen = [*common, (cric.data, 2.0)]
     last = _fitted(work / "last.safetensors", start, seen, FIELD_STEPS)
     for title, network in (("before cric_fields", start), ("as shipped", last)):
         held = replace(herlev, data=herlev.data.take(herlev.group == 1),
@@ -294,7 +295,7 @@ def _fitted(
     network = kindnet(**CARD.options)
     if not file.is_file():
         network.load_state_dict(start.state_dict())
-        rate = 2e-3 if steps == STEPS else 7e-4
+        rate = 4e-3 if steps == STEPS else 1e-3
         save_checkpoint(file, fit_kinds(network, CARD, sets, steps=steps, rate=rate).state_dict(),
                         CARD)  # fmt: skip
     network.load_state_dict(load_checkpoint(file)[0])
