@@ -47,7 +47,7 @@ def test_every_setting_reaches_the_command_line():
         model="donet", checkpoint=Path("c"), device="cpu", precision="float32", mpp=0.3,
         foreground="all", roi=Path("r"), tile_px=256, batch=3, workers=4, scheduler="tcp://x:1",
         read_timeout_s=9.0, threshold=0.4, min_area_um2=7.0, min_score=0.1, min_small_score=0.2,
-        split=False, crop=False, overwrite=True, quiet=True,
+        split=False, kinds=True, crop=False, overwrite=True, quiet=True,
     )  # fmt: skip
     default = asdict(RunConfig())
     assert [k for k, v in asdict(other).items() if v == default[k]] == ["out"]
@@ -131,7 +131,13 @@ def test_a_key_follows_files_and_settings_and_nothing_else(made, tmp_path, monke
 
     first = key()
     assert key(batch=4, device="cpu", workers=1, quiet=True, scheduler="tcp://x:1") == first
-    others = [key(threshold=0.4), key(model="donet"), key(split=False), key(roi="r.geojson")]
+    others = [
+        key(threshold=0.4),
+        key(model="donet"),
+        key(split=False),
+        key(kinds=True),
+        key(roi="r.geojson"),
+    ]
     assert len({first, *others}) == 5
     os.utime("a.svs", ns=(1, 1))  # a clock that was late counts, too
     assert key() not in (first, *others)

@@ -35,7 +35,7 @@ VALUES = {
     "min_score": [("0", True), ("1", True), ("-0.1", False), ("1.1", False)],
     "min_small_score": [("0", True), ("1", True), ("2", False)],
 }  # fmt: skip
-FLAGS = ("split", "crop", "overwrite", "recursive", "quiet")
+FLAGS = ("split", "kinds", "crop", "overwrite", "recursive", "quiet")
 ELSEWHERE = {"model", "out"}
 """Options that every test gives."""
 
