@@ -21,6 +21,7 @@ from wsi_pipeline.core.objects import Objects, is_cell
 from wsi_pipeline.core.polygons import make_valid, nuclei_apart
 from wsi_pipeline.segmentation.cell_features import cell_features
 from wsi_pipeline.segmentation.contours import simplify, trace
+from wsi_pipeline.segmentation.ghost_cells import is_ghost
 from wsi_pipeline.segmentation.inference import Engine
 from wsi_pipeline.segmentation.mask_atlas import MaskAtlas, draw_atlas, largest_parts
 from wsi_pipeline.segmentation.model import Images, Instances, Model
@@ -178,7 +179,8 @@ def _outlined(engine: Engine, window: _Window, config: RunConfig) -> tuple[Objec
     vertices, offsets = trace(masks.labels, atlas.probability, masks.first_pixel, 127.5)
     vertices += np.repeat(shift, np.diff(offsets), axis=0)
     limit = np.array([engine.slide.width, engine.slide.height]) / scale
-    cut = _is_cut(vertices, offsets, window, limit)
+    boxes = _boxes(vertices, offsets)
+    cut = _is_cut(boxes, window, limit)
     coords, offsets, valid = simplify(np.clip(vertices + window.corner, 0, limit) * scale, offsets)
     image, background = atlas.copy_pixels(window.image), engine.slide.background
     od = mean_od(image, masks.labels, len(masks), background=background)
@@ -194,7 +196,8 @@ def _outlined(engine: Engine, window: _Window, config: RunConfig) -> tuple[Objec
         object_offsets=np.arange(len(masks) + 1, dtype=np.int64),
         features={OD_MEAN: od, _ROW: np.arange(len(masks), dtype=np.float32)},
     )
-    return make_valid(objects, checked=valid), cut
+    ghost = is_cell(objects) & is_ghost(image, masks.labels, window.image, boxes, background)
+    return make_valid(objects.take(~ghost), checked=valid[~ghost]), cut
 
 
 def _certain_masks(
@@ -222,16 +225,19 @@ def _certain_masks(
     return atlas, masks, instances.take(index), (atlas.origin - atlas.corner)[index]
 
 
-def _is_cut(
-    vertices: NDArray[np.float64], offsets: Ints, window: _Window, limit: NDArray[np.float64]
-) -> Bools:
-    """Return which rings (n,) the window's edge cuts, where that is not the edge of the slide.
+def _boxes(vertices: NDArray[np.float64], offsets: Ints) -> NDArray[np.float64]:
+    """Return the bounding box x0, y0, x1, y1 of each ring, float64 (n, 4)."""
+    low = np.minimum.reduceat(vertices, offsets[:-1], axis=0)
+    return np.hstack([low, np.maximum.reduceat(vertices, offsets[:-1], axis=0)])
 
-    Vertices are in pixels of the window; `limit` is the slide's width and height.
+
+def _is_cut(boxes: NDArray[np.float64], window: _Window, limit: NDArray[np.float64]) -> Bools:
+    """Return which boxes (n, 4) the window's edge cuts, where that is not the edge of the slide.
+
+    Boxes are in pixels of the window; `limit` is the slide's width and height.
     """
     size = np.array([window.box.width, window.box.height])
-    low = np.minimum.reduceat(vertices, offsets[:-1], axis=0)
-    high = np.maximum.reduceat(vertices, offsets[:-1], axis=0)
+    low, high = boxes[:, :2], boxes[:, 2:]
     before: Bools = (low <= 1) & (low + window.corner > 1)
     after: Bools = (high >= size - 1) & (high + window.corner < limit - 1)
     return np.asarray((before | after).any(axis=1))

@@ -1,0 +1,104 @@
+"""Cells that a network draws on empty glass, where there is no stain under them."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["GLASS_MARGIN", "STAINED", "is_ghost"]
+
+STAINED = 0.05
+"""A cell with a higher median optical density is no ghost, whatever lies around it."""
+
+GLASS_MARGIN = 0.015
+"""A ghost is darker than the glass around it by less than this optical density.
+
+The palest real cells of extended-focus and liquid-based fields have 0.015 and more.
+"""
+
+_STEPS = 1000
+_LEVELS = 256
+"""Optical densities are counted in steps of 1/1000, the last one for all that are higher."""
+
+Images = NDArray[np.uint8]
+
+
+def is_ghost(
+    image: Images, labels: NDArray[np.int32], field: Images, boxes: NDArray[np.float64],
+    background: tuple[int, int, int],
+) -> NDArray[np.bool_]:  # fmt: skip
+    """Return which objects are drawn where there is only glass, bool (n,).
+
+    An object is a ghost if its median optical density is below `STAINED`, and below that of the
+    glass around it + `GLASS_MARGIN`. The glass is the 10th percentile in the object's bounding box,
+    grown by a quarter of its sides: the light is not even over a field.
+
+    Parameters
+    ----------
+    image, labels
+        uint8 (h, w, 3) and int32 (h, w): object i has label i + 1
+    field
+        the window of the slide, uint8 (h, w, 3)
+    boxes
+        float (n, 4): bounding boxes in `field`
+    background
+        channel values of empty glass, 1 to 255
+
+    Examples
+    --------
+    >>> field = np.full((20, 40, 3), 240, np.uint8)
+    >>> field[5:15, 25:35] = 200
+    >>> labels = np.zeros((20, 40), np.int32)
+    >>> labels[5:15, 5:15], labels[5:15, 25:35] = 1, 2
+    >>> boxes = np.array([[5, 5, 15, 15], [25, 5, 35, 15]], float)
+    >>> is_ghost(field, labels, field, boxes, (240, 240, 240)).tolist()
+    [True, False]
+    """
+    levels = _density_levels(background)
+    median = _medians(image, labels, len(boxes), levels) / _STEPS
+    ghost = median < STAINED
+    for k in np.flatnonzero(ghost):
+        x0, y0, x1, y1 = boxes[k]
+        aside, above = (x1 - x0) / 4, (y1 - y0) / 4
+        rows = slice(max(int(y0 - above), 0), int(np.ceil(y1 + above)))
+        columns = slice(max(int(x0 - aside), 0), int(np.ceil(x1 + aside)))
+        around = _levels_of(field[rows, columns], levels)
+        ghost[k] = median[k] < float(np.percentile(around, 10)) / _STEPS + GLASS_MARGIN
+    return ghost
+
+
+def _density_levels(background: tuple[int, int, int]) -> NDArray[np.float32]:
+    """Return a third of the optical density of each value of each channel, in steps: (3, 256)."""
+    value = np.maximum(np.arange(256, dtype=np.float32), 1)
+    return np.stack([-np.log10(value / glass) * (_STEPS / 3) for glass in background])
+
+
+def _levels_of(image: Images, levels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the optical density of each pixel of an image, in steps."""
+    red, green, blue = (levels[channel][image[..., channel]] for channel in range(3))
+    return np.asarray(red + green + blue, np.float32)
+
+
+@numba.njit(nogil=True, cache=True)
+def _medians(
+    image: Images, labels: NDArray[np.int32], n: int, levels: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Return the median optical density of each object in steps, cut off at `_LEVELS` − 1."""
+    counts = np.zeros((n, _LEVELS), np.int32)
+    for r in range(labels.shape[0]):
+        for c in range(labels.shape[1]):
+            k = labels[r, c]
+            if k > 0:
+                step = levels[0, image[r, c, 0]] + levels[1, image[r, c, 1]]
+                step += levels[2, image[r, c, 2]]
+                counts[k - 1, min(max(int(step + 0.5), 0), _LEVELS - 1)] += 1
+    out = np.zeros(n, np.float32)
+    for k in range(n):
+        half, seen = (counts[k].sum() + 1) // 2, 0
+        for level in range(_LEVELS):
+            seen += counts[k, level]
+            if seen >= half:
+                out[k] = level
+                break
+    return out
