@@ -2,7 +2,8 @@
 
     python experiments/choose_rule.py CHECKPOINT ../shared/data [--split fold:5/10] [--write]
 
-The rule, on every set of the suite that is neither kept back nor of tissue:
+The rule, on every set of the suite that is neither kept back nor of tissue and has at least 20 nuclei
+in the split:
 
 1. Threshold: the one whose worst area bias is least. The biases are the medians of drawn ÷ true
    area − 1 over all nuclei, the palest quarter and the largest quarter; they are averaged over the
@@ -39,7 +40,8 @@ from wsi_pipeline.segmentation.nuclei import PixelModel
 
 RESULTS = Path(__file__).parent / "results" / "choose_rule.md"
 THRESHOLDS = (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6)
-SCORES = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85)
+SCORES = (0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8)
+LEAST_NUCLEI = 20
 BIASES = ("area bias", "area bias, palest quarter", "area bias, largest quarter")
 
 Scores = dict[str, dict[str, float]]
@@ -125,6 +127,7 @@ def main() -> None:
     model = dataclasses.replace(model, network=remembering(model.network), core_network=inner)
     sets, _ = find_sets(given.suite, given.split)
     sets = [s for s in sets if not (s.kept_back or s.tissue or s.marked)]
+    sets = [s for s in sets if sum(len(f.nuclei) for f in s.fields) >= LEAST_NUCLEI]
     names = ", ".join(f"{s.name} ({len(s.fields)})" for s in sets)
     lines = [f"## {model.name} {model.identity[:12]}, {given.split}: {names}", ""]
     rule = choose(model, sets, lines)
