@@ -2,8 +2,8 @@
 
     python experiments/choose_rule.py CHECKPOINT ../shared/data [--split fold:5/10] [--write]
 
-The rule, on every set of the suite that is neither kept back nor of tissue and has at least 20 nuclei
-in the split:
+The rule, on every set of the suite that is neither kept back nor of tissue and has at least 20
+nuclei in the split:
 
 1. Threshold: the one whose worst area bias is least. The biases are the medians of drawn ÷ true
    area − 1 over all nuclei, the palest quarter and the largest quarter; they are averaged over the
