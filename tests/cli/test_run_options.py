@@ -13,7 +13,7 @@ MARKED = [
     pytest.param(m, marks=pytest.mark.slow if m in ("unet", "cascade") else ()) for m in MODELS
 ]
 """With cheap networks, `unet` and `cascade` differ from the others in their cards alone."""
-WITHOUT_WEIGHTS = {"maskrcnn", "unet"}
+WITHOUT_WEIGHTS = {"maskrcnn"}
 STRIDE = {"dssnet": 8, "unet": 16, "donet": 32, "cascade": 32}
 
 # Option → values, each with whether it is good; None: it depends on the stride of the model.
