@@ -88,7 +88,7 @@ def _load(path: Path, **options: Any) -> tuple[torch.nn.Module, Any, Card]:
     card = replace(read_card(path), mean=0, std=1)
     if card.task == "cells":
         return Light(), find_cells, replace(card, halo_px=64)
-    return Darkness(), darkness_bytes, replace(card, halo_px=8)
+    return Darkness(), darkness_bytes, replace(card, halo_px=card.stride)
 
 
 _REAL_LOAD, _REAL_MODELS = registry.load, registry.MODELS
