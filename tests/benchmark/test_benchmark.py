@@ -47,7 +47,10 @@ def run_here(code, arguments, *, environment, device):
     return Process(seconds, round(peak_bytes(os.getpid()) / 1e6), {})
 
 
-@pytest.fixture(scope="module", params=["here", pytest.param("processes", marks=pytest.mark.slow)])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(where, marks=pytest.mark.slow) for where in ("here", "processes")],
+)
 def ran(request, tmp_path_factory):
     """A tiny benchmark without a network: its folder and what it printed."""
     out = tmp_path_factory.mktemp("bench") / "out"

@@ -25,6 +25,7 @@ def sparse(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_the_work_is_that_of_a_run(sparse, tmp_path):
     model = make_threshold_model("dssnet")
     summary = run_slide(sparse, RunConfig(out=tmp_path, quiet=True), model=model).summary

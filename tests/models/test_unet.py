@@ -132,6 +132,7 @@ def test_the_encoder_learns_at_its_share_of_the_rate(tmp_path):
     assert len(shares) == len(list(network.parameters()))
 
 
+@pytest.mark.slow
 def test_resumed_training_equals_uninterrupted(tmp_path):
     torch.set_num_threads(1)
     config = UNetTrainConfig(

@@ -64,7 +64,13 @@ def small_memory(model, most, error):
     return replace(model, network=predict), sizes
 
 
-@pytest.mark.parametrize("error", LACKS.values(), ids=LACKS)
+@pytest.mark.parametrize(
+    "error",
+    [
+        pytest.param(error, id=name, marks=pytest.mark.slow if number else ())
+        for number, (name, error) in enumerate(LACKS.items())
+    ],
+)
 def test_every_lack_of_memory_halves_the_batch(slide_path, darkness, tmp_path, error):
     path = tmp_path / "field.png"
     with open_slide(slide_path) as opened:
@@ -136,7 +142,7 @@ def test_a_drive_that_is_gone_ends_the_run_soon(slide_path, tmp_path, request):
     assert len(list((tmp_path / "crowded/darkness" / "parts").glob("*.failed.json"))) > 20
 
 
-@pytest.mark.parametrize("kind", ["svs", "plain TIFF"])
+@pytest.mark.parametrize("kind", [pytest.param("svs", marks=pytest.mark.slow), "plain TIFF"])
 def test_a_slide_that_shrinks_or_goes_while_it_is_read(
     kind, slide_path, darkness, tmp_path, monkeypatch
 ):

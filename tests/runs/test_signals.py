@@ -17,9 +17,10 @@ from wsi_pipeline.pipeline import run_slide
 pytestmark = pytest.mark.usefixtures("small_regions")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "number",
-    [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)],
+    [signal.SIGTERM, signal.SIGINT],
     ids=lambda n: n.name,
 )
 def test_the_first_signal_finishes_what_is_in_flight(

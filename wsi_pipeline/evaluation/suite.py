@@ -168,7 +168,7 @@ def training_notes(name: str, card: Card, sets: Sequence[SuiteSet], split: str) 
     """Return what makes scores of a model look better than they are, according to its card."""
     training = card.training
     own, notes = training.get("split"), []
-    if card.data and split != own:
+    if card.data and not _is_part_of(split, own):
         notes.append(
             f"{name} was trained with split {own}, so that training may have used images of "
             f"split {split}."
@@ -180,6 +180,19 @@ def training_notes(name: str, card: Card, sets: Sequence[SuiteSet], split: str) 
     if seen:
         notes.append(f"{name} was trained on {', '.join(seen)}: not kept back for it.")
     return notes
+
+
+def _is_part_of(split: str, whole: Any) -> bool:
+    """Return whether all images of one split are images of another: fold:5/10 is in fold:0/5.
+
+    >>> _is_part_of("fold:5/10", "fold:0/5"), _is_part_of("fold:1/10", "fold:0/5")
+    (True, False)
+    """
+    both = [re.fullmatch(r"fold:(\d+)/(\d+)", str(text)) for text in (split, whole)]
+    if not (both[0] and both[1]):
+        return split == whole
+    (fold, folds), (own, most) = ((int(m[1]), int(m[2])) for m in both if m)
+    return folds % most == 0 and fold % most == own
 
 
 def _settings(config: RunConfig, split: str) -> dict[str, Any]:
