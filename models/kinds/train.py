@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..checkpoint import Card
 from ..training.augment import Augmentation
+from ..training.loop import Ema
 from .crops import CROP_PX
 from .network import KindNet, network_input
 
@@ -83,8 +84,7 @@ def fit_kinds(
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
     optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=0.02)
-    decay = get_ema_multi_avg_fn(0.99)  # type: ignore[no-untyped-call]
-    mean = AveragedModel(network, multi_avg_fn=decay, use_buffers=True)
+    mean = Ema(network, 0.99)
     network.train()
     for step in range(steps):
         warm = min(1.0, (step + 1) / 40)
@@ -95,9 +95,9 @@ def fit_kinds(
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        mean.update_parameters(network)
-    trained = mean.module
-    assert isinstance(trained, KindNet)
+        mean.update(network, step)
+    trained = copy.deepcopy(network)
+    trained.load_state_dict(mean.state)
     return trained.eval()
 
 

@@ -45,7 +45,7 @@ def test_training_tells_kinds_apart_and_is_deterministic():
     for _ in range(2):
         network = kindnet(width=4)
         network.load_state_dict(start)
-        networks.append(fit_kinds(network, CARD, [(drawn(60, 0), 1.0)], steps=150, batch=48))
+        networks.append(fit_kinds(network, CARD, [(drawn(60, 0), 1.0)], steps=200, batch=48))
     held = drawn(60, 1)
     one, two = (kind_probabilities(n, CARD, middle(held.crops)) for n in networks)
     assert np.array_equal(one, two)
