@@ -26,9 +26,7 @@ def data(tmp_path):
 
 @pytest.fixture(
     scope="session",
-    params=[
-        name if name == "donet" else pytest.param(name, marks=pytest.mark.slow) for name in BUILDERS
-    ],
+    params=[pytest.param(name, marks=pytest.mark.slow) for name in BUILDERS],
 )
 def trained(request, tmp_path_factory):
     """A tiny network that has learned the scene, and its total loss at each step.
