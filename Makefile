@@ -2,7 +2,7 @@
 #
 #   make demo                    a synthetic slide, segmented and compared with its truth
 #   make demo SLIDE=a.ndpi       a slide of your own; MPP=0.25 if it has no pixel size
-#   make test                    the tests, without the slow ones; about 3 minutes on two idle cores
+#   make test                    the tests, without the slow ones; about 3 minutes on two cores
 #   make test-all                all tests but those marked heavy, with longer random searches
 #   make lint                    style, types, and the order of the packages
 #   make clean

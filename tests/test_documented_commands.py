@@ -202,8 +202,14 @@ def run(document, folder, skipped):
                 (folder / target).write_text(shown, encoding="utf-8")
 
 
+def marked(document):
+    """A document as a parameter; the one with the longest commands is slow."""
+    slow = document.name == "models.md"
+    return pytest.param(document, id=name_of(document), marks=pytest.mark.slow if slow else ())
+
+
 @needs_bash
-@pytest.mark.parametrize("document", [d for d in DOCUMENTS if any(commands(d))], ids=name_of)
+@pytest.mark.parametrize("document", [marked(d) for d in DOCUMENTS if any(commands(d))])
 def test_documented_commands_run(document, scratch, cheap):
     run(document, scratch, {**NOT_RUN, **ONLY_SLOW})
 

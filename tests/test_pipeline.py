@@ -244,7 +244,7 @@ def test_a_full_disk_keeps_what_was_done(slide_path, darkness, reference, tmp_pa
         run(slide_path, tmp_path / "new", darkness)
 
 
-@pytest.mark.parametrize("region_px", [200, 1920])
+@pytest.mark.parametrize("region_px", [pytest.param(200, marks=pytest.mark.slow), 1920])
 def test_a_damaged_tile_costs_what_touches_it_and_is_tried_again(
     slide_path, darkness, reference, tmp_path, monkeypatch, region_px
 ):

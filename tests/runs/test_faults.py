@@ -114,6 +114,7 @@ def test_other_errors_of_the_network_are_not_taken_for_it(slide_path, darkness, 
 # --- the slide's drive
 
 
+@pytest.mark.slow
 def test_a_read_that_stalls_costs_its_region(
     slide_path, darkness, undisturbed, tmp_path, monkeypatch
 ):

@@ -101,6 +101,7 @@ def test_the_lock_of_a_run_elsewhere_that_goes_on_is_left_to_it(quick_lock, tmp_
     assert path.read_text() == before and list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.slow
 def test_of_many_who_take_over_one_gets_it(tmp_path):
     pid, machine = ended_process(), LockOwner.this_process().machine
     for turn in range(15):

@@ -269,6 +269,7 @@ def test_polygons_cover_what_the_mask_keeps(found):
     assert np.array_equal(inside.ravel(), found.contains(x.ravel(), y.ravel()))
 
 
+@pytest.mark.slow
 @given(masks(), st.floats(0, 30))
 def test_dilation_keeps_whatever_is_within_the_margin(found, margin):
     grown = found.dilate(margin)
