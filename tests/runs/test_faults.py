@@ -143,7 +143,8 @@ def test_a_drive_that_is_gone_ends_the_run_soon(slide_path, tmp_path, request):
     assert len(list((tmp_path / "crowded/darkness" / "parts").glob("*.failed.json"))) > 20
 
 
-@pytest.mark.parametrize("kind", [pytest.param("svs", marks=pytest.mark.slow), "plain TIFF"])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["svs", "plain TIFF"])
 def test_a_slide_that_shrinks_or_goes_while_it_is_read(
     kind, slide_path, darkness, tmp_path, monkeypatch
 ):

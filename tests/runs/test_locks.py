@@ -138,6 +138,7 @@ def test_the_heart_beats_and_stops(quick_lock, tmp_path):
     assert "lock" not in {thread.name for thread in threading.enumerate()}
 
 
+@pytest.mark.slow
 def test_a_run_that_was_taken_over_writes_no_more(
     slide_path, darkness, undisturbed, tmp_path, monkeypatch, quick_lock
 ):

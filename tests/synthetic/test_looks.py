@@ -29,6 +29,8 @@ from wsi_pipeline.synthetic.render import (
 from wsi_pipeline.synthetic.sprites import Bank
 from wsi_pipeline.synthetic.stains import MEASURED, draw_real_style
 
+pytestmark = pytest.mark.slow  # a third of a minute in all
+
 REAL = LOOKS["real"]
 MPP = 0.5
 SIDE = 700
@@ -120,7 +122,6 @@ def test_of_debris_only_leukocytes_are_in_the_truth(style, bank, name):
     assert len(nuclei) >= len(cells) == len(with_it.cells)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", LEUKOCYTES)
 def test_leukocytes_are_small_and_dark_where_the_truth_says(style, bank, name):
     plan = real_plan(style, bank, litter={name: 6.0}, leukocyte_crowds=0.8)
@@ -166,7 +167,6 @@ def test_streaks_lie_across_the_direction(style, bank):
     assert uneven[0] > uneven[1]
 
 
-@pytest.mark.slow
 def test_a_window_of_a_real_slide_shows_what_the_whole_shows():
     plan = plan_slide(900, 700, mpp=0.5, seed=6, tissue=0.8, look="real")
     whole = render(plan, Box(0, 0, 900, 700))
@@ -242,7 +242,6 @@ def test_stains_vary_around_the_measured_ones():
         assert low * 0.9 < np.median(colour[:, channel]) < high * 1.1
 
 
-@pytest.mark.slow
 def test_mixed_fields_are_plain_and_real_in_turn(tmp_path):
     sets = {}
     for look in ("plain", "mixed"):
