@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..checkpoint import Card, load_checkpoint
+from ..norms import fold_norms
 
 __all__ = ["KINDS", "TASK", "KindNet", "kindnet", "load_kinds", "network_input", "without_norms"]
 
@@ -105,19 +105,9 @@ def network_input(crops: Tensor, card: Card) -> Tensor:
 
 def without_norms(network: KindNet) -> KindNet:
     """Return a network that computes the same with its batch norms in the convolutions."""
-    faster = copy.deepcopy(network).eval()
-    for part in list(faster.modules()):
-        if isinstance(part, nn.Sequential):
-            _fold(part)
+    faster = copy.deepcopy(network)
+    fold_norms(faster)
     return faster.to(memory_format=torch.channels_last)
-
-
-def _fold(layers: nn.Sequential) -> None:
-    """Put each batch norm of a list of layers into the convolution before it."""
-    for k in range(len(layers) - 1):
-        one, two = layers[k], layers[k + 1]
-        if isinstance(one, nn.Conv2d) and isinstance(two, nn.BatchNorm2d):
-            layers[k], layers[k + 1] = fuse_conv_bn_eval(one, two), nn.Identity()
 
 
 def load_kinds(path: Path) -> tuple[KindNet, Card]:

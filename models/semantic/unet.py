@@ -9,14 +9,13 @@ all the rest. Network and loss are separate: `UNet`, `UNetLoss`; decoding is `ds
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from ..norms import fold_norms
 from ..settings import configure
 from .config import UNetConfig
 from .efficientnet_lite import STRIDE, EfficientNetLite
@@ -114,14 +113,7 @@ def unet(**options: Any) -> UNet:
 
 def for_inference(network: UNet) -> UNet:
     """Fold batch norms into the convolutions, in place; the function stays the same."""
-    network.eval()
-    for module in network.modules():
-        if isinstance(module, nn.Sequential):
-            for (name, layer), (following, norm) in pairwise(list(module.named_children())):
-                if isinstance(norm, nn.BatchNorm2d):
-                    assert isinstance(layer, nn.Conv2d)
-                    setattr(module, name, fuse_conv_bn_eval(layer, norm))
-                    setattr(module, following, nn.Identity())
+    fold_norms(network)
     return network.requires_grad_(False)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from wsi_pipeline.core.errors import DataError
 from wsi_pipeline.evaluation.suite_measures import SAME_NUCLEUS_IOU, SIZE_IOU
-from wsi_pipeline.evaluation.suite_stain import GHOST_LIMIT, GHOST_MARGIN
+from wsi_pipeline.segmentation.ghost_cells import GLASS_MARGIN, STAINED
 
 __all__ = ["SCHEMA_VERSION", "read_earlier", "suite_markdown", "suite_tables", "without_nan"]
 
@@ -81,8 +81,8 @@ not exhaustive, so drawn nuclei without a mark are no errors. Areas are medians 
 marks of a class. AUC: abnormal (all but NILM) against normal, over the found marks, by nuclear \
 area (the baseline) and by the measurement `Abnormal: probability`.
 - Ghost: a drawn cell without stain under it. The median optical density of its cytoplasm is below \
-{GHOST_LIMIT:g}, and below that of the glass around it (10th percentile in its bounding box, grown \
-by a quarter) + {GHOST_MARGIN:g}.
+{STAINED:g}, and below that of the glass around it (10th percentile in its bounding box, grown \
+by a quarter) + {GLASS_MARGIN:g}.
 """
 
 

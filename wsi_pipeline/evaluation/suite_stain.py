@@ -11,17 +11,9 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-__all__ = ["GHOST_LIMIT", "GHOST_MARGIN", "ghost_cells", "mean_density", "optical_density"]
+from wsi_pipeline.segmentation.ghost_cells import GLASS_MARGIN, STAINED
 
-GHOST_MARGIN = 0.015
-"""A cell is a ghost if its cytoplasm is darker than the glass around it by less than this.
-
-Chosen by looking at all cells that the networks of version 0.1.0 draw on the extended-focus and
-liquid-based fields: those on empty glass have up to 0.0145, real pale cells 0.015 and more.
-"""
-
-GHOST_LIMIT = 0.05
-"""Cells with a higher median optical density are no ghosts, whatever lies around them."""
+__all__ = ["ghost_cells", "mean_density", "optical_density"]
 
 Areas = NDArray[np.object_]
 Image = NDArray[np.uint8]
@@ -45,8 +37,8 @@ def ghost_cells(density: Density, cells: Areas, nuclei: Areas) -> NDArray[np.boo
     """Return which cells are ghosts, bool (n,): there is no stain where their cytoplasm is drawn.
 
     The cytoplasm of a cell is its area without the drawn nuclei. A cell is a ghost if the median
-    optical density of its cytoplasm is below `GHOST_LIMIT`, and below that of the glass around it
-    + `GHOST_MARGIN`. The glass is the 10th percentile in the cell's bounding box, grown by a
+    optical density of its cytoplasm is below `STAINED`, and below that of the glass around it
+    + `GLASS_MARGIN`. The glass is the 10th percentile in the cell's bounding box, grown by a
     quarter of its sides: the light is not even over a field. A cell without cytoplasm is no ghost.
     """
     tree = shapely.STRtree(nuclei)
@@ -58,7 +50,7 @@ def ghost_cells(density: Density, cells: Areas, nuclei: Areas) -> NDArray[np.boo
             x0, y0, x1, y1 = shapely.bounds(cell)
             aside, above = (x1 - x0) / 4, (y1 - y0) / 4
             around = _cut(density, x0 - aside, y0 - above, x1 + aside, y1 + above)[2]
-            limit = min(GHOST_LIMIT, float(np.percentile(around, 10)) + GHOST_MARGIN)
+            limit = min(STAINED, float(np.percentile(around, 10)) + GLASS_MARGIN)
             ghosts[k] = float(np.median(values)) < limit
     return ghosts
 
