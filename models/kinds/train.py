@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..checkpoint import Card
 from ..training.augment import Augmentation
-from ..training.loop import Ema
+from ..training.loop import Ema, seeded
 from .crops import CROP_PX
 from .network import KindNet, network_input
 
@@ -82,20 +82,20 @@ def fit_kinds(
         number of steps, crops in each, largest learning rate, seed of all random numbers
     """
     rng = np.random.default_rng(seed)
-    torch.manual_seed(seed)
     optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=0.02)
     mean = Ema(network, 0.99)
     network.train()
-    for step in range(steps):
-        warm = min(1.0, (step + 1) / 40)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * warm * (0.02 + 0.49 * (1 + math.cos(math.pi * step / steps)))
-        crops, kinds = _batch(sets, batch, rng)
-        loss = F.cross_entropy(network(network_input(crops, card)), kinds, label_smoothing=0.05)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        mean.update(network, step)
+    with seeded(seed, "cpu"):
+        for step in range(steps):
+            warm = min(1.0, (step + 1) / 40)
+            for group in optimizer.param_groups:
+                group["lr"] = rate * warm * (0.02 + 0.49 * (1 + math.cos(math.pi * step / steps)))
+            crops, kinds = _batch(sets, batch, rng)
+            loss = F.cross_entropy(network(network_input(crops, card)), kinds, label_smoothing=0.05)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            mean.update(network, step)
     trained = copy.deepcopy(network)
     trained.load_state_dict(mean.state)
     return trained.eval()
