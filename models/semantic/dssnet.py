@@ -305,7 +305,7 @@ class DSSLoss(nn.Module):
         target
             int64 (n, h, w), −100 where the class is unknown
         edge_target
-            float (n, 1, h/2, w/2), 0 or 1
+            float (n, 1, h/2, w/2), 0 or 1; below 0 where it is unknown
         pixel_weight
             float (n, h, w), weight of each pixel of the segmentation; 1 by default
         """
@@ -315,7 +315,9 @@ class DSSLoss(nn.Module):
             loss = loss * pixel_weight
         terms = {"segmentation": loss.sum() / (target >= 0).sum().clamp(min=1)}
         if edge is not None:
-            terms["edge"] = self.edge_weight * F.l1_loss(edge.float(), edge_target)
+            known = edge_target >= 0
+            apart = (edge.float() - edge_target).abs() * known
+            terms["edge"] = self.edge_weight * apart.sum() / known.sum().clamp(min=1)
         if reconstruction is not None:
             similarity = ssim(reconstruction.float(), image.float(), data_range=2.0)
             terms["sr"] = self.sr_weight * (1 - similarity)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -75,20 +76,23 @@ class Augmentation:
 
     def crop(
         self, sample: Sample, size: int, rng: np.random.Generator
-    ) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-        """Return a turned, scaled, mirrored crop (size, size) of image and labels."""
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int32], NDArray[np.uint8] | None]:
+        """Return a turned, scaled, mirrored crop (size, size): image, labels, teacher's map."""
         h, w = sample.labels.shape
-        matrix = self.place(h, w, size, rng, lambda: np.argwhere(sample.labels > 0))
-        way = cv2.WARP_INVERSE_MAP
-        image = cv2.warpAffine(
-            sample.image, matrix, (size, size), flags=cv2.INTER_LINEAR | way,
-            borderMode=cv2.BORDER_REFLECT_101,
-        )  # fmt: skip
-        labels = cv2.warpAffine(
-            sample.labels, matrix, (size, size), flags=cv2.INTER_NEAREST | way,
-            borderMode=cv2.BORDER_REFLECT_101,
-        )  # fmt: skip
-        return image.astype(np.uint8), labels.astype(np.int32)
+        matrix = self.place(h, w, size, rng, lambda: np.argwhere(sample.nuclei()))
+
+        def warped(pixels: NDArray[Any], way: int) -> NDArray[Any]:
+            return cv2.warpAffine(
+                pixels, matrix, (size, size), flags=way | cv2.WARP_INVERSE_MAP,
+                borderMode=cv2.BORDER_REFLECT_101,
+            )  # fmt: skip
+
+        image = warped(sample.image, cv2.INTER_LINEAR).astype(np.uint8)
+        labels = warped(sample.labels, cv2.INTER_NEAREST).astype(np.int32)
+        if sample.teacher is None:
+            return image, labels, None
+        planes = np.stack([warped(plane, cv2.INTER_LINEAR) for plane in sample.teacher])
+        return image, labels, planes.astype(np.uint8)
 
     def colour(self, image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
         """Imitate another stain and camera: mix and scale densities, change light, focus, noise.

@@ -15,6 +15,7 @@ from ..settings import changed, check_choices, setting
 from .augment import Augmentation
 from .cell_pasting import Clusters
 from .coco import Split
+from .distillation import Distillation
 
 __all__ = [
     "InstanceTrainConfig",
@@ -212,13 +213,23 @@ class SemanticTrainConfig(TrainConfig):
     hard_weight: float = setting(
         1.0, "Weigh pixels that the network still gets wrong this many times."
     )
+    distillation: Distillation = field(default_factory=Distillation)
 
     def builder_options(self) -> dict[str, Any]:
         """Return the keywords of the network's builder; background is a class there."""
         return {"classes": len(self.classes) + 1, **self.options}
 
+    def fingerprint(self) -> dict[str, Any]:
+        """Return the settings that must agree; those of a teacher only where there is one."""
+        settings = super().fingerprint()
+        if not self.distillation.teacher:
+            del settings["distillation"]
+        return settings
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        for spec in self.distillation.unlabelled:
+            weighted(spec)
         if not self.classes or (self.categories and len(self.categories) != len(self.classes)):
             raise ValueError(
                 f"{len(self.classes)} classes and {len(self.categories)} categories; give one "

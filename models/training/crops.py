@@ -20,8 +20,16 @@ __all__ = [
     "targets_of",
 ]
 
-Batch = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]
-"""Images (n, h, w, 3), targets (n, h, w), edges (n, 1, h/2, w/2), pixel weights (n, h, w)."""
+Batch = tuple[
+    NDArray[np.uint8],
+    NDArray[np.int64],
+    NDArray[np.float32],
+    NDArray[np.float32],
+    NDArray[np.float32],
+]
+"""Images (n, h, w, 3), targets (n, h, w), edges (n, 1, h/2, w/2), pixel weights (n, h, w), and the
+teacher's part (n, 1 + k, h, w): weight, then the probability of each class; (n, 0, h, w) without a
+teacher."""
 
 InstanceBatch = tuple[NDArray[np.uint8], list[dict[str, NDArray[np.generic]]]]
 """Images (n, h, w, 3); for each boxes (k, 4), labels (k,), masks (k, h, w)."""
@@ -131,6 +139,7 @@ class Crops(Dataset[Batch]):
         self.samples, self.chances = samples, chances
         self.size, self.batch, self.seed = size, batch, seed
         self.augmentation = augmentation
+        self.planes = max((len(s.teacher) for s in samples if s.teacher is not None), default=0)
 
     def __getitem__(self, step: int) -> Batch:
         rng = np.random.default_rng((self.seed, step))
@@ -139,13 +148,17 @@ class Crops(Dataset[Batch]):
         targets = np.empty((n, size, size), np.int64)
         edges = np.empty((n, 1, size // 2, size // 2), np.float32)
         weights = np.empty((n, size, size), np.float32)
+        soft = np.zeros((n, self.planes, size, size), np.float32)
         for i, k in enumerate(rng.choice(len(self.samples), n, p=self.chances)):
             sample = self.samples[k]
-            image, labels = self.augmentation.crop(sample, size, rng)
+            image, labels, planes = self.augmentation.crop(sample, size, rng)
             images[i] = self.augmentation.colour(image, rng)
             known = sample.classes[np.maximum(labels, 0)].astype(np.int64)
             gap = contacts(labels, GAP_PX)
             targets[i] = np.where(labels < 0, IGNORE, np.where(gap, 0, known))
             weights[i] = np.where(contacts(labels, GAP_PX + 1), GAP_WEIGHT, 1)
-            edges[i, 0] = edge_target(labels)
-        return images, targets, edges, weights
+            edges[i, 0] = IGNORE if sample.unlabelled else edge_target(labels)
+            if planes is not None:
+                soft[i, 0] = sample.teacher_weight * (planes[0] == 255)
+                soft[i, 1:] = planes[1:] / np.float32(255)
+        return images, targets, edges, weights, soft

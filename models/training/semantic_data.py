@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -47,6 +48,15 @@ class Sample:
         name of the set
     origin
         set, licence and source of its pixel size, for the card
+    source
+        its file, and the µm per pixel of the file
+    points
+        float64 (n, 2), x and y where a nucleus is known to be, where there are no outlines
+    teacher
+        uint8 (1 + k, h, w): 255 where a teacher's values are to be learned, else 0; then its
+        probability of each class, 255 = certain; None without a teacher
+    teacher_weight
+        weight of these values
     """
 
     image: NDArray[np.uint8]
@@ -56,6 +66,21 @@ class Sample:
     name: str
     mpp: float
     origin: str = ""
+    source: tuple[Path, float] = (Path(), 0.0)
+    points: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 2)))
+    teacher: NDArray[np.uint8] | None = None
+    teacher_weight: float = 0.0
+
+    @property
+    def unlabelled(self) -> bool:
+        """Whether no pixel has a known class."""
+        return bool((self.labels < 0).all())
+
+    def nuclei(self) -> NDArray[np.bool_]:
+        """Return where nuclei are (h, w): annotated, or drawn by the teacher."""
+        if self.teacher is None or not self.unlabelled:
+            return np.asarray(self.labels > 0)
+        return np.asarray(self.teacher[1:].sum(0, dtype=np.int32) >= 128)
 
 
 def load_set(
@@ -114,7 +139,8 @@ def _file_samples(
 
     def load(image: CocoImage, found: Sequence[Annotation], image_mpp: float) -> Sample:
         pixels = _pixels(image, found, class_of, image_mpp / mpp)
-        return Sample(*pixels, coco.group, image.name, mpp, origin)
+        source = image.path, image_mpp
+        return Sample(*pixels, coco.group, image.name, mpp, origin, source)
 
     with ThreadPoolExecutor() as pool:
         return list(pool.map(load, coco.images, wanted, mpps))

@@ -24,6 +24,8 @@ from .normalise import Normal
 from .optimizers import build_optimizer, cosine
 from .receptive_field import measure_halo
 from .semantic_data import Sample, load_set
+from .teacher import Teacher, add_teacher, file_hash, teacher_loss
+from .unlabelled import load_unlabelled
 from .weighted_sets import WeightedSets, gather_sets
 
 __all__ = ["predict_image", "train_semantic", "validate"]
@@ -104,7 +106,7 @@ def train_semantic(
 
 
 def _train(config: SemanticTrainConfig, quiet: bool, score: Score | None) -> Path:
-    data = gather_sets(config, lambda spec: _load(config, spec))
+    data = _load(config, quiet)
     entry = registry.MODELS[config.model]
     network = entry.builder(**config.builder_options())
     started_from = take_weights(config, network, quiet)
@@ -137,9 +139,30 @@ def _train(config: SemanticTrainConfig, quiet: bool, score: Score | None) -> Pat
     return _finish(config, run, data, started_from, measure(), score)
 
 
-def _load(config: SemanticTrainConfig, spec: str) -> tuple[list[Sample], list[Sample]]:
-    split = Split(config.split)
-    return load_set(spec, mpp=config.mpp, split=split, categories=config.categories)
+def _load(config: SemanticTrainConfig, quiet: bool) -> WeightedSets[Sample]:
+    """Load all sets, and the teacher's maps where there is a teacher.
+
+    Images that are held out, copies included, are not used without their annotations either.
+    """
+    settings, kept = config.distillation, set[str]()
+    teacher = Teacher(settings, config.classes, config.device) if settings.teacher else None
+
+    def labelled(spec: str) -> tuple[list[Sample], list[Sample]]:
+        split = Split(config.split)
+        train, held = load_set(spec, mpp=config.mpp, split=split, categories=config.categories)
+        if settings.unlabelled:
+            kept.update(file_hash(s.source[0]) for s in held)
+        return train, held
+
+    def unlabelled(spec: str) -> list[Sample]:
+        samples = load_unlabelled(spec, mpp=config.mpp)
+        return [s for s in samples if file_hash(s.source[0]) not in kept]
+
+    data = gather_sets(config, labelled, settings.unlabelled, unlabelled)
+    if teacher is None:
+        return data
+    samples = add_teacher(data.samples, teacher, config.out / "teacher", quiet=quiet)
+    return WeightedSets(samples, data.chances, data.held)
 
 
 def _rate(step: int, steps: int) -> float:
@@ -156,16 +179,20 @@ def _step(
     batch: Sequence[Tensor],
 ) -> dict[str, Tensor]:
     """Make one step of the optimizer; return the loss terms."""
-    images, targets, edges, weights = (a.to(config.device, non_blocking=True) for a in batch)
+    images, targets, edges, weights, soft = (
+        a.to(config.device, non_blocking=True) for a in batch
+    )  # fmt: skip
     x = normal(images)
     network.train()
     with autocast(config.device, config.amp):
         output = network(x)
+    logits = output[0] if isinstance(output, tuple) else output
     if config.hard_weight != 1:
-        logits = output[0] if isinstance(output, tuple) else output
         mistaken = logits.detach().argmax(1) != targets
         weights = torch.where(mistaken, config.hard_weight * weights, weights)
     terms = loss(output, x, targets, edges, weights)
+    if soft.shape[1]:
+        terms["teacher"] = teacher_loss(logits, soft)
     total = sum(terms.values())
     assert isinstance(total, Tensor)
     optimizer.zero_grad(set_to_none=True)
@@ -178,6 +205,17 @@ def _step(
 def _grid(network: Any) -> tuple[int, int]:
     """Return a network's stride and how far its results depend on the image, in pixels."""
     return network.stride, network.context_px
+
+
+def _used(config: SemanticTrainConfig, data: WeightedSets[Sample]) -> dict[str, Any]:
+    """Return what the card states about images and teacher; of paths only the names."""
+    used: dict[str, Any] = {"images": len(data.samples)}
+    settings = config.distillation
+    if settings.teacher:
+        unlabelled = [Path(spec).name for spec in settings.unlabelled]
+        record = Teacher(settings, config.classes, config.device).record()
+        used["distillation"] = {**record, "weight": settings.weight, "unlabelled": unlabelled}
+    return used
 
 
 def _finish(
@@ -215,7 +253,7 @@ def _finish(
         options=options,
         data=tuple(sorted({s.origin for s in data.samples})),
         licence=config.licence,
-        training=training_record(config, run, started_from, images=len(data.samples)),
+        training=training_record(config, run, started_from, **_used(config, data)),
         metrics=metrics,
     )
     return write_checkpoint(config.out, network, card)

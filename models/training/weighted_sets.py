@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -42,9 +42,12 @@ class WeightedSets(Generic[SampleType]):
 
 
 def gather_sets(
-    config: TrainConfig, load: Callable[[str], tuple[list[SampleType], list[SampleType]]]
+    config: TrainConfig,
+    load: Callable[[str], tuple[list[SampleType], list[SampleType]]],
+    further: Sequence[str] = (),
+    load_further: Callable[[str], list[SampleType]] | None = None,
 ) -> WeightedSets[SampleType]:
-    """Load the sets of `config.data`.
+    """Load the sets of `config.data`, and `further` sets that are only trained on.
 
     A set is drawn in proportion to its weight, an image of it in proportion to its area.
 
@@ -52,6 +55,8 @@ def gather_sets(
     ----------
     load
         set → its training samples and its held-out samples
+    load_further
+        further set → its samples; called after `load` was called for all sets
 
     Raises
     ------
@@ -61,9 +66,13 @@ def gather_sets(
     samples: list[SampleType] = []
     chances: list[float] = []
     held: list[SampleType] = []
-    for spec in config.data:
+    for position, spec in enumerate([*config.data, *further]):
         where, weight = weighted(spec)
-        mine, theirs = load(where)
+        if position < len(config.data):
+            mine, theirs = load(where)
+        else:
+            assert load_further is not None
+            mine, theirs = load_further(where), []
         area = np.array([s.image[..., 0].size for s in mine], float)
         chances += list(weight * area / max(area.sum(), 1))
         samples += mine

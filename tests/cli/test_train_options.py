@@ -61,6 +61,8 @@ def values(target):
     """Values that make sense for an option, other than its default where there is another."""
     if target.name == "crop_px":
         return [288]
+    if target.name == "teacher_views":
+        return [4]
     if choices := target.field.metadata["choices"]:
         return list(choices)
     default = target.default

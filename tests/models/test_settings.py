@@ -12,10 +12,11 @@ from wsiseg_models.semantic.dssnet import BLOCKS
 from wsiseg_models.training.augment import Augmentation
 from wsiseg_models.training.cell_pasting import Clusters
 from wsiseg_models.training.config import InstanceTrainConfig, SemanticTrainConfig, UNetTrainConfig
+from wsiseg_models.training.distillation import Distillation
 
 SETTINGS = (
     DSSNetConfig, UNetConfig, InstanceConfig, SemanticTrainConfig, UNetTrainConfig,
-    InstanceTrainConfig, Augmentation, Clusters
+    InstanceTrainConfig, Augmentation, Clusters, Distillation
 )  # fmt: skip
 
 
@@ -122,7 +123,7 @@ def test_every_setting_has_one_help_sentence_that_starts_with_a_verb(settings):
         "Use", "Validate", "Weigh", "Write", "Zoom",
     }  # fmt: skip
     for field in dataclasses.fields(settings):
-        if field.name in ("model", "options", "device", "augmentation", "clusters"):
+        if field.name in ("model", "options", "device", "augmentation", "clusters", "distillation"):
             continue
         text = field.metadata["help"]
         assert text.split()[0] in verbs, f"{field.name}: {text}"

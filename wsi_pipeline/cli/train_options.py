@@ -26,6 +26,7 @@ SECTIONS = {
     "": "Training",
     "augmentation": "Augmentation",
     "clusters": "Pasted cells",
+    "distillation": "Learning from a teacher",
     NETWORK: "Network",
 }
 """Part of the settings → heading of its options in the help text."""
