@@ -62,7 +62,7 @@ class Views:
             back = back[:, :, ::-1] if view >= 4 else back
             total = back.copy() if total is None else total + back
         assert total is not None
-        return total / self.count
+        return np.asarray(total / self.count, np.float32)
 
 
 class Teacher:
@@ -137,8 +137,8 @@ def _probabilities(network: nn.Module, card: Card, device: str) -> Predict:
 
     @torch.no_grad()
     def whole(image: NDArray[np.uint8]) -> Floats:
-        out: Floats = network(normal(torch.from_numpy(image)[None])).float().softmax(1)[0, 1:]
-        return np.asarray(out.cpu())
+        logits: Tensor = network(normal(torch.from_numpy(image)[None]))
+        return np.asarray(logits.float().softmax(1)[0, 1:].cpu(), np.float32)
 
     def predict(image: NDArray[np.uint8]) -> Floats:
         h, w = image.shape[:2]
