@@ -8,6 +8,7 @@ import torch
 from drawn_discs import write_discs
 from wsiseg_models import registry
 from wsiseg_models.checkpoint import load_checkpoint
+from wsiseg_models.semantic import efficientnet_lite
 from wsiseg_models.semantic.config import UNetConfig
 from wsiseg_models.semantic.efficientnet_lite import ENCODERS, EfficientNetLite, pretrained_state
 from wsiseg_models.semantic.unet import UNetLoss, for_inference, unet
@@ -49,6 +50,17 @@ def test_the_encoder_is_that_of_timm(name):
     with torch.no_grad():
         for a, b in zip(mine(x), features.eval()(x), strict=True):
             assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 64])
+def test_strips_of_rows_change_nothing(monkeypatch, rows):
+    encoder = settled().encoder
+    x = torch.randn(2, 3, 112, 80)
+    with torch.inference_mode():
+        whole = encoder(x)
+        monkeypatch.setattr(efficientnet_lite, "STRIP_BYTES", rows * 2 * 96 * 40 * 2 * 4)
+        for a, b in zip(encoder(x), whole, strict=True):
+            assert torch.allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
 def test_weights_of_another_encoder_are_refused(tmp_path):
