@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import cheap_models
 import cv2
@@ -297,6 +298,9 @@ def test_a_kept_back_set_that_was_trained_on_is_named(specs, seen):
         training={"data": specs, "split": "fold:0/5"},
     )  # fmt: skip
     notes = training_notes("m", card, sets, "fold:0/5")
+    without = {"data": ["x"], "split": "fold:0/5", "distillation": {"unlabelled": specs}}
+    student = replace(card, training=without)
+    assert training_notes("m", student, sets, "fold:0/5") == notes
     assert [n for name in seen for n in notes if name in n] == notes
     assert len(notes) == len(seen)
 

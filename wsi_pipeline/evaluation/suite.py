@@ -174,9 +174,10 @@ def training_notes(name: str, card: Card, sets: Sequence[SuiteSet], split: str) 
             f"split {split}."
         )
     # Folders that were given as a whole, with everything in them: DIR, DIR=SHARE or DIR@MPP.
-    given = {re.split("[=@]", Path(spec).name)[0] for spec in training.get("data", ())}
+    learned = [*training.get("data", ()), *training.get("distillation", {}).get("unlabelled", ())]
+    given = {re.split("[=@]", Path(spec).name)[0] for spec in learned}
     given |= {text.split(" (")[0] for text in card.data if not training.get("data")}
-    seen = [s.name for s in sets if s.kept_back and s.name.split("/")[0] in given]
+    seen = [s.name for s in sets if s.kept_back and {*s.name.split("/")} & given]
     if seen:
         notes.append(f"{name} was trained on {', '.join(seen)}: not kept back for it.")
     return notes
