@@ -1,0 +1,101 @@
+"""Measure the splitting of touching nuclei on real clumps, for several saddle ratios.
+
+    python experiments/splitting.py ../shared/data [--model unet] [--split fold:5/10]
+
+A true nucleus is in a clump if it lies within `TOUCHING_UM` of another one. For each ratio (0: no
+splitting): the share of nuclei in clumps, and of all others, that are found (IoU of 0.5 or more),
+and F1 of all. The sets are those of `choose_rule.py`. The table is appended to
+results/splitting.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+from pathlib import Path
+
+import numpy as np
+import shapely
+from choose_rule import LEAST_NUCLEI, remembering
+from numpy.typing import NDArray
+
+from wsi_pipeline.core.config import RunConfig
+from wsi_pipeline.evaluation.matching import geometry_overlaps, match_overlaps
+from wsi_pipeline.evaluation.suite_fields import measure_field
+from wsi_pipeline.evaluation.suite_measures import SAME_NUCLEUS_IOU
+from wsi_pipeline.evaluation.suite_sets import SuiteField, find_sets
+from wsi_pipeline.runs.segment_whole import segment_whole
+from wsi_pipeline.segmentation import nuclei
+from wsi_pipeline.segmentation.load_model import model_for
+from wsi_pipeline.segmentation.nuclei import PixelModel
+from wsi_pipeline.segmentation.split_touching import split_touching
+
+RESULTS = Path(__file__).parent / "results" / "splitting.md"
+RATIOS = (0.0, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9)
+TOUCHING_UM = 0.8
+
+
+def in_clump(field: SuiteField, truth: NDArray[np.object_]) -> NDArray[np.bool_]:
+    """Return which of the true nuclei of a field lie within `TOUCHING_UM` of another."""
+    a, b = shapely.STRtree(truth).query(
+        truth, predicate="dwithin", distance=TOUCHING_UM / field.mpp
+    )
+    found = np.zeros(len(truth), np.bool_)
+    found[a[a != b]] = True
+    return found
+
+
+def main() -> None:
+    """Measure, print and append."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("suite", type=Path)
+    parser.add_argument("--model", default="unet")
+    parser.add_argument("--checkpoint", type=Path)
+    parser.add_argument("--split", default="fold:5/10")
+    given = parser.parse_args()
+    config = RunConfig(model=given.model, checkpoint=given.checkpoint, quiet=True)
+    model = model_for(config)
+    if not isinstance(model, PixelModel):
+        parser.error(f"{model.name} finds cells; give a nucleus model")
+    inner = model.core_network and remembering(model.core_network)
+    model = dataclasses.replace(model, network=remembering(model.network), core_network=inner)
+    sets, _ = find_sets(given.suite, given.split)
+    sets = [s for s in sets if not (s.kept_back or s.tissue or s.marked)]
+    sets = [s for s in sets if sum(len(f.nuclei) for f in s.fields) >= LEAST_NUCLEI]
+    names = ", ".join(f"{s.name} ({len(s.fields)} images)" for s in sets)
+    lines = [
+        f"## {model.name} {model.identity[:12]}, {given.split}: {names}",
+        "",
+        "| saddle ratio | in clumps: found, of | others: found, of | drawn | F1 |",
+        "|---|---|---|---|---|",
+    ]
+    for saddle in RATIOS:
+        nuclei.split_touching = functools.partial(split_touching, saddle_ratio=saddle)
+        counts = np.zeros(5, int)  # found and all in clumps, found and all others, drawn
+        for field in (f for s in sets for f in s.fields):
+            drawn = measure_field(field, model, config, segment_whole).nuclei
+            truth = field.nuclei[shapely.area(field.nuclei) * field.mpp**2 >= config.min_area_um2]
+            match = match_overlaps(geometry_overlaps(drawn, truth, 0.3), SAME_NUCLEUS_IOU)
+            found = np.zeros(len(truth), np.bool_)
+            found[match.pairs[:, 1]] = True
+            clump = in_clump(field, truth)
+            counts += [
+                (found & clump).sum(),
+                clump.sum(),
+                (found & ~clump).sum(),
+                (~clump).sum(),
+                len(drawn),
+            ]
+        a, b, c, d, n = counts
+        f1 = 2 * (a + c) / (b + d + n)
+        lines.append(f"| {saddle:g} | {a / b:.3f} of {b} | {c / d:.3f} of {d} | {n} | {f1:.3f} |")
+        print(lines[-1], flush=True)
+    with RESULTS.open("a", encoding="utf-8") as file:
+        file.write("\n" + "\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
