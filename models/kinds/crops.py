@@ -70,12 +70,14 @@ def nucleus_crops(
         labels = np.pad(labels, side)
         centres = centres + side
     out = np.empty((len(numbers), size, size, 4), np.uint8)
-    way = cv2.INTER_AREA if side > size else cv2.INTER_LINEAR
+    # Area interpolation takes three times as long, and below this factor linear loses nothing.
+    way = cv2.INTER_AREA if side > 1.5 * size else cv2.INTER_LINEAR
     for k, (number, (x, y)) in enumerate(zip(numbers.tolist(), centres.tolist(), strict=True)):
         place = np.s_[y - half : y + half, x - half : x + half]
         mask = (labels[place] == number).view(np.uint8) * np.uint8(255)
-        if side == size:
-            out[k, ..., :3], out[k, ..., 3] = image[place], mask
-        else:
-            out[k] = cv2.resize(np.dstack([image[place], mask]), (size, size), interpolation=way)
+        colours = image[place]
+        if side != size:
+            colours = np.asarray(cv2.resize(colours, (size, size), interpolation=way), np.uint8)
+            mask = np.asarray(cv2.resize(mask, (size, size), interpolation=way), np.uint8)
+        cv2.merge([*cv2.split(colours), mask], out[k])
     return out

@@ -99,8 +99,10 @@ def network_input(crops: Tensor, card: Card) -> Tensor:
     mean, std = (torch.tensor([v] * 3 if isinstance(v, float | int) else v)
                  for v in (card.mean, card.std))  # fmt: skip
     shift, scale = F.pad(mean, (0, 1)), F.pad(1 / std, (0, 1), value=1 / 255)
-    x = crops.float().sub_(shift.to(crops.device)).mul_(scale.to(crops.device))
-    return x.permute(0, 3, 1, 2)  # channels last, as they were
+    n, h, w, c = crops.shape
+    rows = crops.reshape(n, h, w * c).float()  # whole rows at once: four numbers a time take long
+    rows.sub_(shift.repeat(w).to(crops.device)).mul_(scale.repeat(w).to(crops.device))
+    return rows.view(n, h, w, c).permute(0, 3, 1, 2)  # channels last, as they were
 
 
 def without_norms(network: KindNet) -> KindNet:

@@ -104,16 +104,18 @@ def test_marks_inside_and_outside():
     classes = ("NILM", "LSIL", "LSIL", "HSIL", "NILM")
     marked = Marked(
         classes, find_marks(drawn, points), 3,
-        {"area": np.array([5.0, 6.0, 7.0]), ABNORMAL: np.array([0.1, 0.9, 0.05])},
+        {"area": np.array([5.0, 6.0, 7.0]), ABNORMAL: np.array([0.1, 0.9, 0.05])}, 2,
     )  # fmt: skip
     scores = score_marks([marked], ABNORMAL)
     assert scores["recall"] == 0.8
     assert scores["found in an outline of their own"] == 3
     assert scores["drawn per mark"] == 0.6
     assert (scores["recall HSIL"], scores["median area LSIL"]) == (0, 6.5)
+    assert (scores["called nuclei"], scores["called nuclei per mark"]) == (2, 0.4)
     assert (scores["AUC of area"], scores["AUC of class"]) == (1, 0.5)
+    assert scores["AUC of class LSIL"] == 0.5 and math.isnan(scores["AUC of class HSIL"])
     plain = score_marks([Marked(classes, marked.nucleus, 3, {"area": np.ones(3)})], ABNORMAL)
-    assert math.isnan(plain["AUC of class"])
+    assert math.isnan(plain["AUC of class"]) and math.isnan(plain["called nuclei"])
     assert plain["AUC of area"] == 0.5
 
 

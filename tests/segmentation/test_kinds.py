@@ -23,6 +23,7 @@ from wsi_pipeline.segmentation.kinds import (
     KIND_CLASSES,
     NOT_CELLS,
     KindSorter,
+    decide,
     reach_of_kinds,
 )
 
@@ -101,6 +102,20 @@ def test_leukocytes_and_debris_are_no_nuclei_of_cells(reference):
     assert row["other_objects"] == (kinds == "other").sum()
     density = cells.sum() / row["foreground_area_mm2"]
     assert row["nuclei_per_mm2"] == pytest.approx(density, rel=1e-5)
+
+
+def test_a_nucleus_is_normal_unless_another_class_reaches_its_limit():
+    rng = np.random.default_rng(0)
+    probability = rng.dirichlet(np.ones(4), 2000).astype(np.float32)
+    limits = (0.0, 0.3, 0.6, 0.45)
+    called = decide(probability, limits)
+    assert set(called) == {0, 1, 2, 3}
+    for p, k in zip(probability, called, strict=True):
+        reached = [j for j in (1, 2, 3) if p[j] >= np.float32(limits[j])]
+        assert k == max(reached, key=lambda j: p[j], default=0)
+    strict = decide(probability, (0.0, 0.3, 0.6, 0.9))
+    assert (strict == 3).sum() < (called == 3).sum()
+    assert np.array_equal(strict[called != 3], called[called != 3])
 
 
 @pytest.mark.parametrize("mpp", [0.25, 0.4, 0.5, 0.7])

@@ -28,7 +28,7 @@ from wsi_pipeline.evaluation.suite_measures import (
 )
 from wsi_pipeline.evaluation.suite_sets import SuiteField, SuiteSet
 from wsi_pipeline.evaluation.suite_stain import ghost_cells, mean_density, optical_density
-from wsi_pipeline.segmentation.kinds import ABNORMAL
+from wsi_pipeline.segmentation.kinds import ABNORMAL, NOT_CELLS, has_kinds
 from wsi_pipeline.segmentation.model import Model
 from wsi_pipeline.slides.slide import Slide, open_slide
 
@@ -155,8 +155,12 @@ def _marks(field: SuiteField, objects: Objects, nuclei: Areas) -> Marked:
     measured: dict[str, NDArray[np.floating]] = {"area": area}
     if ABNORMAL in objects.features:
         measured[ABNORMAL] = objects.features[ABNORMAL]
+    called = None
+    if has_kinds(objects.classes):
+        names = np.array(objects.classes)[objects.class_index]
+        called = int((~np.isin(names, list(NOT_CELLS))).sum())
     found = find_marks(nuclei, field.points)
-    return Marked(field.classes, found, len(nuclei), measured)
+    return Marked(field.classes, found, len(nuclei), measured, called)
 
 
 def _set_scores(fields: Sequence[Drawn], draws_cells: bool) -> dict[str, dict[str, float]]:

@@ -197,12 +197,16 @@ class Marked:
         number of drawn nuclei
     measured
         measurement → float (drawn,), one value per drawn nucleus; ``area`` in µm² is always there
+    called
+        how many drawn nuclei are called nuclei, that is neither leukocytes nor other; None: the
+        model does not sort nuclei
     """
 
     classes: tuple[str, ...]
     nucleus: NDArray[np.int64]
     drawn: int
     measured: Mapping[str, NDArray[np.floating]] = field(default_factory=dict)
+    called: int | None = None
 
 
 def find_marks(drawn: Areas, points: Floats) -> NDArray[np.int64]:
@@ -223,6 +227,8 @@ def score_marks(fields: Sequence[Marked], probability: str) -> dict[str, float]:
     A mark is found if a drawn nucleus contains it. Marks are not exhaustive, so drawn nuclei
     without a mark are no errors: only their number per mark is given.
 
+    ``called nuclei`` leaves out drawn objects that the model calls leukocytes or other.
+
     Parameters
     ----------
     probability
@@ -231,6 +237,8 @@ def score_marks(fields: Sequence[Marked], probability: str) -> dict[str, float]:
     classes = np.array([name for one in fields for name in one.classes], object)
     found = np.concatenate([np.zeros(0, np.bool_), *(one.nucleus >= 0 for one in fields)])
     drawn = sum(one.drawn for one in fields)
+    called = [one.called for one in fields if one.called is not None]
+    nuclei = sum(called) if len(called) == len(fields) else math.nan
     distinct = sum(len(np.unique(one.nucleus[one.nucleus >= 0])) for one in fields)
     area = _of_marks(fields, "area")
     abnormal = classes != NORMAL
@@ -242,14 +250,20 @@ def score_marks(fields: Sequence[Marked], probability: str) -> dict[str, float]:
         "recall": float(ratio(found.sum(), len(classes))),
         "found in an outline of their own": distinct,
         "drawn per mark": float(ratio(drawn, len(classes))),
+        "called nuclei": nuclei,
+        "called nuclei per mark": float(ratio(nuclei, len(classes))),
     }
+    likely = _of_marks(fields, probability)
     for name in sorted(set(classes)):
         out[f"recall {name}"] = float(
             ratio((found & (classes == name)).sum(), (classes == name).sum())
         )
         out[f"median area {name}"] = _median(area[classes == name])
+        if name != NORMAL:
+            pair = (classes == name) | (classes == NORMAL)
+            out[f"AUC of class {name}"] = rank_auc(likely[pair], abnormal[pair])
     out["AUC of area"] = rank_auc(area, abnormal)
-    out["AUC of class"] = rank_auc(_of_marks(fields, probability), abnormal)
+    out["AUC of class"] = rank_auc(likely, abnormal)
     return out
 
 

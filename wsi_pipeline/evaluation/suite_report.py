@@ -40,10 +40,13 @@ COLUMNS: Mapping[str, Sequence[Column]] = {
         ("marks", "marks", "count"),
         ("found", "recall", "ratio"),
         ("drawn per mark", "drawn per mark", "per"),
+        ("nuclei per mark", "called nuclei per mark", "per"),
         ("LSIL µm²", "median area LSIL", "area"),
         ("NILM µm²", "median area NILM", "area"),
         ("AUC of area", "AUC of area", "ratio"),
         ("AUC of class", "AUC of class", "ratio"),
+        ("ASC-US", "AUC of class ASC-US", "ratio"),
+        ("LSIL", "AUC of class LSIL", "ratio"),
     ),
     "cells": (
         ("images", "images", "count"),
@@ -79,7 +82,8 @@ quarter of the set's true nuclei with the lowest mean optical density, and with 
 - A mark is found if a drawn nucleus contains it; several marks may lie in one nucleus. Marks are \
 not exhaustive, so drawn nuclei without a mark are no errors. Areas are medians over the found \
 marks of a class. AUC: abnormal (all but NILM) against normal, over the found marks, by nuclear \
-area (the baseline) and by the measurement `Abnormal: probability`.
+area (the baseline) and by the measurement `Abnormal: probability`; ASC-US and LSIL: the same for \
+this class alone. Nuclei per mark: drawn objects that are called neither leukocyte nor other.
 - Ghost: a drawn cell without stain under it. The median optical density of its cytoplasm is below \
 {STAINED:g}, and below that of the glass around it (10th percentile in its bounding box, grown \
 by a quarter) + {GLASS_MARGIN:g}.

@@ -5,7 +5,7 @@ This sorts nuclei by appearance, for a reader who looks at them. It is no diagno
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numba
@@ -22,6 +22,7 @@ __all__ = [
     "KIND_CLASSES",
     "NOT_CELLS",
     "KindSorter",
+    "decide",
     "has_kinds",
     "kinds_identity",
     "reach_of_kinds",
@@ -63,6 +64,28 @@ def reach_of_kinds(mpp: float) -> int:
     return crop_side(mpp) // 2
 
 
+def decide(probability: NDArray[np.floating], limits: Sequence[float]) -> NDArray[np.uint8]:
+    """Return the class index (n,) of nuclei with these probabilities (n, kinds).
+
+    A nucleus is normal, the first class, unless another class reaches its limit; of those that
+    reach theirs, the most probable one counts.
+
+    Parameters
+    ----------
+    limits
+        (kinds,) least probability of each class; that of the first has no effect
+
+    Examples
+    --------
+    >>> p = np.array([[0.3, 0.6, 0.1, 0.0], [0.2, 0.1, 0.1, 0.6], [0.0, 0.1, 0.2, 0.7]])
+    >>> decide(p, (0, 0.5, 0.5, 0.65)).tolist()
+    [1, 0, 3]
+    """
+    reached = np.where(probability >= np.asarray(limits, np.float32), probability, -1)
+    reached[:, 0] = 0
+    return reached.argmax(1).astype(np.uint8)
+
+
 @dataclass(frozen=True, eq=False)
 class KindSorter:
     """A network that sorts nuclei.
@@ -73,10 +96,13 @@ class KindSorter:
         crops uint8 (n, s, s, 4), see `nucleus_crops` → probabilities float32 (n, kinds)
     mpp
         µm per pixel of the images from which it gets nuclei
+    limits
+        least probability of each class, see `decide`
     """
 
     network: Callable[[Images], NDArray[np.float32]]
     mpp: float
+    limits: tuple[float, ...] = (0.0, 0.5, 0.5, 0.5)
 
     def sort(
         self, image: Images, labels: NDArray[np.int32], wanted: NDArray[np.bool_]
@@ -102,7 +128,7 @@ class KindSorter:
             found[part] = self.network(_padded(crops))[: len(crops)]
         found = np.round(found, 3)
         kinds, abnormal = np.zeros(len(wanted), np.uint8), np.full(len(wanted), np.nan, np.float32)
-        kinds[wanted], abnormal[wanted] = found.argmax(1), found[:, 1]
+        kinds[wanted], abnormal[wanted] = decide(found, self.limits), found[:, 1]
         return kinds, abnormal
 
 

@@ -144,7 +144,8 @@ def _with_kinds(model: Model) -> Model:
         return model
     network, card = load_kinds(weights_path(KINDS_NAME))
     sort = _LoadedKinds(without_norms(network).to(model.device), card, model.device)
-    sorter = KindSorter(sort.probabilities, model.mpp)
+    limits = tuple(card.rule.get(kind, 0.5) for kind in card.classes)
+    sorter = KindSorter(sort.probabilities, model.mpp, limits)
     return replace(model, classes=KIND_CLASSES, sorter=sorter)
 
 
