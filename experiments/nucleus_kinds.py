@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from nucleus_kinds_data import ABNORMAL, LEUKOCYTE, NORMAL, OTHER, Marked, load
+from nucleus_kinds_data import ABNORMAL, NORMAL, Marked, load
 from numpy.typing import NDArray
 from wsiseg_models.checkpoint import Card, load_checkpoint, save_checkpoint
 from wsiseg_models.kinds.crops import CROP_MPP, CROP_PX
@@ -36,8 +36,8 @@ SHARES = {"herlev": 4.0, "train": 6.0}
 """Share of each batch."""
 PRIOR = (0.60, 0.15, 0.20, 0.05)
 """How common the kinds are where the probabilities hold."""
-LEAVE = 0.015
-"""Share of normal nuclei that may leave the class through each of the others."""
+LEAVE = {"abnormal": 0.01, "leukocyte": 0.02, "other": 0.005}
+"""Share of normal nuclei that may leave their class through each of the others."""
 CARD = Card(
     name="nucleus_kinds", task=TASK, classes=KINDS, mpp=CROP_MPP, halo_px=CROP_PX // 2,
     tile_px=CROP_PX, stride=1, options={"kinds": len(KINDS), "width": 12},
@@ -151,11 +151,11 @@ def _probability(network: KindNet, data: KindSet) -> NDArray[np.float32]:
 
 
 def _limits(network: KindNet, sets: Sequence[Marked]) -> dict[str, float]:
-    """Return the least threshold of each kind that at most `LEAVE` of normal nuclei reach."""
+    """Return the least limit of each kind that only the share `LEAVE` of normal nuclei reaches."""
     one = _drawn(sets)
     normal = _probability(network, one.data)[one.data.kinds == NORMAL]
-    return {KINDS[k]: round(max(0.3, float(np.quantile(normal[:, k], 1 - LEAVE))), 3)
-            for k in (ABNORMAL, LEUKOCYTE, OTHER)}  # fmt: skip
+    return {name: round(max(0.3, float(np.quantile(normal[:, KINDS.index(name)], 1 - share))), 3)
+            for name, share in LEAVE.items()}  # fmt: skip
 
 
 def _judged(work: Path, network: KindNet, rule: dict[str, float], cells: Marked) -> dict[str, Any]:

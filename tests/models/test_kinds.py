@@ -91,7 +91,9 @@ def test_the_network_that_ships():
     network, card = load_kinds(path)
     assert path.stat().st_size <= 2**20
     assert sum(p.numel() for p in network.parameters()) == card.parameters <= 200_000
-    assert card.data and card.licence and set(card.metrics) >= {"herlev40", "cric_fields"}
+    assert set(card.rule) == set(KINDS[1:]) and all(0.3 <= v < 1 for v in card.rule.values())
+    assert not any("cric" in text for text in card.data)  # suites measure on it
+    assert card.data and card.licence and set(card.metrics) >= {"herlev40", "cric_dssnet"}
     assert "nucleus_kinds" not in shipped_models() and "dssnet" in shipped_models()
 
 
