@@ -135,7 +135,7 @@ def _batch(
     crops, kinds = [], []
     for (data, share), by_kind in zip(sets, odds, strict=True):
         for _ in range(round(batch * share / total)):
-            own, chance = by_kind[rng.integers(len(by_kind))]
+            own, chance = by_kind[int(rng.integers(len(by_kind)))]
             i = int(rng.choice(own, p=chance))
             crops.append(_changed(data.crops[i], data.zoom, rng))
             kinds.append(int(data.kinds[i]))
