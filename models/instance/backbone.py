@@ -12,7 +12,8 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d, deform_conv2d
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from .config import InstanceConfig
+from ..semantic.efficientnet_lite import EPS, EfficientNetLite
+from .config import LITE, InstanceConfig
 
 __all__ = ["Backbone", "ModulatedDeformConv2d", "build_backbone"]
 
@@ -195,13 +196,34 @@ class Trunk(nn.Module):
         return out
 
 
+_LITE_NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "frozen": lambda channels: FrozenBatchNorm2d(channels, EPS),
+    "group": _group_norm,
+    "batch": lambda channels: nn.BatchNorm2d(channels, EPS),
+}
+
+
+class LiteTrunk(EfficientNetLite):
+    """EfficientNet-Lite down to stride 32, with the levels of a `Trunk`."""
+
+    def __init__(self, name: str, norm: str) -> None:
+        super().__init__(name, 32, _LITE_NORMS[norm])
+        self.channels = self.channels[1:]
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """(n, 3, h, w) → C2 to C5 by name, strides 4 to 32."""
+        return dict(zip(LEVELS, self.features(x)[1:], strict=True))
+
+
 class Backbone(nn.Module):
     """Trunk and pyramid: (n, 3, h, w) → P2 to P6 by name, float32, `fpn_width` channels."""
 
-    def __init__(self, body: Trunk, width: int, norm: Callable[[int], nn.Module] | None) -> None:
+    def __init__(
+        self, body: Trunk | LiteTrunk, width: int, norm: Callable[[int], nn.Module] | None
+    ) -> None:
         super().__init__()
         self.body = body
-        self.fpn = FeaturePyramidNetwork(body.channels, width, LastLevelMaxPool(), norm)
+        self.fpn = FeaturePyramidNetwork(list(body.channels), width, LastLevelMaxPool(), norm)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """See the class."""
@@ -226,13 +248,18 @@ def _deform(body: Trunk, config: InstanceConfig) -> None:
 
 def build_backbone(config: InstanceConfig) -> Backbone:
     """Build the backbone that `config` describes, with fresh weights and frozen first stages."""
-    norm = NORMS[config.norm]
-    body = Trunk(SHAPES[config.backbone], config.trunk_width, norm)
-    _deform(body, config)
-    learns = ("layer4", "layer3", "layer2", "layer1", "conv1")[: config.trainable_layers]
-    if config.trainable_layers == 5:
-        learns = (*learns, "bn1")
+    lite = config.backbone.removeprefix(LITE) if config.backbone.startswith(LITE) else ""
+    body: Trunk | LiteTrunk
+    if lite:
+        body = LiteTrunk(lite, config.norm)
+        stages = [("stages.4",), ("stages.3",), ("stages.2",), ("stages.1",), ("stem", "stages.0")]
+    else:
+        body = Trunk(SHAPES[config.backbone], config.trunk_width, NORMS[config.norm])
+        _deform(body, config)
+        stages = [("layer4",), ("layer3",), ("layer2",), ("layer1",), ("conv1", "bn1")]
+    learns = tuple(name for stage in stages[: config.trainable_layers] for name in stage)
     for name, parameter in body.named_parameters():
         parameter.requires_grad_(name.startswith(learns) if learns else False)
     # Only a pyramid that is trained from scratch needs norms of its own.
-    return Backbone(body, config.fpn_width, _group_norm if config.norm == "group" else None)
+    fresh = config.norm == "group" or bool(lite)
+    return Backbone(body, config.fpn_width, _group_norm if fresh else None)

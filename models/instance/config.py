@@ -15,6 +15,7 @@ __all__ = [
     "DONET",
     "IMBMDCR",
     "LIGHT",
+    "LITE",
     "MASKRCNN",
     "InstanceConfig",
 ]
@@ -22,7 +23,13 @@ __all__ = [
 CELL = 1
 """Label of the whole cell, the only class that DoNet decomposes where instances overlap."""
 
+LITE = "efficientnet_"
+"""Start of the names of trunks that are an encoder of `efficientnet_lite`."""
+
 _BACKBONES = (
+    "efficientnet_lite0",
+    "efficientnet_lite1",
+    "efficientnet_lite2",
     "resnet18",
     "resnet50",
     "resnet101",
@@ -70,7 +77,9 @@ class InstanceConfig:
 
     # Trunk and pyramid.
     backbone: str = setting("resnet50", "Choose the trunk.", choices=_BACKBONES)
-    trunk_width: int = setting(64, "Set the channels of the trunk's stem (as published: 64).")
+    trunk_width: int = setting(
+        64, "Set the channels of the trunk's stem (as published: 64); EfficientNet has its own."
+    )
     norm: str = setting(
         "frozen",
         "Choose the trunk's norms: frozen to start from pretrained weights, group or batch to "
@@ -223,8 +232,10 @@ class InstanceConfig:
             raise ValueError("stage_box_weights: give four numbers per stage, for x, y, w and h")
         if not set(self.dcn_stages) <= {3, 4, 5}:
             raise ValueError(f"dcn_stages {self.dcn_stages}: only stages 3, 4 and 5 can have them")
-        if self.dcn_stages and self.backbone == "res2net101":
-            raise ValueError("dcn_stages: res2net101 has none; use a ResNet or ResNeXt as backbone")
+        if self.dcn_stages and "resne" not in self.backbone:
+            raise ValueError(
+                f"dcn_stages: {self.backbone} has none; use a ResNet or ResNeXt as backbone"
+            )
         if self.crm and not self.drm:
             raise ValueError("crm needs drm, whose parts it recombines; switch drm on")
         if self.mrp and self.classes < 2:

