@@ -27,15 +27,15 @@ LITE = "efficientnet_"
 """Start of the names of trunks that are an encoder of `efficientnet_lite`."""
 
 _BACKBONES = (
-    "efficientnet_lite0",
-    "efficientnet_lite1",
-    "efficientnet_lite2",
     "resnet18",
     "resnet50",
     "resnet101",
     "resnext101_32x4d",
     "resnext101_64x4d",
     "res2net101",
+    "efficientnet_lite0",
+    "efficientnet_lite1",
+    "efficientnet_lite2",
 )
 
 
@@ -43,6 +43,7 @@ _MAY_BE_0 = ("trainable_layers", "fusion_width")
 _SHARES = (
     "rpn_positive_iou", "rpn_negative_iou", "rpn_fraction", "rpn_nms", "stage_iou",
     "roi_fraction", "attention_floor", "attention_score", "score", "nms",
+    "mask_margin",
 )  # fmt: skip
 _DIVISORS = ("anchor_ratios", "stage_box_weights")
 
@@ -189,6 +190,11 @@ class InstanceConfig:
     # Output.
     score: float = setting(0.05, "Leave out detections below this score.")
     nms: float = setting(0.5, "Drop detections that overlap a better one by this IoU.")
+    mask_margin: float = setting(
+        0.0,
+        "Draw each mask over its box enlarged by this share of its sides on each side (test); a "
+        "box that is too small then cuts no straight edge.",
+    )
     max_detections: int = setting(100, "Keep this many detections per image and pass.")
 
     def __post_init__(self) -> None:

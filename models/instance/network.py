@@ -7,6 +7,7 @@ All are one class: a pass is a proposal network with its heads, and DoNet has tw
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -34,6 +35,7 @@ __all__ = [
     "imbmdcr",
     "instances",
     "maskrcnn",
+    "norms_after_convolutions",
 ]
 
 STRIDE = 32
@@ -200,13 +202,20 @@ def _fold(conv: Any, norm: Any) -> None:
     conv.bias = nn.Parameter(shift)
 
 
+def norms_after_convolutions(network: nn.Module) -> Iterator[tuple[str, str]]:
+    """Yield the full names of each convolution and the norm that follows it."""
+    convs, norms = (nn.Conv2d, ModulatedDeformConv2d), (nn.BatchNorm2d, FrozenBatchNorm2d)
+    for module_name, module in network.named_modules():
+        prefix = f"{module_name}." if module_name else ""
+        for (first, conv), (second, norm) in pairwise(list(module.named_children())):
+            if isinstance(conv, convs) and isinstance(norm, norms):
+                yield prefix + first, prefix + second
+
+
 def for_inference(network: InstanceNetwork) -> InstanceNetwork:
     """Fold batch norms into the convolutions before them, in place; the function stays the same."""
-    convs, norms = (nn.Conv2d, ModulatedDeformConv2d), (nn.BatchNorm2d, FrozenBatchNorm2d)
-    for module in list(network.modules()):
-        children = list(module.named_children())
-        for (_, conv), (name, norm) in pairwise(children):
-            if isinstance(conv, convs) and isinstance(norm, norms):
-                _fold(conv, norm)
-                setattr(module, name, nn.Identity())
+    for conv, norm in list(norms_after_convolutions(network)):
+        _fold(network.get_submodule(conv), network.get_submodule(norm))
+        parent, _, name = norm.rpartition(".")
+        setattr(network.get_submodule(parent), name, nn.Identity())
     return network.eval().requires_grad_(False)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..checkpoint import load_checkpoint, load_torch_file
@@ -96,13 +97,15 @@ def start_from(network: nn.Module, path: Path) -> dict[str, Any]:
         no such file
     ValueError
         neither a state nor a checkpoint; nothing in it fits; or a checkpoint of a network with
-        batch norm, which is folded there, so that only the state of its run can be trained on
+        batch norm that learns, which is folded there, so that only the state of its run can be
+        trained on
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; give a checkpoint, or a run's state.pt")
     mine = network.state_dict()
     if path.suffix == ".safetensors":
         stored = _unfolded(load_checkpoint(path)[0], mine)
+        _unfold_frozen(stored, network)
         # An encoder that is not in the file at all keeps the weights that it has.
         parts = {part for k in stored for part in _parents(k)}
         norms = [k for k in mine if k.endswith("running_mean") and k not in stored]
@@ -115,6 +118,23 @@ def start_from(network: nn.Module, path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: nothing in it fits the network; is it of another architecture?")
     network.load_state_dict({k: stored[k] if k in fits else v for k, v in mine.items()})
     return {"copied": len(fits), "fresh": sorted(set(mine) - fits)}
+
+
+def _unfold_frozen(stored: dict[str, Tensor], network: nn.Module) -> None:
+    """Move the bias of a folded convolution into its frozen norm, which then does nothing else."""
+    if not hasattr(network, "backbone"):
+        return
+    from torchvision.ops import FrozenBatchNorm2d
+
+    from ..instance.network import norms_after_convolutions
+
+    for conv, name in norms_after_convolutions(network):
+        norm = network.get_submodule(name)
+        bias = stored.get(f"{conv}.bias")
+        if isinstance(norm, FrozenBatchNorm2d) and bias is not None:
+            ones = torch.ones_like(bias)
+            stored |= {f"{name}.weight": ones, f"{name}.bias": bias}
+            stored |= {f"{name}.running_mean": 0 * ones, f"{name}.running_var": ones - norm.eps}
 
 
 def _parents(name: str) -> list[str]:

@@ -20,7 +20,7 @@ def build_optimizer(
     """Build the optimizer that `config` names, over the weights that are not frozen.
 
     Its groups of weights state the ``share`` of the learning rate that they get: 1, or
-    `config.encoder_rate` for the weights of the encoder of `unet` or of an instance network's trunk.
+    `config.encoder_rate` for the encoder of `unet` and the trunk of an instance network.
 
     Parameters
     ----------

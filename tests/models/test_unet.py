@@ -30,23 +30,25 @@ def settled(**options):
     return network.eval()
 
 
+@pytest.mark.parametrize("deepest", [16, 32])
 @pytest.mark.parametrize("name", ENCODERS)
-def test_the_encoder_is_that_of_timm(name):
+def test_the_encoder_is_that_of_timm(name, deepest):
     timm = pytest.importorskip("timm")
     torch.manual_seed(0)
     theirs = timm.create_model(f"tf_efficientnet_{name}", pretrained=False).eval()
     for norm in theirs.modules():
         if isinstance(norm, torch.nn.BatchNorm2d):
             norm.running_mean.normal_(), norm.running_var.uniform_(0.5, 2)
-    mine = EfficientNetLite(name).eval()
+    mine = EfficientNetLite(name, deepest).eval()
     state, left = pretrained_state(mine, theirs.state_dict())
     mine.load_state_dict(state)
     assert len(state) + len(left) == len(theirs.state_dict())
     features = timm.create_model(
-        f"tf_efficientnet_{name}", features_only=True, out_indices=(0, 1, 2, 3)
+        f"tf_efficientnet_{name}", features_only=True, out_indices=range(len(mine.strides))
     )
     features.load_state_dict(theirs.state_dict(), strict=False)
     x = torch.randn(1, 3, 96, 160)
+    assert mine.strides == (2, 4, 8, 16, 32)[: len(mine.strides)] and mine.strides[-1] == deepest
     with torch.no_grad():
         for a, b in zip(mine(x), features.eval()(x), strict=True):
             assert torch.equal(a, b)

@@ -19,7 +19,14 @@ TINY = {
     "rpn_pre_nms": (100, 100),
     "rpn_post_nms": (30, 60),
 }
-BUILDERS = {"maskrcnn": maskrcnn, "cascade": cascade, "donet": donet}
+
+
+def lite(**options):
+    """A cascade on EfficientNet-Lite."""
+    return cascade(**{**options, "backbone": "efficientnet_lite0", "norm": "batch"})
+
+
+BUILDERS = {"maskrcnn": maskrcnn, "cascade": cascade, "donet": donet, "lite": lite}
 
 
 def scene(px=96, cells=(((34, 40), (26, 20)), ((62, 54), (22, 25)))):
