@@ -56,8 +56,8 @@ class Card:
     mean, std
         the network gets ``(image − mean) / std``, image 0 … 255; one number, or one per channel
     rule
-        how objects are made of the output: ``threshold``, ``min_score`` and ``min_small_score``,
-        those that differ from the defaults
+        how objects are made of the output: ``threshold``, ``min_score``, ``min_small_score`` and
+        ``min_cell_score``, those that differ from the defaults
     options
         keywords of the builder
     data

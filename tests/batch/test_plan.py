@@ -47,7 +47,7 @@ def test_every_setting_reaches_the_command_line():
         model="donet", checkpoint=Path("c"), device="cpu", precision="float32", mpp=0.3,
         foreground="all", roi=Path("r"), tile_px=256, batch=3, workers=4, scheduler="tcp://x:1",
         read_timeout_s=9.0, threshold=0.4, min_area_um2=7.0, min_score=0.1, min_small_score=0.2,
-        split=False, kinds=True, crop=False, overwrite=True, quiet=True,
+        min_cell_score=0.3, split=False, kinds=True, crop=False, overwrite=True, quiet=True,
     )  # fmt: skip
     default = asdict(RunConfig())
     assert [k for k, v in asdict(other).items() if v == default[k]] == ["out"]

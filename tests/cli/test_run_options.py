@@ -34,6 +34,7 @@ VALUES = {
     "min_area_um2": [("0", True), ("40", True), ("-1", False), ("inf", False)],
     "min_score": [("0", True), ("1", True), ("-0.1", False), ("1.1", False)],
     "min_small_score": [("0", True), ("1", True), ("2", False)],
+    "min_cell_score": [("0", True), ("1", True), ("2", False)],
 }  # fmt: skip
 FLAGS = ("split", "kinds", "crop", "overwrite", "recursive", "quiet")
 ELSEWHERE = {"model", "out"}

@@ -239,6 +239,19 @@ def test_a_second_nucleus_joins_and_one_outside_stays_alone():
     assert paired.parent.tolist() == [-1, 0, 0, -1, -1]
 
 
+def test_cells_have_a_least_score_of_their_own(tmp_path):
+    cells, nuclei, _ = scene()
+    model = oracle([*cells, *nuclei])
+    everything, _ = found(tmp_path, "all", model)
+    whole = everything.class_index == 0
+    strict, _ = found(tmp_path, "strict", model, min_cell_score=0.8)
+    kept = {tuple(i) for i in everything.ids[~whole | (everything.score >= 0.8)].tolist()}
+    assert {tuple(i) for i in strict.ids.tolist()} == kept
+    assert 0 < (strict.class_index == 0).sum() < whole.sum()
+    both, _ = found(tmp_path, "both", model, min_score=0.8, min_small_score=0.8)
+    assert both.score.min() >= 0.8 and (both.class_index == 0).any()
+
+
 def test_a_checkpoint_of_cells_runs_from_file_to_qupath(tmp_path, slide_path):
     """Through the real network, untrained."""
     torch.manual_seed(0)

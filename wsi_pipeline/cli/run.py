@@ -72,6 +72,11 @@ __all__ = ["run"]
     type=float,
     help="Discard objects smaller than 30 µm² with a lower mean probability.",
 )
+@run_option(
+    "--min-cell-score",
+    type=float,
+    help="Discard whole cells with a lower score.  [default: --min-score if given]",
+)
 @run_option("--split/--no-split", help="Split touching nuclei.")
 @run_option(
     "--kinds/--no-kinds",

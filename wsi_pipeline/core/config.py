@@ -18,22 +18,30 @@ __all__ = ["ObjectRule", "RunConfig"]
 class ObjectRule:
     """How objects are made of a network's output; `RunConfig` says what the fields mean.
 
-    Each model has its own, chosen on held-out images of real slides; its card holds it.
+    Each model has its own, chosen on held-out images of real slides; its card holds it. Without
+    `min_cell_score`, `min_score` is for cells too.
     """
 
     threshold: float = 0.5
     min_score: float = 0.55
     min_small_score: float = 0.65
+    min_cell_score: float | None = None
 
     def __post_init__(self) -> None:
         _within("threshold", self.threshold, 0.02, 0.98)
         _within("min_score", self.min_score, 0, 1)
         _within("min_small_score", self.min_small_score, 0, 1)
+        _within("min_cell_score", self.cell_score, 0, 1)
+
+    @property
+    def cell_score(self) -> float:
+        """Score below which a whole cell is discarded."""
+        return self.min_score if self.min_cell_score is None else self.min_cell_score
 
     @property
     def least_score(self) -> float:
         """Score below which every object is discarded."""
-        return min(self.min_score, self.min_small_score)
+        return min(self.min_score, self.min_small_score, self.cell_score)
 
 
 @dataclass(frozen=True)
@@ -78,6 +86,9 @@ class RunConfig:
     min_score, min_small_score
         objects with a lower mean probability are discarded; the second value is for objects
         smaller than `SMALL_UM2`, most of which are leukocytes and debris; None: that of the model
+    min_cell_score
+        whole cells with a lower score are discarded; None: `min_score` where that is given, else
+        that of the model
     split
         split touching nuclei
     kinds
@@ -124,6 +135,7 @@ class RunConfig:
     min_area_um2: float = 8.0
     min_score: float | None = None
     min_small_score: float | None = None
+    min_cell_score: float | None = None
     split: bool = True
     kinds: bool = False
     crop: bool = True
@@ -152,8 +164,10 @@ class RunConfig:
 
     def object_rule(self, of_model: ObjectRule) -> ObjectRule:
         """Return a model's rule with the values that are set here."""
-        names = ("threshold", "min_score", "min_small_score")
+        names = ("threshold", "min_score", "min_small_score", "min_cell_score")
         given = {name: value for name in names if (value := getattr(self, name)) is not None}
+        if "min_score" in given:
+            given.setdefault("min_cell_score", given["min_score"])
         return replace(of_model, **given)
 
     @classmethod

@@ -65,6 +65,7 @@ class PlanRecord(TypedDict):
     min_area_um2: float
     min_score: float
     min_small_score: float
+    min_cell_score: float
     split: bool
     kinds: str | None
     crop: bool

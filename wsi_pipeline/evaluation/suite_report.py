@@ -171,8 +171,9 @@ def suite_markdown(suite: Mapping[str, Any], earlier: Mapping[str, Any] | None =
 def _settings(suite: Mapping[str, Any]) -> Iterator[str]:
     chosen = suite["settings"]
     words = (("threshold", "threshold"), ("min_score", "least score"),
-             ("min_small_score", "least score under 30 µm²"))  # fmt: skip
-    given = [f"{word} {chosen[n]:g}" for n, word in words if chosen[n] is not None]
+             ("min_small_score", "least score under 30 µm²"),
+             ("min_cell_score", "least score of a cell"))  # fmt: skip
+    given = [f"{word} {chosen[n]:g}" for n, word in words if chosen.get(n) is not None]
     rule = ", ".join(given) or "threshold and least scores of each model's card"
     yield f"wsiseg {suite['version']}, images {chosen['split']}, {rule}."
 

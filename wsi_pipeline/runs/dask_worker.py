@@ -194,7 +194,7 @@ class _OpenResources:
         CheckpointError
             its weights are not those of `identity`
         """
-        cuts = config.min_score, config.min_small_score
+        cuts = config.min_score, config.min_small_score, config.min_cell_score
         key = (
             config.model, config.checkpoint, _changed(config.checkpoint), config.device, cuts,
             config.kinds,

@@ -48,6 +48,7 @@ def plan_record(slide: Slide, model: Model, config: RunConfig) -> PlanRecord:
         "min_area_um2": config.min_area_um2,
         "min_score": rule.min_score,
         "min_small_score": rule.min_small_score,
+        "min_cell_score": rule.cell_score,
         "split": config.split,
         "kinds": kinds_identity() if has_kinds(model.classes) else None,
         "crop": config.crop,

@@ -14,11 +14,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_pipeline.core.config import ObjectRule, RunConfig
+from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.geometry import Box, Region, plan_tiles
 from wsi_pipeline.core.ids import object_ids
-from wsi_pipeline.core.objects import Objects, is_cell
+from wsi_pipeline.core.objects import CELL_CLASS, Objects, is_cell
 from wsi_pipeline.core.polygons import make_valid, nuclei_apart
+from wsi_pipeline.segmentation.cell_copies import cell_copies
 from wsi_pipeline.segmentation.cell_features import cell_features
 from wsi_pipeline.segmentation.contours import simplify, trace
 from wsi_pipeline.segmentation.ghost_cells import is_ghost
@@ -157,6 +158,9 @@ def _window_objects(engine: Engine, window: _Window, config: RunConfig) -> tuple
     if len(objects) == 0:
         return model.empty(), cut[:0]
     objects = assign_nuclei(objects)
+    copies = cell_copies(objects)
+    if copies.any():
+        objects = assign_nuclei(objects.take(~copies))
     # A nucleus that the other nuclei of its cell cover entirely is left out.
     apart = nuclei_apart(objects).features[_ROW]
     objects = objects.take(np.isin(objects.features[_ROW], apart))
@@ -171,9 +175,7 @@ def _outlined(engine: Engine, window: _Window, config: RunConfig) -> tuple[Objec
     Features are mean optical density and `_ROW`, the position in the second array.
     """
     model, scale = engine.model, engine.scale
-    atlas, masks, instances, shift = _certain_masks(
-        window, config, config.object_rule(model.rule), model.mpp
-    )
+    atlas, masks, instances, shift = _certain_masks(window, config, model)
     if len(masks) == 0:
         return model.empty(), np.zeros(0, np.bool_)
     vertices, offsets = trace(masks.labels, atlas.probability, masks.first_pixel, 127.5)
@@ -196,12 +198,15 @@ def _outlined(engine: Engine, window: _Window, config: RunConfig) -> tuple[Objec
         object_offsets=np.arange(len(masks) + 1, dtype=np.int64),
         features={OD_MEAN: od, _ROW: np.arange(len(masks), dtype=np.float32)},
     )
-    ghost = is_cell(objects) & is_ghost(image, masks.labels, window.image, boxes, background)
+    cell = is_cell(objects)
+    nuclei = atlas.merge(np.append(False, ~cell)[masks.labels], window.image.shape[:2])
+    cytoplasm = np.where(atlas.copy_pixels(nuclei.astype(np.uint8)) > 0, 0, masks.labels)
+    ghost = cell & is_ghost(image, cytoplasm, window.image, boxes, background)
     return make_valid(objects.take(~ghost), checked=valid[~ghost]), cut
 
 
 def _certain_masks(
-    window: _Window, config: RunConfig, rule: ObjectRule, mpp: float
+    window: _Window, config: RunConfig, model: Model
 ) -> tuple[MaskAtlas, LabelImage, Instances, Ints]:
     """Draw the instances of a window and choose those that are certain and large enough.
 
@@ -211,15 +216,19 @@ def _certain_masks(
     pixel of the atlas for the pixel of the window
     """
     height, width = window.image.shape[:2]
-    instances = window.instances.take(window.instances.scores >= rule.least_score)
+    rule, instances = config.object_rule(model.rule), window.instances
+    names = np.array([name == CELL_CLASS for name in model.classes], bool)
+    least = np.where(names[instances.class_index], rule.cell_score, rule.least_score)
+    instances = instances.take(instances.scores >= least.astype(instances.scores.dtype))
     atlas = draw_atlas(instances, width, height)
 
     def keep(area_px: Ints, index: Ints) -> Bools:
-        area_um2 = area_px * mpp**2
-        return (area_um2 >= config.min_area_um2) & is_certain(
+        area_um2 = area_px * model.mpp**2
+        certain = names[instances.class_index[index]] | is_certain(
             instances.scores[index], area_um2,
             min_score=rule.min_score, min_small_score=rule.min_small_score,
         )  # fmt: skip
+        return (area_um2 >= config.min_area_um2) & certain
 
     masks, index = largest_parts(atlas, keep)
     return atlas, masks, instances.take(index), (atlas.origin - atlas.corner)[index]

@@ -33,12 +33,14 @@ def is_ghost(
 
     An object is a ghost if its median optical density is below `STAINED`, and below that of the
     glass around it + `GLASS_MARGIN`. The glass is the 10th percentile in the object's bounding box,
-    grown by a quarter of its sides: the light is not even over a field.
+    grown by a quarter of its sides: the light is not even over a field. An object without a pixel
+    is no ghost.
 
     Parameters
     ----------
     image, labels
-        uint8 (h, w, 3) and int32 (h, w): object i has label i + 1
+        uint8 (h, w, 3) and int32 (h, w): object i has label i + 1; for a cell only where no nucleus
+        is drawn, since a speck that is taken for one is no stain of the cell
     field
         the window of the slide, uint8 (h, w, 3)
     boxes
@@ -97,9 +99,10 @@ def _medians(
     out = np.zeros(n, np.float32)
     for k in range(n):
         half, seen = (counts[k].sum() + 1) // 2, 0
+        out[k] = _LEVELS - 1
         for level in range(_LEVELS):
             seen += counts[k, level]
-            if seen >= half:
+            if half > 0 and seen >= half:
                 out[k] = level
                 break
     return out

@@ -44,10 +44,17 @@ class MaskAtlas:
     size: Ints
 
     def copy_pixels(self, image: Images) -> Images:
-        """Copy the pixels of the window's image (h, w, 3) into each rectangle of the atlas."""
-        out = np.zeros((*self.probability.shape, 3), np.uint8)
+        """Copy the pixels of the window's image (h, w, …) into each rectangle of the atlas."""
+        out = np.zeros((*self.probability.shape, *image.shape[2:]), np.uint8)
         for (x, y), (u, v), (w, h) in zip(self.corner, self.origin, self.size, strict=True):
             out[y : y + h, x : x + w] = image[v : v + h, u : u + w]
+        return out
+
+    def merge(self, pixels: NDArray[np.bool_], shape: tuple[int, int]) -> NDArray[np.bool_]:
+        """Return which pixels of the window (h, w) are set in any rectangle of the atlas."""
+        out = np.zeros(shape, np.bool_)
+        for (x, y), (u, v), (w, h) in zip(self.corner, self.origin, self.size, strict=True):
+            out[v : v + h, u : u + w] |= pixels[y : y + h, x : x + w]
         return out
 
 
