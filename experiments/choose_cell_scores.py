@@ -145,7 +145,7 @@ def main() -> None:
     if given.write:
         state, card = load_checkpoint(given.checkpoint)
         card = dataclasses.replace(card, rule=rule, sha256="")
-        save_checkpoint(given.checkpoint, state, card)
+        save_checkpoint(given.checkpoint, state, card, half=True)
 
 
 if __name__ == "__main__":

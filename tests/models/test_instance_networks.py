@@ -1,6 +1,7 @@
 """Laws of the instance networks: published sizes, exact parts, learning, the output's contract."""
 
 import copy
+import dataclasses
 import itertools
 import json
 
@@ -208,6 +209,34 @@ def test_output_obeys_the_contract(trained):
         assert len(same) == k and same.masks.dtype == np.uint8 and same.boxes.dtype == np.float32
         assert np.array_equal(same.class_index, found["labels"].numpy() - 1)
         assert np.allclose(same.masks / 255, found["masks"][:, 0].numpy(), atol=0.003)
+
+
+@pytest.mark.parametrize("margin", [0.05, 0.2])
+def test_a_mask_with_a_margin_lies_over_its_enlarged_box(trained, margin):
+    """Boxes, labels and scores are those without it; the mask is that of the enlarged box."""
+    network, _ = trained
+    if network.config.mrp:
+        pytest.skip("the second pass sees the masks of the first")
+    wide = type(network)(dataclasses.replace(network.config, mask_margin=margin))
+    wide.load_state_dict(network.state_dict())
+    image, _ = scene()
+    with torch.no_grad():
+        (plain,), (grown,) = network(image), wide.eval()(image)
+    assert torch.equal(plain["scores"], grown["scores"])
+    assert torch.equal(plain["labels"], grown["labels"])
+    low, high = plain["boxes"][:, :2], plain["boxes"][:, 2:]
+    side = (high - low) * margin
+    assert torch.allclose(grown["boxes"][:, :2], (low - side).clamp(0, 96), atol=1e-3)
+    assert torch.allclose(grown["boxes"][:, 2:], (high + side).clamp(0, 96), atol=1e-3)
+    for a, b in zip(instances([plain]), instances([grown]), strict=True):
+        sure = a.scores > 0.5
+        for k in np.flatnonzero(sure):
+            one, two = (
+                paste(torch.from_numpy(v.masks[k : k + 1] / 255.0),
+                      torch.from_numpy(v.boxes[k : k + 1]).double(), (96, 96), 1)[0] >= 0.5
+                for v in (a, b)
+            )  # fmt: skip
+            assert float((one & two).sum()) > 0.5 * float((one | two).sum())
 
 
 @pytest.mark.parametrize("build", list(BUILDERS.values()), ids=list(BUILDERS))

@@ -58,3 +58,14 @@ def test_the_window_does_not_matter():
 def test_nothing_is_no_ghost():
     image, labels, _ = field_with(0.1)
     assert is_ghost(image, 0 * labels, image, np.zeros((0, 4)), GLASS).shape == (0,)
+
+
+@given(st.floats(0, 0.008), st.integers(1, 19))
+def test_a_speck_that_counts_as_a_nucleus_is_no_stain(density, radius):
+    """Also where it fills most of the ghost; where it fills all, nothing is known."""
+    image, labels, box = field_with(density)
+    y, x = np.ogrid[:96, :96]
+    speck = (x - 48) ** 2 + (y - 48) ** 2 < radius**2
+    image[speck] = 90
+    assert is_ghost(image, np.where(speck, 0, labels), image, box, GLASS)[0]
+    assert not is_ghost(image, 0 * labels, image, box, GLASS)[0]

@@ -53,8 +53,9 @@ def cell_copies(objects: Objects) -> NDArray[np.bool_]:
     shared = shapely.area(shapely.intersection(shapes[a], shapes[b]))
     same = shared >= SAME_CELL_IOU * (area[a] + area[b] - shared)
     part = alone[b] & (shared >= COVERED * area[b])
-    for i, k in sorted(zip(a[same | part].tolist(), b[same | part].tolist(), strict=True),
-                       key=lambda pair: -score[pair[0]]):  # fmt: skip
+    pairs = np.stack([a, b])[:, same | part]
+    best_first = np.lexsort((pairs[0], -score[pairs[0]]))
+    for i, k in pairs[:, best_first].T:
         if not copies[cells[i]]:
             copies[cells[k]] = True
     return copies
