@@ -8,6 +8,7 @@ import torch
 from tiny_networks import TINY, scene
 from wsiseg_models.checkpoint import Card, load_torch_file, save_checkpoint
 from wsiseg_models.instance.network import cascade, for_inference
+from wsiseg_models.semantic import efficientnet_lite
 from wsiseg_models.training.config import InstanceTrainConfig
 from wsiseg_models.training.initial_weights import start_from, take_weights
 from wsiseg_models.training.optimizers import build_optimizer
@@ -59,6 +60,16 @@ def test_folding_changes_nothing(norm):
     with torch.no_grad():
         before, after = network.backbone(image), ready.backbone(image)
     assert all(torch.allclose(before[k], after[k], atol=1e-4) for k in before)
+
+
+@pytest.mark.parametrize("norm", ["frozen", "batch", "group"])
+def test_strips_change_nothing(norm, monkeypatch):
+    body, x = settled(norm=norm).backbone.body, torch.randn(1, 3, 160, 96)
+    with torch.no_grad():
+        whole = body(x)
+        monkeypatch.setattr(efficientnet_lite, "STRIP_BYTES", 96 * 48 * 4 * 3)
+        strips = body(x)
+    assert all(torch.allclose(strips[k], whole[k], rtol=1e-4, atol=1e-5) for k in whole)
 
 
 def test_a_checkpoint_with_frozen_norms_can_be_trained_on(tmp_path):

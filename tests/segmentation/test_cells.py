@@ -239,6 +239,47 @@ def test_a_second_nucleus_joins_and_one_outside_stays_alone():
     assert paired.parent.tolist() == [-1, 0, 0, -1, -1]
 
 
+@pytest.mark.parametrize("place", [(15, 15), (150, 16), (190, 110), (100, 75)])
+@pytest.mark.parametrize("od", [0.0, 0.1])
+def test_a_cell_on_glass_is_left_out_also_at_the_border_of_the_slide(tmp_path, place, od):
+    """Beyond the slide a window is white, lighter than the glass; and a speck is no stain."""
+    image = np.full((150, 200, 3), 205, np.uint8)
+    cell = Ellipse(*place, 30, 26, 0, 0)
+    speck = Ellipse(*place, 12, 11, 0, 1)
+    x, y = np.meshgrid(np.arange(200) + 0.5, np.arange(150) + 0.5)
+    image[cell.depth(x, y) > 0] = round(205 * 10**-od)
+    image[speck.depth(x, y) > 0] = 90
+    cv2.imwrite(str(tmp_path / "glass.png"), image)
+
+    def network(images):
+        out = []
+        for window in images:
+            row, column = np.argwhere((window == 90).all(2)).mean(0) + 0.5
+            boxes = [(column - a, row - b, column + a, row + b) for a, b in ((30, 26), (12, 11))]
+            step = (np.arange(SIDE) + 0.5) / SIDE * 2 - 1
+            disc = np.uint8(255) * (np.hypot(step[None], step[:, None]) < 1)
+            boxes = np.clip(boxes, 0, [*window.shape[1::-1]] * 2)
+            out.append(
+                Instances(
+                    boxes.astype(np.float32),
+                    np.array([0, 1], np.uint8),
+                    np.ones(2, np.float32),
+                    np.stack([disc, disc]).astype(np.uint8),
+                )
+            )
+        return out
+
+    model = InstanceModel(
+        name="one", classes=("cell", "nucleus"), mpp=0.5, halo_px=64, stride=32, tile_px=512,
+        identity="one", network=network,
+    )  # fmt: skip
+    config = RunConfig(out=tmp_path / "out", mpp=0.5, quiet=True, foreground="all")
+    result = run_slide(tmp_path / "glass.png", config, model=model)
+    stored = read_parquet(result.folder / "objects.parquet")
+    assert (stored.class_index == 0).sum() == (od > 0)
+    assert (stored.class_index == 1).sum() == 1
+
+
 def test_cells_have_a_least_score_of_their_own(tmp_path):
     cells, nuclei, _ = scene()
     model = oracle([*cells, *nuclei])

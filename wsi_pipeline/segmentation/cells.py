@@ -127,6 +127,12 @@ class _Window:
         """Upper left corner as x, y."""
         return np.array([self.box.x0, self.box.y0])
 
+    def on_slide(self, limit: NDArray[np.float64]) -> tuple[slice, slice]:
+        """Return rows and columns of the pixels that lie on a slide of that width and height."""
+        x, y = np.maximum(-self.corner, 0)
+        right, below = np.floor(limit - self.corner).astype(np.int64)
+        return slice(y, max(below, y)), slice(x, max(right, x))
+
 
 def _owned_objects(
     engine: Engine, window: _Window, core: Box, config: RunConfig
@@ -199,10 +205,26 @@ def _outlined(engine: Engine, window: _Window, config: RunConfig) -> tuple[Objec
         features={OD_MEAN: od, _ROW: np.arange(len(masks), dtype=np.float32)},
     )
     cell = is_cell(objects)
-    nuclei = atlas.merge(np.append(False, ~cell)[masks.labels], window.image.shape[:2])
-    cytoplasm = np.where(atlas.copy_pixels(nuclei.astype(np.uint8)) > 0, 0, masks.labels)
-    ghost = cell & is_ghost(image, cytoplasm, window.image, boxes, background)
+    cytoplasm = _cytoplasm(atlas, masks, cell, window.on_slide(limit), window.image.shape[:2])
+    rows, columns = window.on_slide(limit)
+    around = boxes - np.tile([columns.start, rows.start], 2)
+    field = window.image[rows, columns]
+    ghost = cell & is_ghost(image, cytoplasm, field, around, background)
     return make_valid(objects.take(~ghost), checked=valid[~ghost]), cut
+
+
+def _cytoplasm(
+    atlas: MaskAtlas, masks: LabelImage, cell: Bools, on_slide: tuple[slice, slice],
+    shape: tuple[int, int],
+) -> NDArray[np.int32]:  # fmt: skip
+    """Return the labels of `masks` without pixels of nuclei and pixels beyond the slide.
+
+    `cell` says which masks are cells. Beyond the slide a window is white, lighter than its glass.
+    """
+    left_out = np.ones(shape, np.bool_)
+    left_out[on_slide] = False
+    left_out |= atlas.merge(np.append(False, ~cell)[masks.labels], shape)
+    return np.where(atlas.copy_pixels(left_out.astype(np.uint8)) > 0, 0, masks.labels)
 
 
 def _certain_masks(
