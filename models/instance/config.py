@@ -192,8 +192,8 @@ class InstanceConfig:
     nms: float = setting(0.5, "Drop detections that overlap a better one by this IoU.")
     mask_margin: float = setting(
         0.0,
-        "Draw each mask over its box enlarged by this share of its sides on each side (test); a "
-        "box that is too small then cuts no straight edge.",
+        "Draw each cell's mask over its box enlarged by this share of its sides on each side "
+        "(test); a box that is too small then cuts no straight edge.",
     )
     max_detections: int = setting(100, "Keep this many detections per image and pass.")
 

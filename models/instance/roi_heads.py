@@ -246,8 +246,8 @@ class RegionHeads(nn.Module):
         each = torch.split(mean, [len(m) for m in moved])
         best = [self._best(m, s) for m, s in zip(moved, each, strict=True)]
         kept, labels, confidence = (list(column) for column in zip(*best, strict=True))
-        found = Detections(kept, labels, confidence, [])
-        return self.draw(features, replace(found, boxes=self._grown(kept, size)), size)
+        found = Detections(self._grown(kept, labels, size), labels, confidence, [])
+        return self.draw(features, found, size)
 
     def draw(self, features: dict[str, Tensor], found: Detections, size: Size) -> Detections:
         """Return detections with their masks, which lie over their boxes."""
@@ -255,15 +255,17 @@ class RegionHeads(nn.Module):
         logits = p[0] if len(p) == 1 else torch.stack(p).sigmoid().mean(0).logit(eps=1e-6)
         return replace(found, logits=list(torch.split(logits, [len(b) for b in found.boxes])))
 
-    def _grown(self, boxes: list[Tensor], size: Size) -> list[Tensor]:
-        """Enlarge boxes (k, 4) by `mask_margin` of their sides on each side, and clip them."""
+    def _grown(self, boxes: list[Tensor], labels: list[Tensor], size: Size) -> list[Tensor]:
+        """Enlarge boxes (k, 4) of cells by `mask_margin` of their sides, and clip them."""
         margin = self.config.mask_margin
         if not margin:
             return boxes
-        sides = [(b[:, 2:] - b[:, :2]).repeat(1, 2) for b in boxes]
         way = torch.tensor([-margin, -margin, margin, margin], device=boxes[0].device)
-        grown = [b + way * side for b, side in zip(boxes, sides, strict=True)]
-        return [clip_boxes_to_image(b, size) for b in grown]
+        grown = []
+        for box, label in zip(boxes, labels, strict=True):
+            side = (box[:, 2:] - box[:, :2]).repeat(1, 2)
+            grown.append(clip_boxes_to_image(box + (label == CELL)[:, None] * way * side, size))
+        return grown
 
     def _best(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Pick the detections of one image from boxes (n, c or 1, 4) and scores (n, 1 + c)."""
