@@ -51,7 +51,7 @@ def load_encoder(network: nn.Module, source: str) -> dict[str, Any]:
     return {"file": named, "copied": sorted(state), "skipped": skipped, "fresh": fresh}
 
 
-def _encoder(network: Any) -> tuple[str, nn.Module, str]:
+def _encoder(network: Any) -> tuple[str, Any, str]:
     """Return the start of the encoder's entries in a network, the encoder, and its name.
 
     Raises
