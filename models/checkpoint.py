@@ -60,6 +60,9 @@ class Card:
         ``min_cell_score``, those that differ from the defaults
     options
         keywords of the builder
+    stain
+        range of the training images' stains, see `wsiseg_models.stain.stain_range`; empty: not
+        measured
     data
         training sets with their licences
     licence
@@ -81,6 +84,7 @@ class Card:
     std: float | tuple[float, ...] = 128.0
     rule: Mapping[str, float] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
+    stain: Mapping[str, Any] = field(default_factory=dict)
     data: tuple[str, ...] = ()
     licence: str = ""
     training: Mapping[str, Any] = field(default_factory=dict)

@@ -24,6 +24,7 @@ from .normalise import Normal
 from .optimizers import build_optimizer, cosine
 from .receptive_field import measure_halo
 from .semantic_data import Sample, load_set
+from .stain_of_sets import range_of_samples
 from .teacher import Teacher, add_teacher, file_hash, teacher_loss
 from .unlabelled import load_unlabelled
 from .weighted_sets import WeightedSets, gather_sets
@@ -251,6 +252,7 @@ def _finish(
         mean=MEAN,
         std=STD,
         options=options,
+        stain=range_of_samples(data.samples, data.chances),
         data=tuple(sorted({s.origin for s in data.samples})),
         licence=config.licence,
         training=training_record(config, run, started_from, **_used(config, data)),

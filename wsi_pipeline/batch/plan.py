@@ -30,7 +30,8 @@ STAGES = ("qc", "segment", "features", "export", "report")
 """Stages of each slide, in order."""
 RESULT_SETTINGS = (
     "model", "checkpoint", "precision", "mpp", "foreground", "roi", "threshold", "min_area_um2",
-    "min_score", "min_small_score", "min_cell_score", "split", "kinds", "crop",
+    "min_score", "min_small_score", "min_cell_score", "split", "kinds", "adapt",
+    "crop",
 )  # fmt: skip
 """Settings that decide the objects; the others decide how and where they are computed."""
 _NOT_FOR_JOBS = ("out", "overwrite")

@@ -184,9 +184,9 @@ class _Models:
         self._loaded: dict[str, Model] = {}
 
     def get(self, config: RunConfig) -> Model:
-        """Return the model of a slide's settings; `ConfigError` if its tiles do not fit them."""
+        """Return the model of a slide's settings; `ConfigError` if they do not fit it."""
         from wsi_pipeline.pipeline import model_for_run
-        from wsi_pipeline.runs.work_plan import tile_size
+        from wsi_pipeline.runs.work_plan import check_settings
 
         if config.model not in self._loaded:
             what = config.checkpoint.name if config.checkpoint else config.model
@@ -194,7 +194,7 @@ class _Models:
             quiet = config.quiet or config.scheduler is not None
             with announce(f"loading the network {what} (PyTorch)", quiet=quiet):
                 model = model_for_run(config)
-            tile_size(model, config)
+            check_settings(model, config)
             self._on_load(model)
             self._loaded[config.model] = model
         return self._loaded[config.model]

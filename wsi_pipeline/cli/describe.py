@@ -78,7 +78,9 @@ def _work(slide: Slide, overview: Overview, name: str) -> dict[str, Any]:
         from wsi_pipeline.segmentation.load_model import open_model
 
         model = open_model(name, device="cpu")
-    plan = plan_work(slide, model, RunConfig(model=name), overview=overview)
+    has_range = bool(model.card.get("stain"))
+    config = RunConfig(model=name, adapt=has_range, quiet=True)
+    plan = plan_work(slide, model, config, overview=overview)
     return {
         "name": model.name,
         "mpp": model.mpp,
@@ -90,6 +92,7 @@ def _work(slide: Slide, overview: Overview, name: str) -> dict[str, Any]:
         "object_halo_um": round(model.reach_px * model.mpp, 1),
         "regions": len(plan.regions),
         "tiles": sum(1 for region in plan.regions for _ in plan.tiles(region)),
+        "adaptation": plan.adaptation.record() if plan.adaptation else None,
     }
 
 
@@ -142,6 +145,8 @@ def slide_rows(about: Mapping[str, Any]) -> list[list[str]]:
             ["tile", f"{plan['tile_px']} px, halo {halo} (network), {around} (objects)"],
             ["work", f"{_count(plan['regions'], 'region')}, {_count(plan['tiles'], 'tile')}"],
         ]
+        if plan["adaptation"]:
+            rows.append(["--adapt", plan["adaptation"]["note"]])
     return rows
 
 

@@ -24,7 +24,7 @@ SUITE_SPLIT = "fold:0/5"
 """Default of --split for a suite: the shipped weights were trained without these images."""
 
 _ONLY_DATA = ("score", "cut", "max_dets")
-_ONLY_SUITE = ("before", "threshold", "min_score", "min_small_score", "min_cell_score")
+_ONLY_SUITE = ("before", "threshold", "min_score", "min_small_score", "min_cell_score", "adapt")
 
 
 @click.command()
@@ -69,6 +69,7 @@ _ONLY_SUITE = ("before", "threshold", "min_score", "min_small_score", "min_cell_
 @run_option("--min-score", type=float, help="With --suite: as in `wsiseg run`.")
 @run_option("--min-small-score", type=float, help="With --suite: as in `wsiseg run`.")
 @run_option("--min-cell-score", type=float, help="With --suite: as in `wsiseg run`.")
+@run_option("--adapt/--no-adapt", help="With --suite: as in `wsiseg run`, for each field.")
 @click.option("--before", type=FILE, help="With --suite: suite.json to compare with.")
 @click.option(
     "--out",
@@ -144,7 +145,7 @@ def _evaluate_suite(folder: Path, settings: Mapping[str, Any], as_json: bool, qu
     from wsi_pipeline.evaluation.suite_report import suite_tables
     from wsi_pipeline.runs.segment_whole import segment_whole
 
-    names = ("device", "threshold", "min_score", "min_small_score", "min_cell_score")
+    names = ("device", "threshold", "min_score", "min_small_score", "min_cell_score", "adapt")
     config = RunConfig(quiet=quiet or as_json, **{name: settings[name] for name in names})
     models, checkpoints = settings["models"], settings["checkpoints"]
     suite, earlier = run_suite(

@@ -82,6 +82,10 @@ __all__ = ["run"]
     "--kinds/--no-kinds",
     help="Sort nuclei by appearance: normal, abnormal, leukocyte, other. No diagnosis.",
 )
+@run_option(
+    "--adapt/--no-adapt",
+    help="Estimate the slide's stain, and bring what the network gets to its training's range.",
+)
 @crop_option
 @click.option("--overwrite", is_flag=True, help="Start again where there are results already.")
 @recursive_option

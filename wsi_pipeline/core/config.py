@@ -94,6 +94,9 @@ class RunConfig:
     kinds
         sort nuclei by appearance into normal, abnormal, leukocyte and other; no diagnosis. Only
         for models whose one class is "nucleus"
+    adapt
+        bring the pixels that the network gets to the range of stains in which it was trained;
+        measurements stay those of the slide. Only for models whose card has this range
     crop
         use only the scanned area that the file declares (``openslide.bounds-*``), as QuPath does
     overwrite
@@ -138,6 +141,7 @@ class RunConfig:
     min_cell_score: float | None = None
     split: bool = True
     kinds: bool = False
+    adapt: bool = False
     crop: bool = True
     overwrite: bool = False
     quiet: bool = False

@@ -10,6 +10,7 @@ from typing import NotRequired, TypedDict
 
 __all__ = [
     "SCHEMA_VERSION",
+    "AdaptationRecord",
     "ClusterRecord",
     "FailureRecord",
     "ForegroundRecord",
@@ -68,6 +69,7 @@ class PlanRecord(TypedDict):
     min_cell_score: float
     split: bool
     kinds: str | None
+    adapt: bool
     crop: bool
 
 
@@ -151,11 +153,28 @@ class ClusterRecord(TypedDict):
     workers: list[str]
 
 
+class AdaptationRecord(TypedDict):
+    """The stain of a slide, and what the network got instead; see `RunConfig.adapt`.
+
+    Channels are red, green and blue. `density` is None where too little is stained, `new_glass`
+    and `gain` are None where the pixels stay as they are.
+    """
+
+    fields: int
+    glass: list[float] | None
+    density: list[float] | None
+    stained_share: float | None
+    new_glass: list[float] | None
+    gain: float | None
+    note: str
+
+
 class RunRecord(Provenance):
     """Content of run.json: the provenance, and the counts and times of the run.
 
     `batch_reduced_to` is the batch size that fitted into memory where `settings` asked for a
-    larger one, else None. `cluster` is None for a run on one machine.
+    larger one, else None. `cluster` is None for a run on one machine, `adaptation` without
+    `RunConfig.adapt`.
     """
 
     objects: int
@@ -167,3 +186,4 @@ class RunRecord(Provenance):
     peak_memory_mb: int
     batch_reduced_to: int | None
     cluster: ClusterRecord | None
+    adaptation: AdaptationRecord | None

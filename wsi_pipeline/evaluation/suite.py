@@ -197,7 +197,7 @@ def _is_part_of(split: str, whole: Any) -> bool:
 
 
 def _settings(config: RunConfig, split: str) -> dict[str, Any]:
-    names = ("threshold", "min_area_um2", "min_score", "min_small_score", "min_cell_score")
+    names = ("threshold", "min_area_um2", "min_score", "min_small_score", "min_cell_score", "adapt")
     return {"split": split, **{name: getattr(config, name) for name in names}}
 
 

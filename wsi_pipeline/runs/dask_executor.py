@@ -109,7 +109,7 @@ def _answers(
     model, plan, path = job.model, job.plan, job.slide.path.absolute()
     task = SlideTask(
         path, path.stat().st_size, _for_workers(job.config, model.precision), model.identity,
-        plan.scale, plan.tile_px, plan.search_area, plan.object_filter,
+        plan.scale, plan.tile_px, plan.search_area, plan.object_filter, plan.stain_map,
     ).pack()  # fmt: skip
     sent = None if isinstance(model.network, RemoteNetwork) else cluster.send(model)
     key = uuid.uuid4().hex

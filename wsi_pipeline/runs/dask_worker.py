@@ -119,6 +119,7 @@ class _OpenSlide:
         self.engine = Engine(
             self._slide, model, task.search_area,
             scale=task.scale, tile_px=task.tile_px, batch=task.config.batch,
+            stain_map=task.stain_map,
         ).__enter__()  # fmt: skip
         self.users, self.last_used = 0, time.monotonic()
         self._reported: dict[str, float] = {}

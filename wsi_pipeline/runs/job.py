@@ -17,7 +17,7 @@ from wsi_pipeline.core.run_layout import RUN_JSON, run_folder_path
 from wsi_pipeline.runs.final_files import FinalFiles
 from wsi_pipeline.runs.provenance import plan_record, provenance_record
 from wsi_pipeline.runs.run_folder import RunFolder, check_output
-from wsi_pipeline.runs.work_plan import WorkPlan, tile_size
+from wsi_pipeline.runs.work_plan import WorkPlan, check_settings
 from wsi_pipeline.segmentation.model import Model
 from wsi_pipeline.segmentation.stitch import duplicates
 from wsi_pipeline.slides.slide import Slide
@@ -80,10 +80,10 @@ def open_run(slide: Slide, model: Model, config: RunConfig) -> RunFolder:
     Raises
     ------
     ConfigError, MppError, OutputError
-        the tile size does not fit the model; the slide has no pixel size; the folder cannot be
+        tile size or --adapt do not fit the model; the slide has no pixel size; the folder cannot be
         used, see `RunFolder`
     """
-    tile_size(model, config)
+    check_settings(model, config)
     plan = plan_record(slide, model, config)
     # 135 nuclei a megapixel on a third of the slide, 2 kB each in parts and final files.
     check_output(config.out, 20_000_000 + slide.width * slide.height // 11)
@@ -146,7 +146,7 @@ def finish(job: Job) -> RunRecord:
 
 
 def _record(job: Job) -> RunRecord:
-    config = job.config
+    config, adaptation = job.config, job.plan.adaptation
     record: RunRecord = {
         **job.files.provenance,
         "objects": job.files.objects,
@@ -158,6 +158,7 @@ def _record(job: Job) -> RunRecord:
         "peak_memory_mb": round(peak_bytes() / 2**20),
         "batch_reduced_to": job.batch if job.batch < config.batch else None,
         "cluster": None,
+        "adaptation": adaptation.record() if adaptation else None,
     }
     if config.scheduler:
         record["cluster"] = {"scheduler": config.scheduler, "workers": job.workers}

@@ -50,6 +50,7 @@ def run_locally(job: Job, regions: Sequence[Region], mark_done: Callable[[Region
     with Engine(
         job.slide, job.model, plan.search_area,
         scale=plan.scale, tile_px=plan.tile_px, batch=config.batch,
+        stain_map=plan.stain_map,
     ) as engine:  # fmt: skip
         tasks = [dask.delayed(segment_waiting, pure=False)() for _ in range(config.workers)]
         dask.compute(*tasks, scheduler="threads", num_workers=config.workers)

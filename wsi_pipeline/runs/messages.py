@@ -15,6 +15,7 @@ from typing import Any, TypedDict
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.records import RegionFailure
 from wsi_pipeline.segmentation.ownership import ObjectFilter
+from wsi_pipeline.segmentation.stain_map import StainMap
 from wsi_pipeline.slides.foreground import Foreground
 
 __all__ = [
@@ -103,7 +104,7 @@ class SlideTask:
         the slide: absolute path, and size of the file
     identity
         of the model's weights
-    scale, tile_px, search_area, object_filter
+    scale, tile_px, search_area, object_filter, stain_map
         as in `WorkPlan`
     """
 
@@ -115,6 +116,7 @@ class SlideTask:
     tile_px: int
     search_area: Foreground
     object_filter: ObjectFilter
+    stain_map: StainMap | None
 
     def pack(self) -> bytes:
         """Return the task in compressed form; a mask of 4 MB takes some kB."""

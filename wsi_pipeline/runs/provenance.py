@@ -51,6 +51,7 @@ def plan_record(slide: Slide, model: Model, config: RunConfig) -> PlanRecord:
         "min_cell_score": rule.cell_score,
         "split": config.split,
         "kinds": kinds_identity() if has_kinds(model.classes) else None,
+        "adapt": config.adapt,
         "crop": config.crop,
     }
 

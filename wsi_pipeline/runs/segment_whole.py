@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import SlideReadError
 from wsi_pipeline.core.objects import Objects
@@ -26,11 +28,12 @@ def segment_whole(slide: Slide, model: Model, config: RunConfig) -> Objects:
     ConfigError, MppError, SlideError
         settings or slide cannot be used, or part of the slide cannot be read
     """
-    plan = plan_work(slide, model, config, read_roi(config.roi))
+    plan = plan_work(slide, model, replace(config, quiet=True), read_roi(config.roi))
     parts: dict[int, Objects] = {}
     with Engine(
         slide, model, plan.search_area,
         scale=plan.scale, tile_px=plan.tile_px, batch=config.batch,
+        stain_map=plan.stain_map,
     ) as engine:  # fmt: skip
         for region in plan.regions:
             found = segment_readable(engine, region, config, plan.object_filter)

@@ -18,13 +18,23 @@ from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import ConfigError, DataError
 from wsi_pipeline.core.geometry import Box, Region, Tile, plan_regions, plan_tiles
 from wsi_pipeline.formats.geojson import read_regions
+from wsi_pipeline.runs.adaptation import Adaptation, adapt_to_slide, trained_range
 from wsi_pipeline.segmentation.model import Model
 from wsi_pipeline.segmentation.ownership import REGION_PX, ObjectFilter
+from wsi_pipeline.segmentation.stain_map import StainMap
 from wsi_pipeline.slides.detect_foreground import find_foreground
 from wsi_pipeline.slides.foreground import Foreground, intersect, roi_foreground
 from wsi_pipeline.slides.slide import Slide
 
-__all__ = ["Overview", "WorkPlan", "plan_work", "read_overview", "read_roi", "tile_size"]
+__all__ = [
+    "Overview",
+    "WorkPlan",
+    "check_settings",
+    "plan_work",
+    "read_overview",
+    "read_roi",
+    "tile_size",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +105,8 @@ class WorkPlan:
         side of a region's core and of a tile's core, model pixels
     margin_px, halo_px
         border around a region that its tiles also cover, and context around each tile
+    adaptation
+        the slide's stain and what the network gets instead; None without `RunConfig.adapt`
     """
 
     overview: Overview
@@ -106,6 +118,12 @@ class WorkPlan:
     tile_px: int
     margin_px: int
     halo_px: int
+    adaptation: Adaptation | None = None
+
+    @property
+    def stain_map(self) -> StainMap | None:
+        """What changes the pixels that the network gets."""
+        return self.adaptation.stain_map if self.adaptation else None
 
     @property
     def foreground(self) -> Foreground:
@@ -147,7 +165,7 @@ def plan_work(
     Raises
     ------
     ConfigError
-        the tile size does not fit the model
+        the tile size does not fit the model, or its card has no range of stains to adapt to
     MppError
         the slide has no pixel size
     SlideError
@@ -160,6 +178,10 @@ def plan_work(
     area = overview.foreground.dilate(model.reach_px * scale)
     width, height = (-int(-n // scale) for n in (slide.width, slide.height))
     regions = plan_regions(width, height, REGION_PX)
+    adaptation = None
+    if config.adapt:
+        shown, downsample = overview.thumbnail, overview.downsample
+        adaptation = adapt_to_slide(slide, model, shown, downsample, quiet=config.quiet)
     return WorkPlan(
         overview=overview,
         scale=scale,
@@ -170,7 +192,21 @@ def plan_work(
         tile_px=tile_px,
         margin_px=model.margin_px,
         halo_px=model.halo_px,
+        adaptation=adaptation,
     )
+
+
+def check_settings(model: Model, config: RunConfig) -> None:
+    """Check that a model can run with these settings, before any slide is begun.
+
+    Raises
+    ------
+    ConfigError
+        see `tile_size` and `trained_range`
+    """
+    tile_size(model, config)
+    if config.adapt:
+        trained_range(model)
 
 
 def tile_size(model: Model, config: RunConfig) -> int:

@@ -29,6 +29,7 @@ from wsi_pipeline.core.errors import OutOfMemoryError
 from wsi_pipeline.core.geometry import Box, paste, plan_tiles
 from wsi_pipeline.core.machine import process_settings
 from wsi_pipeline.segmentation.model import Instances, Model
+from wsi_pipeline.segmentation.stain_map import StainMap
 from wsi_pipeline.slides.foreground import Foreground
 from wsi_pipeline.slides.slide import Slide
 from wsi_pipeline.slides.window_cache import WindowCache
@@ -83,6 +84,8 @@ class Engine:
     tile_px, batch
         width of a tile's core and number of tiles per call of the network; they do not change the
         result. If a batch does not fit into memory, `batch` becomes the number that does
+    stain_map
+        changes the pixels that the network gets, and no others; None: they stay as they are
 
     Attributes
     ----------
@@ -101,9 +104,10 @@ class Engine:
         scale: float,
         tile_px: int,
         batch: int,
+        stain_map: StainMap | None = None,
     ) -> None:
         self.slide, self.model, self.visible, self.scale = slide, model, visible, scale
-        self.tile_px, self.batch = tile_px, batch
+        self.tile_px, self.batch, self.stain_map = tile_px, batch, stain_map
         self.canvas = WindowCache(slide, scale)
         self.missing: list[Box] = []
         self._tolerant = False
@@ -190,7 +194,7 @@ class Engine:
     def _attempt(self, infer: Infer, images: Images) -> list[Any] | None:
         """Run the network on a batch; None if the memory is too small for it."""
         try:
-            return infer(images)
+            return infer(self._adapted(images))
         except Exception as error:
             if not _lacks_memory(error):
                 raise
@@ -202,6 +206,10 @@ class Engine:
         elif torch is not None and self.model.device.startswith("mps"):
             torch.mps.empty_cache()
         return None
+
+    def _adapted(self, images: Images) -> Images:
+        """Return what the network gets of images uint8 (n, h, w, 3)."""
+        return images if self.stain_map is None else self.stain_map(images)
 
     def _too_large(self, side_px: int) -> str:
         """Return the message for an image that does not fit into memory."""
@@ -230,7 +238,7 @@ class Engine:
         began = time.perf_counter()
         image = self._read(window)
         began = self.watch.add("read", began)
-        (labels,) = self.model.infer(image[None])
+        (labels,) = self.model.infer(self._adapted(image[None]))
         self.watch.add("network", began)
         visible = np.unique(labels[self.visible.window(window, self.scale)])
         return image, np.where(np.isin(labels, visible), labels, 0)

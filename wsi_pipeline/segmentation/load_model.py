@@ -233,7 +233,10 @@ def _model(
         "share": loaded.start_thread,
         "torch_threads": torch_threads,
         "rule": _rule(card),
-        "card": {k: getattr(card, k) for k in ("task", "licence", "data", "parameters", "sha256")},
+        "card": {
+            k: getattr(card, k)
+            for k in ("task", "licence", "data", "parameters", "sha256", "stain")
+        },
     }
     if card.task == "cells":
         return InstanceModel(network=loaded.instances, **about)

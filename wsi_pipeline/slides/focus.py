@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.core.errors import SlideReadError
-from wsi_pipeline.core.geometry import Box
+from wsi_pipeline.slides.fields import spread_fields
 from wsi_pipeline.slides.foreground import Foreground
 from wsi_pipeline.slides.slide import Slide
 
@@ -83,7 +83,7 @@ def measure_focus(slide: Slide, foreground: Foreground) -> Focus:
         coarse = f"pixels of {slide.mpp.value:g} µm are coarser than {FOCUS_MPP:g}"
         return Focus(None, None, 0, coarse)
     scores = []
-    for box in _fields(slide, foreground):
+    for box in spread_fields(slide, foreground, mpp=FOCUS_MPP, side_px=FIELD_PX, most=MAX_FIELDS):
         try:
             score = sharpness(slide.read_scaled(box, FOCUS_MPP / slide.mpp.value))
         except SlideReadError:
@@ -112,20 +112,3 @@ def _difference(values: NDArray[np.float32], px: int) -> float:
     along = np.square(values[:, px:] - values[:, :-px]).mean(dtype=np.float64)
     down = np.square(values[px:] - values[:-px]).mean(dtype=np.float64)
     return float(along + down) / 2
-
-
-def _fields(slide: Slide, foreground: Foreground) -> list[Box]:
-    """Return fields on the grid of `FOCUS_MPP` whose middle is foreground, evenly selected."""
-    scale = FOCUS_MPP / slide.require_mpp().value
-    width, height = int(slide.width / scale), int(slide.height / scale)
-    found = []
-    for y in range(0, max(height - FIELD_PX, 0) + 1, FIELD_PX):
-        for x in range(0, max(width - FIELD_PX, 0) + 1, FIELD_PX):
-            middle = ((x + FIELD_PX / 2) * scale, (y + FIELD_PX / 2) * scale)
-            whole = width < FIELD_PX or height < FIELD_PX
-            if whole or foreground.covers(*middle, middle[0] + 1, middle[1] + 1):
-                box = Box(x, y, x + FIELD_PX, y + FIELD_PX)
-                found.append(box.clip(Box(0, 0, width, height)))
-    if len(found) <= MAX_FIELDS:
-        return found
-    return [found[i * len(found) // MAX_FIELDS] for i in range(MAX_FIELDS)]
