@@ -175,7 +175,8 @@ def _settings(suite: Mapping[str, Any]) -> Iterator[str]:
              ("min_cell_score", "least score of a cell"))  # fmt: skip
     given = [f"{word} {chosen[n]:g}" for n, word in words if chosen.get(n) is not None]
     rule = ", ".join(given) or "threshold and least scores of each model's card"
-    yield f"wsiseg {suite['version']}, images {chosen['split']}, {rule}."
+    adapted = ", each field with --adapt" * bool(chosen.get("adapt"))
+    yield f"wsiseg {suite['version']}, images {chosen['split']}, {rule}{adapted}."
 
 
 def _set_rows(suite: Mapping[str, Any]) -> list[list[str]]:
