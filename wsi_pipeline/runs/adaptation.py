@@ -7,12 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from wsiseg_models.stain import Stain, StainRange, measure_stain
 
 from wsi_pipeline.core.errors import ConfigError, SlideReadError, SlideTimeoutError
 from wsi_pipeline.core.records import AdaptationRecord
 from wsi_pipeline.segmentation.model import Model
-from wsi_pipeline.segmentation.stain_map import StainMap, stain_map
+from wsi_pipeline.segmentation.stain_map import (
+    Stain,
+    StainMap,
+    StainRange,
+    measure_stain,
+    stain_map,
+)
 from wsi_pipeline.slides.detect_foreground import find_foreground
 from wsi_pipeline.slides.fields import spread_fields
 from wsi_pipeline.slides.slide import Slide

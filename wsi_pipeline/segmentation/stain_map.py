@@ -15,9 +15,9 @@ from functools import cached_property
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from wsiseg_models.stain import Stain, StainRange
+from wsiseg_models.stain import Stain, StainRange, measure_stain
 
-__all__ = ["MOST_GAIN", "StainMap", "stain_map"]
+__all__ = ["MOST_GAIN", "Stain", "StainMap", "StainRange", "measure_stain", "stain_map"]
 
 MOST_GAIN = 4.0
 """Largest factor of a density, and the inverse of the smallest: more would be noise."""
