@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -83,7 +82,8 @@ def _labelled(
         strongest = probability.max(0)
         labels = instances_of(
             probability, mpp=model.mpp, min_area_um2=RunConfig.min_area_um2,
-            split=RunConfig.split, **asdict(model.rule),
+            split=RunConfig.split, threshold=model.rule.threshold,
+            min_score=model.rule.min_score, min_small_score=model.rule.min_small_score,
         )  # fmt: skip
     else:
         labels = from_label_image(answer[:h, :w]).labels
