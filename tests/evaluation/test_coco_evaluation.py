@@ -138,16 +138,18 @@ def test_broken_sets(folder):
 def test_a_model_that_finds_everything(folder):
     """The boxes of cells and nuclei are what the stand-in finds; nuclei rank below score 0.5."""
     model = model_of(InstanceModel, dark_boxes)
-    scores = evaluate_model(model, [f"{folder}@0.5"], cut=0.2)
+    scores, parts = evaluate_model(model, [f"{folder}@0.5"], cut=0.2)
+    assert (parts["none"]["true"], parts["none"]["recall 0.7"], parts["all"]["true"]) == (4, 1, 4)
     assert list(scores) == ["cell", "nucleus", "all"]
     for name in ("AP", "F1", "AJI", "Dice", "pixel IoU"):
         assert scores["all"][name] == pytest.approx(1), name
     assert (scores["all"]["true"], scores["all"]["images"]) == (8, 2)
-    higher = evaluate_model(model, [f"{folder}@0.5"], cut=0.6)
+    higher, parts = evaluate_model(model, [f"{folder}@0.5"], cut=0.6)
+    assert parts["all"]["recall 0.5"] == 0
     assert higher["nucleus"]["recall"] == 1, "black boxes come first and so rank highest"
     assert higher["cell"]["recall"] == 0
     assert higher["cell"]["AP"] == 1
-    assert evaluate_model(model, [f"{folder}@0.5"], score=0.6)["cell"]["AP"] == 0
+    assert evaluate_model(model, [f"{folder}@0.5"], score=0.6)[0]["cell"]["AP"] == 0
 
 
 def test_networks_of_pixels_and_functions(folder):
@@ -189,10 +191,28 @@ def test_the_command(folder, tmp_path, monkeypatch):
     assert table[0] == ["score", "cell", "nucleus", "all"]
     assert ["APl", "", "", ""] in table
     assert json.loads(CliRunner().invoke(cli, [*args, "--json"]).stdout) == written
+    heads = [number for number, line in enumerate(shown) if line.startswith("Whole cells by")]
+    assert shown[heads[0] + 1].split() == ["all", "none", "light", "medium", "heavy"]
+    assert [line.split() for line in shown if line.startswith("visible IoU  ")] == [
+        ["visible", "IoU", "1.0000", "1.0000", "–", "–", "–"]
+    ]
+    assert written["overlap"]["light"]["visible IoU"] is None
+    table = [line.split(",") for line in (out / "overlap.csv").read_text().splitlines()]
+    assert table[0] == ["score", "all", "none", "light", "medium", "heavy"]
+    assert ["visible IoU", "1.0", "1.0", "", "", ""] in table
     for option, value in (("--score", "2"), ("--cut", "-1"), ("--max-dets", "-3")):
         result = CliRunner().invoke(cli, [*args, option, value])
         assert result.exit_code == 2
         assert f"{option} {value}" in result.stderr
+
+
+def test_models_without_cells_have_no_parts(folder, tmp_path, monkeypatch):
+    model = model_of(LabelModel, lambda image: np.zeros(image.shape[:2], int), ("nucleus",))
+    monkeypatch.setattr(registry, "open_model", lambda *a, **k: model)
+    args = ["evaluate", "--data", f"{folder}@0.5", "--out", str(tmp_path / "out")]
+    assert "Whole cells" not in CliRunner().invoke(cli, args).stdout
+    assert json.loads((tmp_path / "out/results.json").read_text())["overlap"] == {}
+    assert not (tmp_path / "out/overlap.csv").exists()
 
 
 def test_without_pycocotools_the_error_names_the_remedy(folder, monkeypatch):

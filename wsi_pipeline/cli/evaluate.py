@@ -74,7 +74,8 @@ _ONLY_SUITE = ("before", "threshold", "min_score", "min_small_score", "min_cell_
 @click.option(
     "--out",
     type=FILE,
-    help="Folder for results.json and results.csv; of a suite suite.json, suite.md and worst/.",
+    help="Folder for results.json, results.csv and, for cells, overlap.csv; of a suite suite.json, "
+    "suite.md and worst/.",
 )
 @device_option
 @json_option
@@ -82,8 +83,9 @@ _ONLY_SUITE = ("before", "threshold", "min_score", "min_small_score", "min_cell_
 def evaluate(as_json: bool, quiet: bool, **settings: Any) -> None:
     """Measure models on images with truth.
 
-    With --data one model: AP, AJI, F1, Dice, PQ. Images and truth are resampled to the model's µm
-    per pixel; areas are in its pixels.
+    With --data one model: AP, AJI, F1, Dice, PQ; of whole cells also IoU and Dice of the visible
+    and the overlapped part, by the share that other cells overlap. Images and truth are resampled
+    to the model's µm per pixel; areas are in its pixels.
 
     With --suite a report card: every set below DIR, segmented as a run does it, in one table per
     kind of truth, and pictures of the ten worst fields.
@@ -117,6 +119,7 @@ def _refuse(names: tuple[str, ...], data: bool) -> None:
 def _evaluate_data(settings: Mapping[str, Any], as_json: bool, quiet: bool) -> None:
     """Measure one model on COCO folders and print the scores."""
     from wsi_pipeline.evaluation.coco_evaluation import evaluate_run, score_rows
+    from wsi_pipeline.evaluation.hidden_parts import describe_groups
 
     models, checkpoints = settings["models"], settings["checkpoints"]
     if len(models) > 1 or len(checkpoints) > 1:
@@ -137,6 +140,8 @@ def _evaluate_data(settings: Mapping[str, Any], as_json: bool, quiet: bool) -> N
             f"{result['score']:g}, the rest from {result['cut']:g}"
         )
         click.echo(table(score_rows(result["scores"])))
+        if result["overlap"]:
+            click.echo(f"\n{describe_groups()}\n{table(score_rows(result['overlap']))}")
 
 
 def _evaluate_suite(folder: Path, settings: Mapping[str, Any], as_json: bool, quiet: bool) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsi_pipeline.core.errors import DataError, UsageError
 from wsi_pipeline.core.files import as_output_error, write_json, write_text
+from wsi_pipeline.core.objects import CELL_CLASS
 from wsi_pipeline.core.progress import progress
 
 if TYPE_CHECKING:
@@ -46,14 +47,16 @@ def evaluate_run(
     score, cut, max_dets
         see `evaluate_model`; a `max_dets` of 0 is no limit
     out
-        folder that gets results.json and results.csv; None: nothing is stored
+        folder that gets results.json, results.csv and, where there are cells, overlap.csv; None:
+        nothing is stored
     quiet
         show no progress
 
     Returns
     -------
     dict
-        the settings, and under ``scores`` class → name → value, None where undefined
+        the settings; under ``scores`` class → name → value, None where undefined; and under
+        ``overlap`` group → name → value of the parts of cells, empty without cells
 
     Raises
     ------
@@ -69,20 +72,25 @@ def evaluate_run(
     if max_dets < 0:
         raise UsageError(f"--max-dets {max_dets} must not be negative; 100 is COCO's, 0 no limit")
     opened = open_model(model, checkpoint=checkpoint, device=device)
-    numbers = evaluate_model(
+    numbers, parts = evaluate_model(
         opened, data, split=split, score=score, cut=cut, max_dets=max_dets or None, quiet=quiet
     )
     settings = {
         "model": opened.name, "identity": opened.identity, "mpp": opened.mpp, "data": list(data),
         "split": split, "score": score, "cut": max(score, cut), "max_dets": max_dets,
     }  # fmt: skip
-    scores = {
-        name: {k: None if math.isnan(v) else v for k, v in column.items()}
-        for name, column in numbers.items()
-    }
+    scores, overlap = _without_nan(numbers), _without_nan(parts)
     if out is not None:
-        write_scores(out, scores, settings)
-    return {**settings, "scores": scores}
+        write_scores(out, scores, overlap, settings)
+    return {**settings, "scores": scores, "overlap": overlap}
+
+
+def _without_nan(table: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float | None]]:
+    """Return a table of scores with None in place of NaN."""
+    return {
+        name: {k: None if math.isnan(v) else v for k, v in column.items()}
+        for name, column in table.items()
+    }
 
 
 def require_pycocotools() -> None:
@@ -104,8 +112,11 @@ def evaluate_model(
     cut: float = 0.5,
     max_dets: int | None = 100,
     quiet: bool = True,
-) -> dict[str, dict[str, float]]:
-    """Return the scores of a model over all images of the sets; see `score_instances`.
+) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
+    """Return the scores of a model over all images of the sets, and those of the parts of cells.
+
+    See `score_instances` and `score_parts`; the second is empty where the model or the sets have no
+    cells. It is of cells with a score of at least `cut`.
 
     Parameters
     ----------
@@ -123,6 +134,8 @@ def evaluate_model(
     """
     from wsi_pipeline.evaluation.coco_fields import read_set
     from wsi_pipeline.evaluation.find_masks import classes_of, find_in
+    from wsi_pipeline.evaluation.hidden_part_masks import mask_parts
+    from wsi_pipeline.evaluation.hidden_parts import score_parts
     from wsi_pipeline.evaluation.mask_metrics import score_instances
 
     classes = classes_of(model)
@@ -137,11 +150,17 @@ def evaluate_model(
             truth.append(field.truth)
             bar.update()
         bar.close()
-    return score_instances(found, truth, classes, cut=cut, max_dets=max_dets)
+    scores = score_instances(found, truth, classes, cut=cut, max_dets=max_dets)
+    parts = [
+        mask_parts(f[CELL_CLASS].above(cut), t[CELL_CLASS])
+        for f, t in zip(found, truth, strict=True)
+        if CELL_CLASS in f and CELL_CLASS in t
+    ]
+    return scores, score_parts(parts) if parts else {}
 
 
 def score_rows(scores: Mapping[str, Mapping[str, float | None]]) -> list[list[str]]:
-    """Return the scores of `evaluate_model` as rows of text for a table, one column per class."""
+    """Return scores of `evaluate_model` as rows of text, one column per class or group."""
     from wsi_pipeline.evaluation.mask_metrics import COUNTS
 
     rows = [["", *scores]]
@@ -153,9 +172,12 @@ def score_rows(scores: Mapping[str, Mapping[str, float | None]]) -> list[list[st
 
 
 def write_scores(
-    folder: Path, scores: Mapping[str, Mapping[str, float | None]], settings: Mapping[str, Any]
+    folder: Path,
+    scores: Mapping[str, Mapping[str, float | None]],
+    overlap: Mapping[str, Mapping[str, float | None]],
+    settings: Mapping[str, Any],
 ) -> None:
-    """Write results.json with settings and scores, and results.csv with the scores.
+    """Write results.json with everything, results.csv with `scores` and overlap.csv with `overlap`.
 
     Undefined scores are null in the one and empty in the other.
 
@@ -166,9 +188,16 @@ def write_scores(
     """
     with as_output_error(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "results.json", {**settings, "scores": scores})
+    write_json(folder / "results.json", {**settings, "scores": scores, "overlap": overlap})
+    write_text(folder / "results.csv", _as_csv(scores))
+    if overlap:
+        write_text(folder / "overlap.csv", _as_csv(overlap))
+
+
+def _as_csv(scores: Mapping[str, Mapping[str, float | None]]) -> str:
+    """Return a table of scores, one column per class or group, as CSV."""
     table = io.StringIO(newline="")
     writer = csv.writer(table)
     writer.writerow(["score", *scores])
     writer.writerows([k, *(column.get(k) for column in scores.values())] for k in scores["all"])
-    write_text(folder / "results.csv", table.getvalue())
+    return table.getvalue()
