@@ -187,5 +187,5 @@ def _scores(cells: CellParts, chosen: Bools) -> dict[str, float]:
     return out
 
 
-def _mean(values: NDArray[np.generic]) -> float:
-    return float(np.mean(values)) if len(values) else math.nan
+def _mean(values: Floats | Bools) -> float:
+    return float(np.asarray(values, np.float64).mean()) if len(values) else math.nan
