@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from .checkpoint import Card, load_checkpoint, weights_path
 from .instance.config import CASCADE, DONET, MASKRCNN, InstanceConfig
-from .semantic.config import DSSNetConfig, UNetConfig
+from .semantic.config import DSSNetConfig, UNetConfig, WubinehConfig
 
 if TYPE_CHECKING:
     from torch import nn
@@ -56,6 +56,8 @@ class Entry:
         default tile on a slide, if not the card's
     takes_margin
         whether that faster network takes a margin, without which it returns its output
+    sees_all
+        builder's keywords → whether a result depends on the whole image, however large
     """
 
     summary: str
@@ -70,6 +72,7 @@ class Entry:
     inference_options: Mapping[str, Any] = field(default_factory=dict)
     tile_px: int | None = None
     takes_margin: bool = False
+    sees_all: Callable[..., bool] = lambda **options: False
 
 
 def _lazy(module: str, name: str) -> Callable[..., Any]:
@@ -126,6 +129,17 @@ MODELS: Mapping[str, Entry] = MappingProxyType(
             decode=_lazy(".semantic.dssnet", "decode"),
             faster=_lazy(".semantic.unet", "unchanged"),
             takes_margin=True,
+        ),
+        "wubineh": Entry(
+            summary="nuclei or cytoplasm, U-Net on one of five encoders (Wubineh et al. 2024)",
+            task="nuclei",
+            config=WubinehConfig(),
+            builder=_lazy(".semantic.wubineh", "wubineh"),
+            loss=_lazy(".semantic.wubineh", "JaccardLoss"),
+            for_inference=_lazy(".semantic.wubineh", "for_inference"),
+            decode=_lazy(".semantic.dssnet", "decode"),
+            faster=_lazy(".semantic.unet", "unchanged"),
+            sees_all=_lazy(".semantic.wubineh", "sees_all"),
         ),
         "donet": _instance("donet", DONET, "overlapping cells and nuclei (Jiang et al. 2023)"),
         "cascade": _instance(

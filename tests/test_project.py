@@ -98,6 +98,8 @@ def test_what_is_imported_is_required():
         "PIL": "pillow",
         "cv2": "opencv-python-headless",
         "openslide": "openslide-python",
+        "segmentation_models_pytorch": "segmentation-models-pytorch",
+        "skimage": "scikit-image",
         "yaml": "pyyaml",
     }
     required = {Requirement(r).name for r in PROJECT["dependencies"]}

@@ -154,6 +154,7 @@ _LEAST = {
     "clip": 0,
     "warmup_steps": 0,
     "validate_images": 0,
+    "epochs": 0,
 }
 """Smallest value of each number."""
 
@@ -193,6 +194,9 @@ class SemanticTrainConfig(TrainConfig):
 
     Learning rate: a rise over 100 steps, then half a cosine. Gradients are clipped to norm 1.
     """
+
+    learns_gaps: ClassVar[bool] = True
+    """Whether touching objects are learned with a gap between them."""
 
     batch: int = changed(TrainConfig, "batch", 8)
     lr: float = changed(TrainConfig, "lr", 1e-3)

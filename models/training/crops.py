@@ -122,7 +122,7 @@ class Crops(Dataset[Batch]):
     """Batches of augmented crops, one per step.
 
     Where nuclei touch, a gap of depth `GAP_PX` is learned as background, and the pixels around it
-    have weight `GAP_WEIGHT`, so that the network separates the nuclei.
+    have weight `GAP_WEIGHT`, so that the network separates the nuclei; not without `gaps`.
     Step s draws from its own generator, so a resumed run gets the crops of an uninterrupted one.
     """
 
@@ -135,10 +135,11 @@ class Crops(Dataset[Batch]):
         batch: int,
         seed: int,
         augmentation: Augmentation,
+        gaps: bool = True,
     ) -> None:
         self.samples, self.chances = samples, chances
         self.size, self.batch, self.seed = size, batch, seed
-        self.augmentation = augmentation
+        self.augmentation, self.gaps = augmentation, gaps
         self.planes = max((len(s.teacher) for s in samples if s.teacher is not None), default=0)
 
     def __getitem__(self, step: int) -> Batch:
@@ -154,9 +155,11 @@ class Crops(Dataset[Batch]):
             image, labels, planes = self.augmentation.crop(sample, size, rng)
             images[i] = self.augmentation.colour(image, rng)
             known = sample.classes[np.maximum(labels, 0)].astype(np.int64)
-            gap = contacts(labels, GAP_PX)
-            targets[i] = np.where(labels < 0, IGNORE, np.where(gap, 0, known))
-            weights[i] = np.where(contacts(labels, GAP_PX + 1), GAP_WEIGHT, 1)
+            targets[i] = np.where(labels < 0, IGNORE, known)
+            weights[i] = 1
+            if self.gaps:
+                targets[i][contacts(labels, GAP_PX) & (labels >= 0)] = 0
+                weights[i][contacts(labels, GAP_PX + 1)] = GAP_WEIGHT
             edges[i, 0] = IGNORE if sample.unlabelled else edge_target(labels)
             if planes is not None:
                 soft[i, 0] = sample.teacher_weight * (planes[0] == 255)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..checkpoint import load_checkpoint, load_torch_file
 from ..instance.config import LITE
 from .config import InstanceTrainConfig, TrainConfig, UNetTrainConfig
+from .wubineh_config import WubinehTrainConfig
 
 __all__ = ["start_from", "take_weights"]
 
@@ -34,12 +35,18 @@ def take_weights(config: TrainConfig, network: nn.Module, quiet: bool) -> dict[s
     Raises
     ------
     FileNotFoundError, ValueError
-        as `start_from`, `load_detector`, `load_backbone` and `load_encoder`
+        as `start_from`, `load_detector`, `load_backbone`, `load_encoder` and
+        `load_library_encoder`
     """
     reports: dict[str, dict[str, Any]] = {}
     if isinstance(config, UNetTrainConfig):
         if config.pretrained != "none" and config.initial is None:
             reports["pretrained"] = _encoder_weights(network, config.pretrained)
+    elif isinstance(config, WubinehTrainConfig):
+        if config.pretrained is not None and config.initial is None:
+            from .pretrained_encoder import load_library_encoder
+
+            reports["pretrained"] = load_library_encoder(network, config.pretrained)
     elif isinstance(config, InstanceTrainConfig) and config.pretrained is not None:
         reports["pretrained"] = _trunk_weights(config, network)
     if config.initial is not None:

@@ -1,4 +1,4 @@
-"""Start an EfficientNet-Lite from ImageNet weights that are on this machine."""
+"""Start an encoder or a trunk from ImageNet weights that are on this machine."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..checkpoint import load_torch_file
 from ..instance.config import LITE
 from ..semantic.efficientnet_lite import pretrained_state
 
-__all__ = ["load_encoder"]
+__all__ = ["load_encoder", "load_library_encoder"]
 
 
 def load_encoder(network: nn.Module, source: str) -> dict[str, Any]:
@@ -88,3 +88,57 @@ def _packaged(name: str) -> tuple[Path, str]:
     folder = Path(str(module.__file__)).parent / "models"
     (path,) = folder.glob("*.pth")
     return path, f"{package} {version(package)} ({path.name}, ImageNet, Apache-2.0)"
+
+
+def load_library_encoder(network: nn.Module, path: Path) -> dict[str, Any]:
+    """Copy the weights of a classification network into the encoder of a `wubineh`.
+
+    Parameters
+    ----------
+    path
+        file of torchvision (for efficientnet_b2 of timm), saved by `torch.save` or as safetensors
+
+    Returns
+    -------
+    dict
+        as `load_encoder`
+
+    Raises
+    ------
+    FileNotFoundError
+        no such file
+    ValueError
+        not a file of weights, or weights of another network
+    """
+    encoder: Any = network.encoder
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; nothing is downloaded")
+    state = _read_state(path)
+    # The encoder's own method drops the classifier and renames what older files name otherwise.
+    before, names = dict(encoder.state_dict()), sorted(state)
+    try:
+        encoder.load_state_dict(state)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise ValueError(
+            f"{path}: not the weights of a network on {network.config.encoder} ({reason})"
+        ) from error
+    fresh = [k for k in network.state_dict() if not k.startswith("encoder.")]
+    skipped = sorted(set(names) - set(before))
+    return {"file": path.name, "copied": sorted(before), "skipped": skipped, "fresh": fresh}
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    """Read name → tensor from a file of `torch.save` or safetensors."""
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return dict(load_file(path))
+        except SafetensorError as error:
+            raise ValueError(f"{path}: not a safetensors file ({error})") from error
+    state = load_torch_file(path)
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ValueError(f"{path}: not the weights of a network, name by name; give such a file")
+    return state

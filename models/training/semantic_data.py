@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .coco import (
+    CELLS,
     NUCLEUS,
     UNSURE,
     Annotation,
@@ -165,12 +166,15 @@ def _classes(coco: CocoFile, categories: Sequence[str]) -> dict[str, int]:
 def _pixels(
     entry: CocoImage, annotations: Sequence[Annotation], class_of: Mapping[str, int], scale: float
 ) -> tuple[NDArray[np.uint8], NDArray[np.int32], NDArray[np.uint8]]:
-    """Return image, labels and classes of a `Sample`, resized by `scale`."""
+    """Return image, labels and classes of a `Sample`, resized by `scale`.
+
+    Whole cells are drawn first, so that their nuclei lie on them.
+    """
     image = read_image(entry.path)
     height, width = image.shape[:2]
     labels = np.zeros((height, width), np.int32)
     classes = [0]
-    for annotation in annotations:
+    for annotation in sorted(annotations, key=lambda a: a.category not in CELLS):
         (x0, y0, x1, y1), inside = annotation.mask((height, width))
         view = labels[y0:y1, x0:x1]
         if annotation.category in class_of:

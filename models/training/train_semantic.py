@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from .stain_of_sets import range_of_samples
 from .teacher import Teacher, add_teacher, file_hash, teacher_loss
 from .unlabelled import load_unlabelled
 from .weighted_sets import WeightedSets, gather_sets
+from .wubineh_config import WubinehTrainConfig
 
 __all__ = ["predict_image", "train_semantic", "validate"]
 
@@ -108,6 +110,8 @@ def train_semantic(
 
 def _train(config: SemanticTrainConfig, quiet: bool, score: Score | None) -> Path:
     data = _load(config, quiet)
+    if isinstance(config, WubinehTrainConfig):
+        config = replace(config, steps=config.steps_for(len(data.samples)))
     entry = registry.MODELS[config.model]
     network = entry.builder(**config.builder_options())
     started_from = take_weights(config, network, quiet)
@@ -119,7 +123,7 @@ def _train(config: SemanticTrainConfig, quiet: bool, score: Score | None) -> Pat
     run.resume()
     crops = Crops(
         data.samples, data.chances, size=config.crop_px, batch=config.batch, seed=config.seed,
-        augmentation=config.augmentation,
+        augmentation=config.augmentation, gaps=config.learns_gaps,
     )  # fmt: skip
     assert entry.loss is not None
     loss, normal = entry.loss().to(config.device), Normal(MEAN, STD, config.device)
@@ -131,8 +135,8 @@ def _train(config: SemanticTrainConfig, quiet: bool, score: Score | None) -> Pat
     run_steps(
         run,
         stream(crops, run.step, config.steps, workers=config.workers, device=config.device),
-        update=lambda _, batch: _step(config, network, run.optimizer, loss, normal, batch),
-        rate=lambda step: config.lr * _rate(step, config.steps),
+        update=lambda step, batch: _step(config, step, network, run.optimizer, loss, normal, batch),
+        rate=lambda step: config.lr * _rate(config, step),
         validate=measure,
         shown=lambda measured: {group: m["mIoU"] for group, m in measured.items()},
         quiet=quiet,
@@ -166,20 +170,28 @@ def _load(config: SemanticTrainConfig, quiet: bool) -> WeightedSets[Sample]:
     return WeightedSets(samples, data.chances, data.held)
 
 
-def _rate(step: int, steps: int) -> float:
+def _rate(config: SemanticTrainConfig, step: int) -> float:
     """Return the share of the learning rate: a rise over 100 steps, then half a cosine to 0."""
-    return min(1, (step + 1) / WARM_UP_STEPS) * cosine(step, steps)
+    if isinstance(config, WubinehTrainConfig) and config.schedule == "constant":
+        return 1.0
+    return min(1, (step + 1) / WARM_UP_STEPS) * cosine(step, config.steps)
 
 
 def _step(
     config: SemanticTrainConfig,
+    step: int,
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
     loss: nn.Module,
     normal: Normal,
     batch: Sequence[Tensor],
 ) -> dict[str, Tensor]:
-    """Make one step of the optimizer; return the loss terms."""
+    """Make one step of the optimizer; return the loss terms.
+
+    What the network draws at random (dropout) depends on the step alone, so that a resumed run
+    draws the same.
+    """
+    torch.manual_seed((config.seed << 32) + step)
     images, targets, edges, weights, soft = (
         a.to(config.device, non_blocking=True) for a in batch
     )  # fmt: skip

@@ -7,16 +7,17 @@ from wsiseg_models import registry
 from wsiseg_models.instance.config import LIGHT, InstanceConfig
 from wsiseg_models.instance.network import donet
 from wsiseg_models.registry import MODELS
-from wsiseg_models.semantic.config import DSSNetConfig, UNetConfig
+from wsiseg_models.semantic.config import DSSNetConfig, UNetConfig, WubinehConfig
 from wsiseg_models.semantic.dssnet import BLOCKS
 from wsiseg_models.training.augment import Augmentation
 from wsiseg_models.training.cell_pasting import Clusters
 from wsiseg_models.training.config import InstanceTrainConfig, SemanticTrainConfig, UNetTrainConfig
 from wsiseg_models.training.distillation import Distillation
+from wsiseg_models.training.wubineh_config import WubinehTrainConfig
 
 SETTINGS = (
-    DSSNetConfig, UNetConfig, InstanceConfig, SemanticTrainConfig, UNetTrainConfig,
-    InstanceTrainConfig, Augmentation, Clusters, Distillation
+    DSSNetConfig, UNetConfig, WubinehConfig, InstanceConfig, SemanticTrainConfig, UNetTrainConfig,
+    WubinehTrainConfig, InstanceTrainConfig, Augmentation, Clusters, Distillation
 )  # fmt: skip
 
 
@@ -134,6 +135,6 @@ def test_choices_are_what_the_networks_have():
     (block,) = (f for f in dataclasses.fields(DSSNetConfig) if f.name == "block")
     assert block.metadata["choices"] == tuple(BLOCKS)
     for name, entry in MODELS.items():
-        kind = {"dssnet": DSSNetConfig, "unet": UNetConfig}.get(name, InstanceConfig)
-        assert isinstance(entry.config, kind)
+        kinds = {"dssnet": DSSNetConfig, "unet": UNetConfig, "wubineh": WubinehConfig}
+        assert isinstance(entry.config, kinds.get(name, InstanceConfig))
     dataclasses.replace(MODELS["donet"].config, **LIGHT)

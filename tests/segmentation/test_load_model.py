@@ -15,8 +15,9 @@ from wsi_pipeline.segmentation.load_model import device_named, model_from_module
 from wsi_pipeline.segmentation.model import shipped_cards
 from wsi_pipeline.segmentation.nuclei import PixelModel
 
-SIDES = {"dssnet": 8, "unet": 16, "donet": 32, "cascade": 32, "maskrcnn": 32}
+SIDES = {"dssnet": 8, "unet": 16, "wubineh": 32, "donet": 32, "cascade": 32, "maskrcnn": 32}
 """Multiple that the sides of each network's images need."""
+SMALL = {"unet": {"widths": (16, 8, 8)}, "wubineh": {"width": 4}}
 TINY_INSTANCES = {**LIGHT, "trunk_width": 16, "fpn_width": 16, "box_width": 32}
 
 
@@ -28,7 +29,7 @@ def model(request, tmp_path_factory):
         torch.manual_seed(0)
         task, options, classes = "cells", TINY_INSTANCES, ("cell", "nucleus")
         if MODELS[name].task == "nuclei":
-            task, options, classes = "nuclei", {"widths": (16, 8, 8)}, ("nucleus",)
+            task, options, classes = "nuclei", SMALL[name], ("nucleus",)
         network = MODELS[name].for_inference(MODELS[name].builder(**options))
         card = Card(
             name=name, task=task, classes=classes, mpp=0.5, halo_px=32, stride=SIDES[name],

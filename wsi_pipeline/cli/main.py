@@ -31,6 +31,7 @@ _COMMANDS = MappingProxyType(
         "evaluate": "evaluate",
         "score": "score",
         "synth": "synth",
+        "masks": "masks",
         "benchmark": "benchmark",
         "doctor": "doctor",
     }

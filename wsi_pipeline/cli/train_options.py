@@ -85,10 +85,12 @@ def _config_class(model: str) -> Any:
     """Return the class of the settings with which a model is trained."""
     from wsiseg_models.registry import MODELS
     from wsiseg_models.training import config
+    from wsiseg_models.training.wubineh_config import WubinehTrainConfig
 
     if MODELS[model].task == "cells":
         return config.InstanceTrainConfig
-    return config.UNetTrainConfig if model == "unet" else config.SemanticTrainConfig
+    own = {"unet": config.UNetTrainConfig, "wubineh": WubinehTrainConfig}
+    return own.get(model, config.SemanticTrainConfig)
 
 
 def network_defaults(model: str) -> Any:
@@ -357,11 +359,14 @@ def _start(config: Any, quiet: bool) -> Path:
         from wsiseg_models.training.train_instance import train_instances
 
         return train_instances(config, quiet=quiet)
+    from wsiseg_models.training.coco import CELLS
     from wsiseg_models.training.train_semantic import predict_image, train_semantic
 
     from wsi_pipeline.evaluation.nucleus_metrics import nucleus_f1
 
     def score(network: Any, decode: Any, held: Any) -> dict[str, Any]:
+        if set(config.categories) & set(CELLS):
+            return {}
         return nucleus_f1(lambda image: predict_image(network, decode, image, config.device), held)
 
     return train_semantic(config, quiet=quiet, score=score)

@@ -21,7 +21,7 @@ from wsi_pipeline.core.machine import usable_cores
 from wsi_pipeline.segmentation.cells import InstanceModel
 from wsi_pipeline.segmentation.kinds import KIND_CLASSES, KINDS_NAME, KindSorter, reach_of_kinds
 from wsi_pipeline.segmentation.model import Images, Instances, Model
-from wsi_pipeline.segmentation.nuclei import PixelModel
+from wsi_pipeline.segmentation.nuclei import PixelModel, nuclei_only
 from wsi_pipeline.segmentation.ownership import OBJECT_HALO_PX
 
 __all__ = [
@@ -233,6 +233,7 @@ def _model(
         "share": loaded.start_thread,
         "torch_threads": torch_threads,
         "rule": _rule(card),
+        "sees_all": entry is not None and entry.sees_all(**card.options),
         "card": {
             k: getattr(card, k)
             for k in ("task", "licence", "data", "parameters", "sha256", "stain")
@@ -351,8 +352,11 @@ class _LoadedKinds:
 
 
 def model_for(config: RunConfig) -> Model:
-    """Open the model that a run with these settings uses; see `open_model` for errors."""
-    return open_model(
+    """Open the model that a run with these settings uses; see `open_model` for errors.
+
+    Of a network with whole cells and the nuclei in them it keeps the nuclei.
+    """
+    model = open_model(
         config.model,
         checkpoint=config.checkpoint,
         device=config.device,
@@ -360,3 +364,4 @@ def model_for(config: RunConfig) -> Model:
         least_score=lambda rule: config.object_rule(rule).least_score,
         kinds=config.kinds,
     )
+    return nuclei_only(model)

@@ -61,6 +61,8 @@ class Model(ABC):
         how objects are made of the output, where a run does not set it
     card
         entries of the checkpoint's card that go into the results
+    sees_all
+        whether a result depends on the whole image, however large; no run can then use tiles
     streams
         True where objects are final without those of neighbouring regions, so that the final
         files can be written while regions come in
@@ -81,6 +83,7 @@ class Model(ABC):
     torch_threads: int | None = None
     rule: ObjectRule = field(default_factory=ObjectRule)
     card: Mapping[str, Any] = field(default_factory=dict)
+    sees_all: bool = False
     streams: ClassVar[bool] = False
 
     @property

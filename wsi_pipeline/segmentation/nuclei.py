@@ -36,13 +36,17 @@ from wsi_pipeline.segmentation.ownership import (
 from wsi_pipeline.segmentation.score_rule import is_certain
 from wsi_pipeline.segmentation.split_touching import LabelImage, split_touching
 
-__all__ = ["LabelModel", "PixelModel", "model_from_function"]
+__all__ = ["CELL_NAMES", "LabelModel", "PixelModel", "model_from_function", "nuclei_only"]
 
 SHARED_PX = 16
 """Width of the strip beyond its core from which a `LabelModel`'s region also keeps objects.
 
 In model pixels.
 """
+
+
+CELL_NAMES = ("cytoplasm", "cell")
+"""Classes of a pixel that mean a whole cell, or what of it is not nucleus."""
 
 
 class _NucleusModel(Model):
@@ -120,6 +124,25 @@ class PixelModel(_NucleusModel):
         return _segment_region(
             engine, region, config, keep, segment, split=config.split, sorter=self.sorter
         )
+
+
+def nuclei_only(model: Model) -> Model:
+    """Return a model of the nuclei alone where they lie in cells that have a class too.
+
+    Pixels of a cell and of its nucleus touch, so that both would become one object. Other models
+    are returned as they are.
+    """
+    classes = model.classes
+    if not isinstance(model, PixelModel) or has_kinds(classes) or "nucleus" not in classes:
+        return model
+    if not set(classes) & set(CELL_NAMES):
+        return model
+    k, whole = classes.index("nucleus"), model.network
+
+    def nuclei(images: Images) -> Images:
+        return np.ascontiguousarray(whole(images)[:, k : k + 1])
+
+    return replace(model, classes=("nucleus",), network=nuclei, core_network=None)
 
 
 @dataclass(frozen=True, kw_only=True)
