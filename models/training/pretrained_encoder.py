@@ -111,6 +111,7 @@ def load_library_encoder(network: nn.Module, path: Path) -> dict[str, Any]:
         not a file of weights, or weights of another network
     """
     encoder: Any = network.encoder
+    config: Any = network.config
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; nothing is downloaded")
     state = _read_state(path)
@@ -121,7 +122,7 @@ def load_library_encoder(network: nn.Module, path: Path) -> dict[str, Any]:
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise ValueError(
-            f"{path}: not the weights of a network on {network.config.encoder} ({reason})"
+            f"{path}: not the weights of a network on {config.encoder} ({reason})"
         ) from error
     fresh = [k for k in network.state_dict() if not k.startswith("encoder.")]
     skipped = sorted(set(names) - set(before))

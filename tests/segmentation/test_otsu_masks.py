@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -63,7 +64,7 @@ def test_the_folder_is_a_set_for_training_and_overlaps_the_truth(tmp_path):
     }
     for mine, true in zip(*both.values(), strict=True):
         assert np.array_equal(mine.image, true.image)
-        png = cv2.imread(str(out / "masks" / f"{mine.name.rsplit('.')[0]}.cytoplasm.png"), 0)
+        png = cv2.imread(str(out / "masks" / f"{Path(mine.name).stem}.cytoplasm.png"), 0)
         assert np.array_equal(png > 0, mine.labels > 0)
         assert iou(mine.labels > 0, true.labels > 0) > 0.5
     document = json.loads((out / "annotations.json").read_text())

@@ -84,8 +84,9 @@ def evaluate(as_json: bool, quiet: bool, **settings: Any) -> None:
     """Measure models on images with truth.
 
     With --data one model: AP, AJI, F1, Dice, PQ; of whole cells also IoU and Dice of the visible
-    and the overlapped part, by the share that other cells overlap. Images and truth are resampled
-    to the model's µm per pixel; areas are in its pixels.
+    and the overlapped part, by the share that other cells overlap; of a network that classifies
+    pixels also their accuracy, sensitivity, precision, IoU, IoU with background, and Dice. Images
+    and truth are resampled to the model's µm per pixel; areas are in its pixels.
 
     With --suite a report card: every set below DIR, segmented as a run does it, in one table per
     kind of truth, and pictures of the ten worst fields.
@@ -142,6 +143,10 @@ def _evaluate_data(settings: Mapping[str, Any], as_json: bool, quiet: bool) -> N
         click.echo(table(score_rows(result["scores"])))
         if result["overlap"]:
             click.echo(f"\n{describe_groups()}\n{table(score_rows(result['overlap']))}")
+        if "pixels" in result:
+            from wsi_pipeline.evaluation.pixel_metrics import pixel_table
+
+            click.echo("\n" + table(pixel_table(result["pixels"], result["published"])))
 
 
 def _evaluate_suite(folder: Path, settings: Mapping[str, Any], as_json: bool, quiet: bool) -> None:

@@ -18,6 +18,7 @@ from wsi_pipeline.core.objects import CELL_CLASS
 from wsi_pipeline.core.progress import progress
 
 if TYPE_CHECKING:
+    from wsi_pipeline.evaluation.pixel_metrics import PixelCounts
     from wsi_pipeline.segmentation.model import Model
 
 __all__ = ["evaluate_model", "evaluate_run", "require_pycocotools", "score_rows", "write_scores"]
@@ -55,8 +56,10 @@ def evaluate_run(
     Returns
     -------
     dict
-        the settings; under ``scores`` class → name → value, None where undefined; and under
-        ``overlap`` group → name → value of the parts of cells, empty without cells
+        the settings; under ``scores`` class → name → value, None where undefined; under
+        ``overlap`` group → name → value of the parts of cells, empty without cells; of a network
+        that classifies pixels under ``pixels`` the same of pixels, and under ``published`` what
+        its paper reports of other images
 
     Raises
     ------
@@ -72,17 +75,23 @@ def evaluate_run(
     if max_dets < 0:
         raise UsageError(f"--max-dets {max_dets} must not be negative; 100 is COCO's, 0 no limit")
     opened = open_model(model, checkpoint=checkpoint, device=device)
+    counts: dict[str, PixelCounts] = {}
     numbers, parts = evaluate_model(
-        opened, data, split=split, score=score, cut=cut, max_dets=max_dets or None, quiet=quiet
-    )
+        opened, data, split=split, score=score, cut=cut, max_dets=max_dets or None, quiet=quiet,
+        pixels=counts,
+    )  # fmt: skip
     settings = {
         "model": opened.name, "identity": opened.identity, "mpp": opened.mpp, "data": list(data),
         "split": split, "score": score, "cut": max(score, cut), "max_dets": max_dets,
     }  # fmt: skip
     scores, overlap = _without_nan(numbers), _without_nan(parts)
+    more: dict[str, Any] = {}
+    if counts:
+        more["pixels"] = _without_nan({name: c.scores() for name, c in counts.items()})
+        more["published"] = _published(opened, checkpoint)
     if out is not None:
-        write_scores(out, scores, overlap, settings)
-    return {**settings, "scores": scores, "overlap": overlap}
+        write_scores(out, scores, overlap, {**settings, **more})
+    return {**settings, "scores": scores, "overlap": overlap, **more}
 
 
 def _without_nan(table: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float | None]]:
@@ -91,6 +100,17 @@ def _without_nan(table: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str
         name: {k: None if math.isnan(v) else v for k, v in column.items()}
         for name, column in table.items()
     }
+
+
+def _published(model: Model, checkpoint: Path | None) -> dict[str, float]:
+    """Return what the paper of this network reports of pixels; empty where it reports none."""
+    from wsi_pipeline.evaluation.pixel_metrics import published_scores
+    from wsi_pipeline.segmentation.model import read_card
+
+    if checkpoint is None:
+        return {}
+    encoder = str(read_card(checkpoint).options.get("encoder", "none"))
+    return published_scores(model.name, model.classes, encoder)
 
 
 def require_pycocotools() -> None:
@@ -112,6 +132,7 @@ def evaluate_model(
     cut: float = 0.5,
     max_dets: int | None = 100,
     quiet: bool = True,
+    pixels: dict[str, PixelCounts] | None = None,
 ) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
     """Return the scores of a model over all images of the sets, and those of the parts of cells.
 
@@ -126,6 +147,8 @@ def evaluate_model(
         predictions below this score are ignored
     cut, max_dets
         see `score_class`
+    pixels
+        gets the pixels of each class, of a network that classifies pixels
 
     Raises
     ------
@@ -137,7 +160,14 @@ def evaluate_model(
     from wsi_pipeline.evaluation.hidden_part_masks import mask_parts
     from wsi_pipeline.evaluation.hidden_parts import score_parts
     from wsi_pipeline.evaluation.mask_metrics import score_instances
+    from wsi_pipeline.evaluation.pixel_metrics import count_pixels, recorded
+    from wsi_pipeline.segmentation.nuclei import PixelModel, nuclei_only
 
+    names = model.classes
+    answers: list[Any] = []
+    if isinstance(model, PixelModel) and pixels is not None:
+        model, answers = recorded(model)
+    model = nuclei_only(model)
     classes = classes_of(model)
     found, truth = [], []
     for spec in specs:
@@ -148,6 +178,8 @@ def evaluate_model(
                 raise DataError(f"{spec} has truth for {known}, not for {' or '.join(classes)}")
             found.append(find_in(model, field.image, score=score))
             truth.append(field.truth)
+            if answers and pixels is not None:
+                count_pixels(pixels, names, answers.pop()[0], field.truth)
             bar.update()
         bar.close()
     scores = score_instances(found, truth, classes, cut=cut, max_dets=max_dets)

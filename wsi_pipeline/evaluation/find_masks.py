@@ -17,7 +17,7 @@ from wsi_pipeline.evaluation.nucleus_metrics import instances_of
 from wsi_pipeline.segmentation.cells import InstanceModel
 from wsi_pipeline.segmentation.components import from_label_image
 from wsi_pipeline.segmentation.model import Model, Window, paste
-from wsi_pipeline.segmentation.nuclei import PixelModel
+from wsi_pipeline.segmentation.nuclei import CELL_NAMES, PixelModel
 
 __all__ = ["classes_of", "find_in"]
 
@@ -62,7 +62,9 @@ def classes_of(model: Model) -> tuple[str, ...]:
     UsageError
         there is no truth for one of the classes
     """
-    names = ("nucleus",) if isinstance(model, PixelModel) else model.classes
+    names = model.classes
+    if isinstance(model, PixelModel):
+        names = ("cell",) if set(names) <= set(CELL_NAMES) else ("nucleus",)
     for name in names:
         if name not in ("cell", "nucleus"):
             raise UsageError(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from wsi_pipeline.segmentation.inference import Engine
     from wsi_pipeline.segmentation.ownership import ObjectFilter
 
-__all__ = ["Card", "Images", "Instances", "Model", "Window", "paste", "shipped_cards"]
+__all__ = ["Card", "Images", "Instances", "Model", "Window", "paste", "read_card", "shipped_cards"]
 
 Images = NDArray[np.uint8]
 

@@ -1,7 +1,7 @@
 """Masks made from images alone: Otsu's threshold, opening, closing (`wsiseg masks`).
 
-Source: Wubineh, Rusiecki and Halawa 2024, who made the masks of their training set in this way; the
-nucleus is found by a second threshold among the pixels of the cytoplasm. Such masks are no truth
+Source: Wubineh, Rusiecki and Halawa 2024, who made the masks of their training set in this way, one
+threshold per task; here two thresholds are found at once (multi-Otsu). Such masks are no truth
 that a person drew: look at them before you train on them.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,8 @@ class MaskSettings:
 def otsu_masks(image: Images, settings: MaskSettings | None = None) -> dict[str, Mask]:
     """Return ``cytoplasm`` (whole cells) and ``nucleus`` of an image (h, w, 3), bool (h, w).
 
-    What is darker than Otsu's threshold is cytoplasm; what is darker than Otsu's threshold of the
-    cytoplasm's pixels is nucleus.
+    Otsu's two thresholds divide the grey values into glass, cytoplasm and nuclei. With one, which
+    divides them into two, dark nuclei would draw the threshold below pale cytoplasm.
 
     Raises
     ------
@@ -71,31 +72,32 @@ def otsu_masks(image: Images, settings: MaskSettings | None = None) -> dict[str,
         all pixels have one grey value, so that no threshold divides them
     """
     settings = settings or MaskSettings()
-    threshold_otsu = _scikit_image().filters.threshold_otsu
+    filters = _scikit_image().filters
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    if grey.min() == grey.max():
+    values = len(np.unique(grey))
+    if values == 1:
         raise DataError(
             f"all pixels have the grey value {grey.min()}, so that no threshold divides them; "
             "leave the image out"
         )
-    cytoplasm = _clean(grey <= threshold_otsu(grey), settings)
-    inside = grey[cytoplasm]
-    nucleus = np.zeros_like(cytoplasm)
-    if inside.size and inside.min() < inside.max():
-        nucleus = _clean((grey <= threshold_otsu(inside)) & cytoplasm, settings) & cytoplasm
-    return {"cytoplasm": cytoplasm, "nucleus": nucleus}
+    if values == 2:  # cells and glass, or nuclei and glass: it cannot be told
+        low, high = -1, filters.threshold_otsu(grey)
+    else:
+        low, high = filters.threshold_multiotsu(grey, 3)
+    cytoplasm = _clean(grey <= high, settings)
+    return {"cytoplasm": cytoplasm, "nucleus": _clean(grey <= low, settings) & cytoplasm}
 
 
 def _scikit_image() -> Any:
     """Import the parts of scikit-image that are used."""
     try:
-        import skimage
-        from skimage import filters, measure, morphology  # noqa: F401
+        for part in ("filters", "measure", "morphology"):
+            import_module(f"skimage.{part}")
+        return import_module("skimage")
     except ModuleNotFoundError:
         raise UsageError(
             "masks are made with scikit-image, which is not installed; pip install -e '.[train]'"
         ) from None
-    return skimage
 
 
 def _clean(mask: Mask, settings: MaskSettings) -> Mask:
