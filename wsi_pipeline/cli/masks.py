@@ -30,9 +30,9 @@ def masks(
     images: tuple[Path, ...], out: Path, opening_px: int, closing_px: int, min_area_px: int,
     mpp: float | None, quiet: bool,
 ) -> None:  # fmt: skip
-    """Make masks of nuclei and cytoplasm from IMAGES alone, by Otsu's threshold.
+    """Make masks from IMAGES alone, by Otsu's thresholds.
 
-    IMAGES are files or folders of photographs or cut-out cells. Threshold, opening and closing give
+    IMAGES are files or folders of photographs or cut-out cells. Thresholds, opening and closing give
     a mask image for each of nucleus and cytoplasm (whole cells), and annotations.json, so that the
     folder can be given to `wsiseg train`. Look at the masks first: nobody drew them.
     """
