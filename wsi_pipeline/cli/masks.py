@@ -32,7 +32,7 @@ def masks(
 ) -> None:  # fmt: skip
     """Make masks from IMAGES alone, by Otsu's thresholds.
 
-    IMAGES are files or folders of photographs or cut-out cells. Thresholds, opening and closing give
+    IMAGES are files or folders of photographs or cut-out cells. Thresholds, opening, closing give
     a mask image for each of nucleus and cytoplasm (whole cells), and annotations.json, so that the
     folder can be given to `wsiseg train`. Look at the masks first: nobody drew them.
     """
