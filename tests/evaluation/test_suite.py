@@ -242,6 +242,31 @@ def test_the_command(sets, tmp_path, cheap):
     assert json.loads(silent.stdout)["models"][0]["name"] == "dssnet"
 
 
+def test_parts_of_cells_have_a_table(tmp_path, cheap):
+    """The first two cells overlap; the third is alone."""
+    overlapping = [(60, 60, 30), (90, 60, 30), (150, 150, 25)]
+    write_set(tmp_path / "sets/cells", 2, name="cytoplasm", shapes=overlapping)
+    args = ("evaluate", "--suite", tmp_path / "sets", "--device", "cpu", "--split", "all")
+    shown = succeed(*args, "--model", "cascade", "--out", tmp_path / "out")
+    suite = json.loads((tmp_path / "out/suite.json").read_text())
+    groups = suite["models"][0]["sets"]["cells"]["overlap"]
+    assert {name: one["true"] for name, one in groups.items()} == {
+        "all": 6, "none": 2, "light": 0, "medium": 4, "heavy": 0,
+    }  # fmt: skip
+    title = "Visible and overlapped parts of whole cells"
+    document = (tmp_path / "out/suite.md").read_text(encoding="utf-8")
+    assert f"## {title}" in document
+    assert title in shown
+    (_, rows) = next(one for one in suite_tables(suite) if one[0] == title)
+    assert [line[:4] for line in rows] == [
+        ["set", "model", "group", "true"],
+        *(["cells", "cascade", name, count] for name, count in
+          (("all", "6"), ("none", "2"), ("medium", "4"))),
+    ]  # fmt: skip
+    (_, rows) = next(one for one in suite_tables(suite, suite) if one[0] == title)
+    assert all("→" in line[4] for line in rows[1:])
+
+
 def test_what_the_command_refuses(sets, tmp_path, cheap):
     suite = ("evaluate", "--suite", sets, "--device", "cpu")
     for args, said in (

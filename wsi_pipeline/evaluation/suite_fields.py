@@ -18,6 +18,7 @@ from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.geometry import Box
 from wsi_pipeline.core.objects import CELL_CLASS, Objects, is_cell
 from wsi_pipeline.core.progress import progress
+from wsi_pipeline.evaluation.hidden_parts import geometry_parts, score_parts
 from wsi_pipeline.evaluation.suite_measures import (
     Compared,
     Marked,
@@ -36,6 +37,8 @@ __all__ = ["Drawn", "SegmentSlide", "field_rows", "measure_field", "measure_mode
 
 SegmentSlide = Callable[[Slide, Model, RunConfig], Objects]
 """Returns the objects of a small slide, those of a run with these settings."""
+
+SetScores = dict[str, dict[str, Any]]
 
 Areas = NDArray[np.object_]
 
@@ -82,7 +85,7 @@ def measure_model(
     segment: SegmentSlide,
     *,
     quiet: bool,
-) -> tuple[dict[str, dict[str, dict[str, float]]], dict[str, list[Drawn]]]:
+) -> tuple[dict[str, SetScores], dict[str, list[Drawn]]]:
     """Segment all fields of all sets with one model and measure them.
 
     Parameters
@@ -97,15 +100,16 @@ def measure_model(
     Returns
     -------
     scores, drawn
-        set → ``nuclei``, ``cells`` or ``marks`` → name → value, NaN where undefined; and set → what
-        was drawn in each of its fields
+        set → ``nuclei``, ``cells`` or ``marks`` → name → value, NaN where undefined, and
+        ``overlap`` → group → name → value (see `score_parts`); and set → what was drawn in each of
+        its fields
 
     Raises
     ------
     SlideError
         a field cannot be read
     """
-    scores: dict[str, dict[str, dict[str, float]]] = {}
+    scores: dict[str, SetScores] = {}
     drawn: dict[str, list[Drawn]] = {}
     bar = progress(sum(len(s.fields) for s in sets), desc=model.name, unit="field", quiet=quiet)
     for one in sets:
@@ -163,9 +167,9 @@ def _marks(field: SuiteField, objects: Objects, nuclei: Areas) -> Marked:
     return Marked(field.classes, found, len(nuclei), measured, called)
 
 
-def _set_scores(fields: Sequence[Drawn], draws_cells: bool) -> dict[str, dict[str, float]]:
+def _set_scores(fields: Sequence[Drawn], draws_cells: bool) -> SetScores:
     """Return the scores of one set: of nuclei, of cells and of marks, those that it has."""
-    out: dict[str, dict[str, float]] = {}
+    out: SetScores = {}
     nuclei = [one.of_nuclei for one in fields if one.of_nuclei is not None]
     if nuclei:
         out["nuclei"] = score_outlines(nuclei)
@@ -179,6 +183,9 @@ def _set_scores(fields: Sequence[Drawn], draws_cells: bool) -> dict[str, dict[st
             "ghosts per field": count / len(fields),
             "fields with ghosts": sum(bool(one.ghosts.any()) for one in fields),
         }
+        if cells:
+            parts = [geometry_parts(one.drawn, one.truth, one.table) for one in cells]
+            out["overlap"] = dict(score_parts(parts))
     marks = [one.marks for one in fields if one.marks is not None]
     if marks:
         out["marks"] = score_marks(marks, ABNORMAL)

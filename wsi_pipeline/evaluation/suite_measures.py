@@ -56,6 +56,8 @@ class Compared:
 
     Attributes
     ----------
+    drawn, truth
+        shapely areas of the objects that count, in pixels
     table
         pairs that share enough for `SIZE_IOU`; areas in pixels
     match
@@ -70,6 +72,8 @@ class Compared:
         mean optical density of each true object, float64 (true,); NaN where it was not measured
     """
 
+    drawn: Areas
+    truth: Areas
     table: Overlaps
     match: Match
     scores: NDArray[np.floating]
@@ -111,6 +115,8 @@ def compare(
     true = shapely.difference(shapely.union_all(truth), unknown)
     shared = float(shapely.area(shapely.intersection(mine, true)))
     return Compared(
+        drawn=drawn,
+        truth=truth,
         table=table,
         match=match_overlaps(table, SAME_NUCLEUS_IOU),
         scores=scores,

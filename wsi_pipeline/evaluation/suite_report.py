@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from wsi_pipeline.core.errors import DataError
+from wsi_pipeline.evaluation.hidden_parts import GROUPS
 from wsi_pipeline.evaluation.suite_measures import SAME_NUCLEUS_IOU, SIZE_IOU
 from wsi_pipeline.segmentation.ghost_cells import GLASS_MARGIN, STAINED
 
@@ -62,10 +63,24 @@ COLUMNS: Mapping[str, Sequence[Column]] = {
 }
 """Kind of truth → columns of its table."""
 
+OVERLAP_COLUMNS: Sequence[Column] = (
+    ("true", "true", "count"),
+    ("recall", "recall 0.5", "ratio"),
+    ("recall 0.7", "recall 0.7", "ratio"),
+    ("IoU", "IoU", "ratio"),
+    ("visible IoU", "visible IoU", "ratio"),
+    ("overlapped IoU", "overlapped IoU", "ratio"),
+    ("overlapped IoU (missed 0)", "overlapped IoU (missed 0)", "ratio"),
+    ("area in overlap", "area in overlap", "ratio"),
+    ("error in overlap", "error in overlap", "ratio"),
+)
+"""Columns of the table of cells by the share of them that other cells overlap."""
+
 TITLES = {
     "nuclei": "Nuclei, against traced outlines",
     "marks": "Nuclei, against marked points",
     "cells": "Whole cells",
+    "overlap": "Visible and overlapped parts of whole cells",
 }
 
 RULES = f"""\
@@ -87,6 +102,13 @@ this class alone. Nuclei per mark: drawn objects that are called neither leukocy
 - Ghost: a drawn cell without stain under it. The median optical density of its cytoplasm is below \
 {STAINED:g}, and below that of the glass around it (10th percentile in its bounding box, grown \
 by a quarter) + {GLASS_MARGIN:g}.
+- The overlapped part of a true cell is what other true cells cover, the visible part the rest; \
+the truth does not state which cell lies on top. A drawn cell is divided by the same true cells. \
+Groups by the overlapped share of the true cell: none, light (up to \
+{100 * GROUPS["light"][1]:.0f} %), medium (up to {100 * GROUPS["medium"][1]:.0f} %), heavy. \
+IoU: means over found cells that have the part; missed 0: with 0 for those not found. Area and \
+error in overlap: share of the true area and of the wrong area of found cells that lies in other \
+true cells.
 """
 
 
@@ -111,7 +133,23 @@ def suite_tables(
             cells = [_cell(values.get(n), old.get(n), how) for _, n, how in used]
             rows.append([key[0], key[1], *cells])
         out.append((TITLES[kind], rows))
-    return out
+    overlap = _overlap_rows(suite, before)
+    return [*out, (TITLES["overlap"], overlap)] if len(overlap) > 1 else out
+
+
+def _overlap_rows(
+    suite: Mapping[str, Any], before: Mapping[tuple[str, str, str], Mapping[str, Any]]
+) -> list[list[str]]:
+    """Return one row per set, model and group that has true cells, below a head."""
+    rows = [["set", "model", "group", *(head for head, _, _ in OVERLAP_COLUMNS)]]
+    now = {key: value for key, value in _scores(suite).items() if key[2] == "overlap"}
+    for key, groups in sorted(now.items(), key=lambda item: _order(suite, item[0])):
+        for group, values in groups.items():
+            if values["true"]:
+                old = before.get(key, {}).get(group, {})
+                cells = [_cell(values.get(n), old.get(n), how) for _, n, how in OVERLAP_COLUMNS]
+                rows.append([key[0], key[1], group, *cells])
+    return rows
 
 
 def _scores(suite: Mapping[str, Any]) -> dict[tuple[str, str, str], Mapping[str, Any]]:
