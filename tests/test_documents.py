@@ -29,8 +29,8 @@ def names_in(path: Path) -> set[str]:
     return found
 
 
-def test_fifteen_questions_are_answered():
-    assert len(QUESTIONS) == 15
+def test_the_questions_are_answered():
+    assert len(QUESTIONS) >= 15
 
 
 @pytest.mark.parametrize(("question", "file", "function"), QUESTIONS, ids=lambda text: text)
