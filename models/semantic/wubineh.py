@@ -25,7 +25,7 @@ LIBRARY = {
     "vgg19": "vgg19",
     "resnet50": "resnet50",
     "mobilenet": "mobilenet_v2",
-    "efficientnet_b2": "timm-efficientnet-b2",
+    "efficientnet_b2": "efficientnet-b2",
     "densenet121": "densenet121",
 }
 """Our name of an encoder → the library's."""
