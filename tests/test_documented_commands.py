@@ -156,7 +156,12 @@ def files(tmp_path_factory, cheap):
     (folder / "slides").mkdir()
     for name in ("slide.svs", "other.svs"):
         shutil.copy(folder / "slide.svs", folder / "slides" / name)
-    cv2.imwrite(str(folder / "field.png"), np.full((200, 300, 3), 230, np.uint8))
+    field = np.full((200, 300, 3), 230, np.uint8)
+    cv2.circle(field, (150, 100), 60, (170, 150, 140), -1)  # a cell and its nucleus
+    cv2.circle(field, (150, 100), 15, (90, 50, 60), -1)
+    cv2.imwrite(str(folder / "field.png"), field)
+    recipes = Path("models", "training", "recipes")
+    shutil.copytree(ROOT / recipes, folder / recipes)
     succeed("synth", folder / "DIR", "--fields", 5, "--size", 64, "--mpp", "0.5")
     succeed("synth", folder / "SETS/a", "--fields", 5, "--size", 128, "--mpp", "0.5")
     shutil.copytree(folder / "DIR", folder / "isbi2014")
@@ -236,7 +241,7 @@ def test_the_readme_and_the_lists_are_read():
 
 def options(command):
     """Every option that the help of a command shows, of `train` for each kind of model."""
-    models = ("dssnet", "donet") if command == "train" else ("",)
+    models = ("dssnet", "wubineh", "donet") if command == "train" else ("",)
     return {
         option
         for model in models
