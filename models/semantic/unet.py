@@ -111,7 +111,7 @@ def unet(**options: Any) -> UNet:
     return UNet(configure(UNetConfig(), options))
 
 
-def for_inference(network: UNet) -> UNet:
+def for_inference(network: nn.Module) -> nn.Module:
     """Fold batch norms into the convolutions, in place; the function stays the same."""
     fold_norms(network)
     return network.requires_grad_(False)

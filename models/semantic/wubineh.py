@@ -14,11 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..norms import fold_norms
 from ..settings import configure
 from .config import WubinehConfig
 
-__all__ = ["EncoderUNet", "JaccardLoss", "PlainUNet", "for_inference", "sees_all", "wubineh"]
+__all__ = ["EncoderUNet", "JaccardLoss", "PlainUNet", "sees_all", "wubineh"]
 
 STRIDE = 32
 LIBRARY = {
@@ -168,12 +167,6 @@ def wubineh(**options: Any) -> PlainUNet | EncoderUNet:
 def sees_all(**options: Any) -> bool:
     """Return whether each result depends on the whole image, so that tiles would show."""
     return configure(WubinehConfig(), options).encoder not in CONTEXT_PX
-
-
-def for_inference(network: nn.Module) -> nn.Module:
-    """Fold the batch norms that follow a convolution, in place; the function stays the same."""
-    fold_norms(network)
-    return network.requires_grad_(False)
 
 
 class JaccardLoss(nn.Module):

@@ -26,6 +26,7 @@ from .coco_masks import Bools, Window, decode_mask, extent, scaled_rle
 
 __all__ = [
     "CELLS",
+    "IMAGE_SUFFIXES",
     "NUCLEUS",
     "UNSURE",
     "Annotation",
@@ -48,6 +49,8 @@ CELLS = ("cytoplasm", "cell")
 """Categories that are one whole cell each, its nucleus included."""
 UNSURE = ("leukocyte_nucleus",)
 """Categories that are neither object nor background."""
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+"""Ends of the names of images, where a folder has no list of them."""
 
 
 @dataclass(frozen=True)

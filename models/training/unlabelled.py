@@ -9,13 +9,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .coco import CocoFile, annotation_files, read_coco, read_image, resize_image
+from .coco import IMAGE_SUFFIXES, CocoFile, annotation_files, read_coco, read_image, resize_image
 from .semantic_data import Sample
 
 __all__ = ["load_unlabelled", "raise_at_points"]
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
-"""Ends of the names of images."""
 
 DRAWN = 0.5
 """The teacher draws a nucleus from this probability on."""
@@ -58,7 +55,9 @@ def load_unlabelled(spec: str, *, mpp: float) -> list[Sample]:
     known = {} if marked is None else {image.path.resolve(): image for image in marked.images}
     paths = _images(folder)
     if not paths:
-        raise ValueError(f"{folder} has no images ({', '.join(SUFFIXES)}); give a folder with some")
+        raise ValueError(
+            f"{folder} has no images ({', '.join(IMAGE_SUFFIXES)}); give a folder with some"
+        )
     mpps = [stated or (known[p].mpp if p in known else None) or _set_mpp(marked) for p in paths]
     if not all(mpps):
         lacking = paths[mpps.index(None)].name
@@ -85,7 +84,7 @@ def load_unlabelled(spec: str, *, mpp: float) -> list[Sample]:
 def _images(folder: Path) -> list[Path]:
     """Return the image files of a folder and of its ``images/``, sorted by name."""
     inside = [*folder.glob("*"), *folder.glob("images/*")]
-    return sorted(p.resolve() for p in inside if p.suffix.lower() in SUFFIXES and p.is_file())
+    return sorted(p.resolve() for p in inside if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
 
 
 def _set_mpp(marked: CocoFile | None) -> float | None:

@@ -10,11 +10,11 @@ from drawn_cells import write_set
 from drawn_discs import write_discs
 from wsiseg_models import registry
 from wsiseg_models.checkpoint import load_checkpoint
+from wsiseg_models.semantic.unet import for_inference
 from wsiseg_models.semantic.wubineh import (
     CONTEXT_PX,
     LIBRARY,
     JaccardLoss,
-    for_inference,
     sees_all,
     wubineh,
 )

@@ -35,7 +35,11 @@ LEAST_SIDE_PX = 96
 """Images with a smaller median side are crops of single cells, not fields."""
 
 KEPT_BACK = ("cric_fields", "isbi2014/edf_tiles_nuclei", "isbi2014/edf")
-"""Sets that no training and no choice of a setting may use; all their images count."""
+"""Sets that no training and no choice of a setting may use; all their images count.
+
+The rules for ghost cells and straight outlines were nevertheless chosen on `isbi2014/edf`, so its
+ghosts judge nothing.
+"""
 
 TISSUE = ("dsb2018_subset", "nucls_samples")
 """Sets of tissue sections, which no model here is made for."""
@@ -45,7 +49,7 @@ NOTES = {
     "ccagt_samples": "AgNOR stain",
     "cric_fields": "conventional Pap; some nuclei are marked, not all",
     "dsb2018_subset": "mixed stains, mostly tissue",
-    "isbi2014/edf": "extended focus, whole fields; ghost cells only",
+    "isbi2014/edf": "extended focus, whole fields; ghost cells only, whose rules were chosen here",
     "isbi2014/edf_tiles_nuclei": "extended focus; nuclei are traced, not every cell has one",
     "isbi2014/train45": "synthetic overlapping cells",
     "nucls_samples": "H&E tissue",

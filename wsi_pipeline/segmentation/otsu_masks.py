@@ -17,7 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from wsiseg_models.training.coco import read_image
+from wsiseg_models.training.coco import IMAGE_SUFFIXES, read_image
 
 from wsi_pipeline.core.errors import DataError, UsageError
 from wsi_pipeline.core.files import as_output_error, write_bytes, write_json
@@ -27,7 +27,6 @@ __all__ = ["MaskSettings", "image_files", "otsu_masks", "write_masks"]
 Images = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 CATEGORIES = {"nucleus": 1, "cytoplasm": 2}
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 
 
 @dataclass(frozen=True)
@@ -125,9 +124,9 @@ def image_files(paths: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
             if not inside:
-                raise UsageError(f"{path}: no images in it; give {', '.join(SUFFIXES)} files")
+                raise UsageError(f"{path}: no images in it; give {', '.join(IMAGE_SUFFIXES)} files")
             found += inside
         elif path.is_file():
             found.append(path)
