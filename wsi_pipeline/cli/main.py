@@ -33,6 +33,7 @@ _COMMANDS = MappingProxyType(
         "synth": "synth",
         "masks": "masks",
         "benchmark": "benchmark",
+        "reproduce": "reproduce",
         "doctor": "doctor",
     }
 )

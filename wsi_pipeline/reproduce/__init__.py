@@ -1,0 +1,1 @@
+"""The tables of five papers: train, measure, and set our figures beside the published ones."""
