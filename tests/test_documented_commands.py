@@ -33,6 +33,7 @@ NOT_RUN = {
     r"--device cuda": "needs a GPU",
     r"^wsiseg train": "takes minutes to hours; tests/cli/test_train.py trains for a few steps",
     r"^wsiseg benchmark": "takes minutes; tests/benchmark runs it",
+    r"^wsiseg reproduce": "takes minutes to days; tests/reproduce runs the smallest form",
     r"^wsiseg workflow SLIDES OUT": "names its arguments only",
 }
 """Commands that are parsed and not run, with the reason."""
