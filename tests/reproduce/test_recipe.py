@@ -77,7 +77,7 @@ title: t
 measures: {}
 data: {a: {path: a}}
 all:
-  {model: dssnet, data: a, train: {steps: 9, lr: 1.0, width: 30}, fast: {train: {steps: 2, lr: null}}}
+  {model: dssnet, data: a, train: {steps: 9, lr: 1.0, width: 30}, fast: {train: {steps: 2, lr: }}}
 rows:
   x: {train: {steps: 5, width: 9}, fast: {train: {width: 4}}}
 """
