@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from wsi_pipeline.benchmark.machine import synchronise
 from wsi_pipeline.benchmark.published import BATCH
@@ -62,7 +63,7 @@ def measure_speed(
     best = dict.fromkeys(models, float("inf"))
     for number in range(rounds + 1):
         for name, model in models.items():
-            seconds = _seconds(lambda model=model: model.infer(images), where)
+            seconds = _seconds(model, images)
             if number or not rounds:  # the first round warms up
                 best[name] = min(best[name], seconds)
     first = next(iter(networks))
@@ -71,12 +72,12 @@ def measure_speed(
     return {f"{name} tiles/s": rate for name, rate in rates.items()} | ratios
 
 
-def _seconds(call: Callable[[], Any], device: str) -> float:
-    """Return how long a call takes."""
-    synchronise(device)
+def _seconds(model: Model, images: NDArray[np.uint8]) -> float:
+    """Return how long a model takes for images."""
+    synchronise(model.device)
     began = time.perf_counter()
-    call()
-    synchronise(device)
+    model.infer(images)
+    synchronise(model.device)
     return time.perf_counter() - began
 
 
