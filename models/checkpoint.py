@@ -43,8 +43,8 @@ class Card:
     name
         architecture, a name of `wsiseg_models.registry.MODELS`
     task
-        ``nuclei``: class scores per pixel; ``cells``: instances of cells and nuclei; ``kinds``:
-        classes of crops of nuclei
+        ``nuclei``: class scores per pixel; ``cells``: instances of cells and nuclei;
+        ``boxes``: boxes of any classes; ``kinds``: classes of crops of nuclei
     classes
         object classes, background left out
     mpp

@@ -27,7 +27,8 @@ class Instances:
     scores
         float32 (k,), 0 to 1
     masks
-        uint8 (k, m, m): probability of each cell of a grid laid over the box, 255 = certain
+        uint8 (k, m, m): probability of each cell of a grid laid over the box, 255 = certain;
+        (k, 0, 0) of a detector, which gives boxes alone
     """
 
     boxes: NDArray[np.float32]

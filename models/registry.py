@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from .checkpoint import Card, load_checkpoint, weights_path
+from .detection.config import DetectorConfig, FasterRCNNConfig, RetinaNetConfig
 from .instance.config import CASCADE, DONET, MASKRCNN, InstanceConfig
 from .semantic.config import DSSNetConfig, UNetConfig, WubinehConfig
 
@@ -104,6 +105,21 @@ def _instance(name: str, config: InstanceConfig, summary: str) -> Entry:
     )
 
 
+def _detector(name: str, config: DetectorConfig, summary: str, faster: Any, **more: Any) -> Entry:
+    """Make the entry of a detector."""
+    return Entry(
+        summary=summary,
+        task="boxes",
+        config=config,
+        builder=_lazy(f".detection.{name}", name),
+        loss=None,
+        for_inference=_lazy(".instance.network", "for_inference"),
+        decode=_lazy(".detection.parts", "boxes_of"),
+        faster=faster,
+        **more,
+    )
+
+
 MODELS: Mapping[str, Entry] = MappingProxyType(
     {
         "dssnet": Entry(
@@ -147,6 +163,23 @@ MODELS: Mapping[str, Entry] = MappingProxyType(
         ),
         "maskrcnn": _instance(
             "maskrcnn", MASKRCNN, "overlapping cells and nuclei (He et al. 2017)"
+        ),
+        "faster_rcnn": _detector(
+            "faster_rcnn",
+            FasterRCNNConfig(),
+            "boxes of any classes, Faster R-CNN (Xu et al. 2022)",
+            _lazy(".instance.fast", "faster"),
+            inference_options={"max_detections": 4000},
+            tile_px=960,
+        ),
+        "retinanet": _detector(
+            "retinanet",
+            RetinaNetConfig(),
+            "boxes of any classes, RetinaNet (Xu et al. 2022)",
+            _lazy(".semantic.unet", "unchanged"),
+            # As many nuclei as a window of a slide holds.
+            inference_options={"max_detections": 4000, "candidates": 4000},
+            tile_px=1024,
         ),
     }
 )

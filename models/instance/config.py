@@ -10,6 +10,7 @@ from typing import Any
 from ..settings import check_choices, setting, typed
 
 __all__ = [
+    "BACKBONES",
     "CASCADE",
     "CELL",
     "DONET",
@@ -26,7 +27,7 @@ CELL = 1
 LITE = "efficientnet_"
 """Start of the names of trunks that are an encoder of `efficientnet_lite`."""
 
-_BACKBONES = (
+BACKBONES = (
     "resnet18",
     "resnet50",
     "resnet101",
@@ -77,7 +78,7 @@ class InstanceConfig:
     classes: int = setting(2, "Set the number of classes, background left out.")
 
     # Trunk and pyramid.
-    backbone: str = setting("resnet50", "Choose the trunk.", choices=_BACKBONES)
+    backbone: str = setting("resnet50", "Choose the trunk.", choices=BACKBONES)
     trunk_width: int = setting(
         64, "Set the channels of the trunk's stem (as published: 64); EfficientNet has its own."
     )

@@ -120,11 +120,16 @@ class RegionHeads(nn.Module):
             known = torch.cat([target["labels"], target["labels"].new_zeros(1)])
             labels = known[matched.clamp(min=-1)]
             labels = labels * torch.isin(labels, labels.new_tensor(self.keep))
+            labels = self.learned(labels, boxes, target)
             pick = torch.cat([m.nonzero()[:, 0] for m in self._drawn(labels)])
             matched = matched[pick].clamp(min=0)
             aim = truth[matched] if len(truth) else boxes[pick]
             columns.append((boxes[pick], labels[pick], matched, aim, pick >= len(found)))
         return Samples(*(list(c) for c in zip(*columns, strict=True)))
+
+    def learned(self, labels: Tensor, boxes: Tensor, target: dict[str, Tensor]) -> Tensor:
+        """Return `labels` (n,) of boxes (n, 4), with −1 for those that are not to be learned."""
+        return labels
 
     def _drawn(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Draw positive and negative samples (n,) of one image."""

@@ -1,0 +1,1 @@
+"""Detectors, which give boxes: Faster R-CNN and RetinaNet."""
