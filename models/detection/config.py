@@ -145,7 +145,9 @@ class RetinaNetConfig(DetectorConfig):
 
     positive_iou: float = setting(0.5, "Learn anchors from this IoU on as objects.")
     negative_iou: float = setting(0.4, "Learn anchors below this IoU as background.")
-    focal_alpha: float = setting(0.25, "Weigh objects by this in the focal loss, the rest by 1 − it.")
+    focal_alpha: float = setting(
+        0.25, "Weigh objects by this in the focal loss, background by 1 less this."
+    )
     focal_gamma: float = setting(2.0, "Weigh easy anchors down by this power in the focal loss.")
     head_convs: int = setting(4, "Set the number of convolutions of each of the two branches.")
     candidates: int = setting(1000, "Keep this many boxes per level before NMS.")

@@ -75,7 +75,9 @@ def check_boxes(
     """
     if targets is None or len(targets) != len(images):
         got = "none" if targets is None else len(targets)
-        raise ValueError(f"training needs one target per image: {len(images)} images, {got} targets")
+        raise ValueError(
+            f"training needs one target per image: {len(images)} images, {got} targets"
+        )
     for i, target in enumerate(targets):
         boxes, labels = target["boxes"], target["labels"]
         if boxes.shape != (len(labels), 4) or boxes.dtype != torch.float32:
@@ -85,7 +87,9 @@ def check_boxes(
             )
         good = (boxes[:, 2:] > boxes[:, :2]).all(1) & boxes.isfinite().all(1)
         if not bool(good.all()):
-            raise ValueError(f"target {i}: box {boxes[~good][0].tolist()} has no area; leave it out")
+            raise ValueError(
+                f"target {i}: box {boxes[~good][0].tolist()} has no area; leave it out"
+            )
         if len(labels) and not 1 <= int(labels.min()) <= int(labels.max()) <= classes:
             raise ValueError(
                 f"target {i}: labels {sorted(set(labels.tolist()))}, not 1 to {classes}"

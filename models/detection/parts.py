@@ -67,9 +67,7 @@ class GridAnchors(AnchorGenerator):  # type: ignore[misc]
     coarsest level does not divide the side.
     """
 
-    def __init__(
-        self, sizes: Any, ratios: tuple[float, ...], strides: tuple[int, ...]
-    ) -> None:
+    def __init__(self, sizes: Any, ratios: tuple[float, ...], strides: tuple[int, ...]) -> None:
         super().__init__(sizes, (ratios,) * len(sizes))
         self.strides = strides
 
@@ -92,7 +90,7 @@ def without_rivals(
 
 
 def boxes_of(output: list[dict[str, Tensor]]) -> list[Instances]:
-    """Turn the output of a detector in evaluation into one `Instances` per image, masks (k, 0, 0)."""
+    """Turn the output of a detector in evaluation into one `Instances` per image, without masks."""
     return [
         Instances(
             boxes=image["boxes"].float().cpu().numpy(),

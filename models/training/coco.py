@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from ..pixel_size import MPP_RANGE, is_plausible_mpp
 from .coco_masks import Bools, Window, decode_mask, extent, scaled_rle
+from .split import Split
 
 __all__ = [
     "CELLS",
@@ -54,42 +55,6 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 
 
 @dataclass(frozen=True)
-class Split:
-    """Choose the images that are held out: ``fold:K/N``, ``time:SHARE`` or ``none``.
-
-    ``fold:K/N`` holds out every Nth image from the Kth on (from 0), ``time:SHARE`` the last ones.
-
-    Examples
-    --------
-    >>> [Split("fold:1/3").holds_out(i, 6) for i in range(6)]
-    [False, True, False, False, True, False]
-    """
-
-    text: str
-
-    def __post_init__(self) -> None:
-        kind, _, value = self.text.partition(":")
-        try:
-            if kind == "fold":
-                fold, folds = (int(v) for v in value.split("/"))
-                known = 0 <= fold < folds
-            else:
-                known = self.text == "none" or (kind == "time" and 0 <= float(value) <= 1)
-        except ValueError:
-            known = False
-        if not known:
-            raise ValueError(f"unknown split {self.text!r}; use fold:0/5, time:0.5 or none")
-
-    def holds_out(self, position: int, count: int) -> bool:
-        """Return whether the image at `position` of `count` is held out."""
-        kind, _, value = self.text.partition(":")
-        if kind == "fold":
-            fold, folds = (int(v) for v in value.split("/"))
-            return position % folds == fold
-        return kind == "time" and position >= round(count * (1 - float(value)))
-
-
-@dataclass(frozen=True)
 class Annotation:
     """One annotated instance.
 
@@ -109,6 +74,8 @@ class Annotation:
         number of the cell that it is or lies in; −1 unknown
     mark
         ``point`` (x, y) or ``bbox`` (x, y, width, height) as it stands in the file
+    bbox
+        ``bbox`` (x, y, width, height) as it stands in the file; None where there is none
     """
 
     where: str
@@ -118,6 +85,7 @@ class Annotation:
     crowd: bool
     cell_id: int
     mark: Any = None
+    bbox: Any = None
 
     def mask(self, shape: tuple[int, int]) -> tuple[Window, Bools]:
         """Decode the mask in an image of `shape` (h, w); see `decode_mask`.
@@ -140,6 +108,24 @@ class Annotation:
         """
         with _named(self.where):
             return scaled_rle(self.segmentation, image_shape, shape)
+
+    def box(self, shape: tuple[int, int]) -> tuple[float, float, float, float]:
+        """Return x0, y0, x1, y1: as stated, otherwise around the mask in an image (h, w).
+
+        Raises
+        ------
+        ValueError
+            it has neither box nor mask, or a broken one; the message names file and annotation
+        """
+        if self.bbox is None:
+            if not self.segmentation:
+                raise ValueError(f"{self.where} has neither bbox nor segmentation; give one")
+            return self.mask(shape)[0]
+        with _named(self.where):
+            x, y, width, height = (float(v) for v in self.bbox)
+            if not all(map(math.isfinite, (x, y, width, height))) or min(width, height) < 0:
+                raise ValueError(f"bbox {self.bbox} is not x, y, width, height")
+        return x, y, x + width, y + height
 
     @property
     def area(self) -> float:
@@ -316,8 +302,9 @@ def _annotation(entry: Mapping[str, Any], names: Mapping[Any, str], where: str) 
         raise ValueError(f"{where} cannot be read: area or cell_id is no number: {error}") from None
     if not 0 <= area < math.inf:
         raise ValueError(f"{where} has the area {area:g}; it must be 0 or above")
-    mask, mark = entry.get("segmentation"), entry.get("point", entry.get("bbox"))
-    return Annotation(where, names[category], mask, area, bool(entry.get("iscrowd")), cell_id, mark)
+    mask, bbox = entry.get("segmentation"), entry.get("bbox")
+    crowd, mark = bool(entry.get("iscrowd")), entry.get("point", bbox)
+    return Annotation(where, names[category], mask, area, crowd, cell_id, mark, bbox)
 
 
 def _mpp(value: Any, where: str) -> float | None:

@@ -19,6 +19,7 @@ from .distillation import Distillation
 
 __all__ = [
     "InstanceTrainConfig",
+    "RegionTrainConfig",
     "SemanticTrainConfig",
     "TrainConfig",
     "UNetTrainConfig",
@@ -265,8 +266,8 @@ class UNetTrainConfig(SemanticTrainConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class InstanceTrainConfig(TrainConfig):
-    """Settings to train a network that finds overlapping cells and nuclei."""
+class RegionTrainConfig(TrainConfig):
+    """Settings to train a network with a trunk and a pyramid: instances or boxes."""
 
     crop_multiple: ClassVar[int] = 32
 
@@ -306,37 +307,25 @@ class InstanceTrainConfig(TrainConfig):
         choices=("detector", "backbone"),
         may_change=True,
     )
-    freeze: int | None = setting(
-        None,
-        "Keep the weights of this many stages of the trunk, the stem being the first (0 to 5). It "
-        "replaces --trainable-layers.",
-    )
     normalise: str = setting(
         "fixed",
         "Normalise images with (image − 128) / 128 (fixed), or with mean and deviation of the "
-        "training images (dataset).",
-        choices=("fixed", "dataset"),
-    )
-    pretrain: str = setting(
-        "none",
-        "Train trunk and pyramid alone, on maps of nuclei, cells and overlaps (dense); use its "
-        "state.pt as --initial.",
-        choices=("none", "dense"),
+        "training images (dataset) or of ImageNet (imagenet).",
+        choices=("fixed", "dataset", "imagenet"),
     )
     validate_images: int = setting(
         32,
         "Validate on this many held-out images during training; at the end all are used.",
         may_change=True,
     )
-    clusters: Clusters = field(default_factory=Clusters)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.scales or min(self.scales) <= 0:
             raise ValueError(f"scales {self.scales} must be one or more numbers above 0")
-        if self.schedule == "steps" and not self.milestones:
+        if self.schedule == "steps" and not self.drops:
             raise ValueError("schedule 'steps' needs milestones; give the steps of its drops")
-        if self.schedule != "steps" and self.milestones:
+        if self.schedule != "steps" and self.drops:
             raise ValueError("milestones are for schedule 'steps'; choose it, or leave them out")
         if self.optimizer != "sgd" and self.momentum != 0.9:
             raise ValueError("momentum is for optimizer 'sgd'; choose it, or leave momentum out")
@@ -347,6 +336,32 @@ class InstanceTrainConfig(TrainConfig):
             )
         if self.pretrained is None and self.pretrained_as != "detector":
             raise ValueError("pretrained_as needs pretrained; give a file, or leave it out")
+
+    @property
+    def drops(self) -> tuple[int, ...]:
+        """When the learning rate falls (``schedule`` steps)."""
+        return self.milestones
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstanceTrainConfig(RegionTrainConfig):
+    """Settings to train a network that finds overlapping cells and nuclei."""
+
+    freeze: int | None = setting(
+        None,
+        "Keep the weights of this many stages of the trunk, the stem being the first (0 to 5). It "
+        "replaces --trainable-layers.",
+    )
+    pretrain: str = setting(
+        "none",
+        "Train trunk and pyramid alone, on maps of nuclei, cells and overlaps (dense); use its "
+        "state.pt as --initial.",
+        choices=("none", "dense"),
+    )
+    clusters: Clusters = field(default_factory=Clusters)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.freeze is not None and not 0 <= self.freeze <= 5:
             raise ValueError(f"freeze {self.freeze} is not 0 (nothing) to 5 (the whole trunk)")
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..checkpoint import load_checkpoint, load_torch_file
 from ..instance.config import LITE
-from .config import InstanceTrainConfig, TrainConfig, UNetTrainConfig
+from .config import RegionTrainConfig, TrainConfig, UNetTrainConfig
 from .wubineh_config import WubinehTrainConfig
 
 __all__ = ["start_from", "take_weights"]
@@ -47,7 +47,7 @@ def take_weights(config: TrainConfig, network: nn.Module, quiet: bool) -> dict[s
             from .pretrained_encoder import load_library_encoder
 
             reports["pretrained"] = load_library_encoder(network, config.pretrained)
-    elif isinstance(config, InstanceTrainConfig) and config.pretrained is not None:
+    elif isinstance(config, RegionTrainConfig) and config.pretrained is not None:
         reports["pretrained"] = _trunk_weights(config, network)
     if config.initial is not None:
         name = "/".join(config.initial.parts[-2:])
@@ -70,7 +70,7 @@ def _encoder_weights(network: nn.Module, source: str) -> dict[str, Any]:
     return load_encoder(network, source)
 
 
-def _trunk_weights(config: InstanceTrainConfig, network: Any) -> dict[str, Any]:
+def _trunk_weights(config: RegionTrainConfig, network: Any) -> dict[str, Any]:
     """Copy the weights that an instance network starts from; return the report."""
     assert config.pretrained is not None
     if str(config.pretrained) == "imagenet" or network.config.backbone.startswith(LITE):

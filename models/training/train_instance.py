@@ -11,11 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from .. import registry
 from ..checkpoint import Card
-from ..precision import autocast
 from .coco import Split
 from .config import InstanceTrainConfig
 from .crops import InstanceCrops
@@ -25,11 +23,12 @@ from .initial_weights import take_weights
 from .instance_data import CELL, InstanceSample, load_instance_set
 from .loop import Ema, Run, run_steps, seeded, stream
 from .normalise import Normal
-from .optimizers import build_optimizer, cosine, milestones, warm_up
+from .optimizers import build_optimizer
+from .steps import learning_rate, spread, statistics, train_step
 from .validation import detect_image, validate_instances
 from .weighted_sets import WeightedSets, gather_sets
 
-__all__ = ["CLASSES", "learning_rate", "train_instances"]
+__all__ = ["CLASSES", "train_instances"]
 
 CLASSES = ("cell", "nucleus")
 STRIDE = 32
@@ -64,7 +63,7 @@ def _train(config: InstanceTrainConfig, quiet: bool) -> Path:
     data = gather_sets(config, lambda spec: _load(config, spec, skipped))
     if not any(len(s) for s in data.samples):
         raise ValueError(f"{', '.join(config.data)}: no cell and no nucleus to learn from")
-    normal = Normal(*_statistics(config, data.samples), config.device)
+    normal = Normal(*statistics(config, data.samples), config.device)
     network = registry.MODELS[config.model].builder(**config.builder_options())
     options = dataclasses.asdict(network.config)  # type: ignore[call-overload]
     started_from = take_weights(config, network, quiet)
@@ -86,10 +85,10 @@ def _train(config: InstanceTrainConfig, quiet: bool) -> Path:
     run_steps(
         run,
         stream(crops, run.step, config.steps, workers=config.workers, device=config.device),
-        update=lambda step, batch: _step(config, network, run.optimizer, normal, step, batch),
+        update=lambda step, batch: train_step(config, network, run.optimizer, normal, step, batch),
         rate=lambda step: learning_rate(config, step),
         validate=lambda: measure(
-            config, options, run.ema, _spread(data.held, config.validate_images), normal
+            config, options, run.ema, spread(data.held, config.validate_images), normal
         ),
         shown=lambda measured: {k: m.get("mask AP50", m.get("cell")) for k, m in measured.items()},
         quiet=quiet,
@@ -105,15 +104,6 @@ def _load(
     found = load_instance_set(spec, mpp=config.mpp, split=Split(config.split))
     skipped.update(found.skipped)
     return found.train, found.held
-
-
-def learning_rate(config: InstanceTrainConfig, step: int) -> float:
-    """Return the learning rate of a step: a rise in a line, then as `config.schedule` has it."""
-    if config.schedule == "cosine":
-        share = cosine(step, config.steps)
-    else:
-        share = milestones(step, config.milestones)
-    return config.lr * warm_up(step, config.warmup_steps, config.warmup_factor) * share
 
 
 def _measure_instances(
@@ -145,53 +135,6 @@ def _measure_dense(
     return validate_dense(network, samples, normal)
 
 
-def _statistics(
-    config: InstanceTrainConfig, samples: Sequence[InstanceSample]
-) -> tuple[float | tuple[float, ...], float | tuple[float, ...]]:
-    """Return mean and deviation: fixed ones, or one per channel over all training pixels."""
-    if config.normalise == "fixed":
-        return 128.0, 128.0
-    count = sum(s.image[..., 0].size for s in samples)
-    mean = sum(s.image.sum((0, 1), dtype=np.float64) for s in samples) / count
-    square = sum(((s.image - mean) ** 2).sum((0, 1)) for s in samples) / count
-    std = np.maximum(np.sqrt(square), 1)
-    return tuple(np.round(mean, 3).tolist()), tuple(np.round(std, 3).tolist())
-
-
-def _step(
-    config: InstanceTrainConfig,
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    normal: Normal,
-    step: int,
-    batch: tuple[Tensor, list[dict[str, Tensor]]],
-) -> dict[str, Tensor]:
-    """Make one step of the optimizer; return the loss terms."""
-    # Regions to train on are drawn at random. The step seeds them, so that a resumed run draws
-    # the same ones; `seeded` restores the state of the random numbers at the end.
-    torch.manual_seed(config.seed * 1_000_003 + step)
-    images, targets = batch
-    targets = [{k: v.to(config.device, non_blocking=True) for k, v in t.items()} for t in targets]
-    network.train()
-    with autocast(config.device, config.amp):
-        terms = network(normal(images), targets)
-    total = torch.stack([v.float() for v in terms.values()]).sum()
-    if not torch.isfinite(total):
-        raise ValueError(f"the loss became {float(total)} at step {step}; lower --lr")
-    optimizer.zero_grad(set_to_none=True)
-    total.backward()  # type: ignore[no-untyped-call]
-    if config.clip:
-        nn.utils.clip_grad_norm_(network.parameters(), config.clip)
-    optimizer.step()
-    return {k: v.detach() for k, v in terms.items()}
-
-
-def _spread(samples: Sequence[InstanceSample], count: int) -> list[InstanceSample]:
-    """Pick at most `count` samples, evenly spread."""
-    count = min(count, len(samples))
-    return [samples[i * len(samples) // count] for i in range(count)]
-
-
 def _halo(samples: Sequence[InstanceSample]) -> int:
     """Return the halo: half of nearly the largest cell and the context of a box, model pixels."""
     sides = [
@@ -214,7 +157,7 @@ def _finish(
     normal: Normal,
 ) -> Path:
     """Write the averaged weights with their card."""
-    mean, std = _statistics(config, data.samples)
+    mean, std = statistics(config, data.samples)
     instances = sum(len(s) for s in data.samples)
     record = training_record(
         config, run, started_from, images=len(data.samples), instances=instances,

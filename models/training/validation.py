@@ -18,7 +18,7 @@ from ..predictions import Instances, Window, paste
 from .instance_data import InstanceSample
 from .normalise import Normal
 
-__all__ = ["detect_image", "validate_instances"]
+__all__ = ["IOU", "box_iou", "detect_image", "hits_of", "validate_instances"]
 
 STRIDE = 32
 IOU = 0.5
@@ -28,11 +28,13 @@ Placed = tuple[NDArray[np.integer], NDArray[np.bool_]]
 
 
 @torch.no_grad()
-def run_padded(network: nn.Module, image: NDArray[np.uint8], normal: Normal) -> Any:
+def run_padded(
+    network: nn.Module, image: NDArray[np.uint8], normal: Normal, stride: int = STRIDE
+) -> Any:
     """Return the output for one image (h, w, 3), padded right and below with the mean."""
     x = normal(torch.from_numpy(image)[None])
     h, w = image.shape[:2]
-    return network(nn.functional.pad(x, (0, -w % STRIDE, 0, -h % STRIDE)))
+    return network(nn.functional.pad(x, (0, -w % stride, 0, -h % stride)))
 
 
 def detect_image(
@@ -61,7 +63,7 @@ def _iou(a: Placed, b: Placed) -> float:
     return shared / max(int(a[1].sum() + b[1].sum()) - shared, 1)
 
 
-def _box_iou(a: NDArray[np.number], b: NDArray[np.number]) -> NDArray[np.float64]:
+def box_iou(a: NDArray[np.number], b: NDArray[np.number]) -> NDArray[np.float64]:
     """Return IoU of boxes (m, 4) and (n, 4): (m, n)."""
     low = np.maximum(a[:, None, :2], b[None, :, :2])
     high = np.minimum(a[:, None, 2:], b[None, :, 2:])
@@ -70,7 +72,7 @@ def _box_iou(a: NDArray[np.number], b: NDArray[np.number]) -> NDArray[np.float64
     return np.asarray(shared / np.maximum(areas[0][:, None] + areas[1] - shared, 1e-6), float)
 
 
-def _hits(iou: NDArray[np.float64]) -> NDArray[np.bool_]:
+def hits_of(iou: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Return which predictions (rows, best first) match an instance that is still free."""
     hits, free = np.zeros(len(iou), bool), np.ones(iou.shape[1], bool)
     for i, row in enumerate(iou):
@@ -101,14 +103,14 @@ def validate_instances(
         for c in range(len(classes)):
             mine, true = found.class_index == c, np.flatnonzero(sample.labels == c + 1)
             part = found.take(mine)
-            boxes = _box_iou(part.boxes, sample.windows[true])
+            boxes = box_iou(part.boxes, sample.windows[true])
             pasted = [_placed(w, m) for w, m in paste(part, sample.image.shape[:2])]
             masks = np.zeros_like(boxes)
             for i, j in np.argwhere(boxes > 0):
                 masks[i, j] = _iou(pasted[i], (sample.windows[true[j]], sample.masks[true[j]]))
             totals[sample.group, c] = totals.get((sample.group, c), 0) + len(true)
             for kind, iou in (("box", boxes), ("mask", masks)):
-                rows.setdefault((sample.group, c, kind), []).append((part.scores, _hits(iou)))
+                rows.setdefault((sample.group, c, kind), []).append((part.scores, hits_of(iou)))
     out: dict[str, dict[str, float]] = {}
     for (group, c, kind), parts in rows.items():
         if totals[group, c]:

@@ -11,15 +11,19 @@ from numpy.typing import NDArray
 
 from .config import TrainConfig, weighted
 
-__all__ = ["WeightedSets", "gather_sets"]
+__all__ = ["HasImage", "WeightedSets", "gather_sets"]
 
 
-class _HasImage(Protocol):
+class HasImage(Protocol):
+    """What has an image, uint8 (h, w, 3)."""
+
     @property
-    def image(self) -> NDArray[np.uint8]: ...
+    def image(self) -> NDArray[np.uint8]:
+        """The image."""
+        ...
 
 
-SampleType = TypeVar("SampleType", bound=_HasImage)
+SampleType = TypeVar("SampleType", bound=HasImage)
 
 
 @dataclass(frozen=True, eq=False)

@@ -85,10 +85,12 @@ def _config_class(model: str) -> Any:
     """Return the class of the settings with which a model is trained."""
     from wsiseg_models.registry import MODELS
     from wsiseg_models.training import config
+    from wsiseg_models.training.detector_config import DetectorTrainConfig
     from wsiseg_models.training.wubineh_config import WubinehTrainConfig
 
-    if MODELS[model].task == "cells":
-        return config.InstanceTrainConfig
+    by_task = {"cells": config.InstanceTrainConfig, "boxes": DetectorTrainConfig}
+    if MODELS[model].task in by_task:
+        return by_task[MODELS[model].task]
     own = {"unet": config.UNetTrainConfig, "wubineh": WubinehTrainConfig}
     return own.get(model, config.SemanticTrainConfig)
 
@@ -354,11 +356,16 @@ def train_model(model: str, given: Mapping[str, Any], *, device: str, quiet: boo
 def _start(config: Any, quiet: bool) -> Path:
     """Start the training that the settings are for."""
     from wsiseg_models.training.config import InstanceTrainConfig
+    from wsiseg_models.training.detector_config import DetectorTrainConfig
 
     if isinstance(config, InstanceTrainConfig):
         from wsiseg_models.training.train_instance import train_instances
 
         return train_instances(config, quiet=quiet)
+    if isinstance(config, DetectorTrainConfig):
+        from wsiseg_models.training.train_detection import train_detector
+
+        return train_detector(config, quiet=quiet)
     from wsiseg_models.training.coco import CELLS
     from wsiseg_models.training.train_semantic import predict_image, train_semantic
 
