@@ -26,13 +26,14 @@ from wsi_pipeline.runs.messages import (
     RegionRequest,
     SlideTask,
 )
+from wsi_pipeline.segmentation.boxes import BoxModel
 from wsi_pipeline.segmentation.cells import InstanceModel
 from wsi_pipeline.segmentation.model import Model
 from wsi_pipeline.segmentation.nuclei import PixelModel
 
 __all__ = ["RemoteNetwork", "remote_model", "run_on_cluster"]
 
-_KINDS: Mapping[str, type[Model]] = {c.__name__: c for c in (PixelModel, InstanceModel)}
+_KINDS: Mapping[str, type[Model]] = {c.__name__: c for c in (PixelModel, InstanceModel, BoxModel)}
 """Kinds of networks that workers open."""
 
 

@@ -43,7 +43,7 @@ IDLE_S = 60.0
 
 MODEL_FIELDS = (
     "name", "classes", "mpp", "halo_px", "stride", "tile_px", "identity", "device", "precision",
-    "card",
+    "card", "by_class",
 )  # fmt: skip
 """Fields of a model that the run needs, although the network is on the workers."""
 

@@ -134,7 +134,9 @@ def finish(job: Job) -> RunRecord:
     if not job.model.streams:
         parts = ((n, folder.read_part(n)[0]) for n in folder.regions())
         cores = {region.index: region.core for region in plan.regions}
-        copies = duplicates(parts, cores, scale=plan.scale, reach_px=job.model.reach_px)
+        copies = duplicates(
+            parts, cores, scale=plan.scale, reach_px=job.model.reach_px, by_class=job.model.by_class
+        )
         files.write(folder.regions(), copies)
     files.write_pictures(plan)
     job.seconds["write"] = earlier + time.perf_counter() - began

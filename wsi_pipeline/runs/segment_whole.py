@@ -44,6 +44,8 @@ def segment_whole(slide: Slide, model: Model, config: RunConfig) -> Objects:
         return model.empty()
     if not model.streams:
         cores = {region.index: region.core for region in plan.regions}
-        copies = duplicates(parts.items(), cores, scale=plan.scale, reach_px=model.reach_px)
+        copies = duplicates(
+            parts.items(), cores, scale=plan.scale, reach_px=model.reach_px, by_class=model.by_class
+        )
         parts = {n: o.take(~copies[n]) if n in copies else o for n, o in parts.items()}
     return Objects.concatenate(list(parts.values()))

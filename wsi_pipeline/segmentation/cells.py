@@ -7,15 +7,14 @@ the cell's bounding box.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.core.config import RunConfig
-from wsi_pipeline.core.geometry import Box, Region, plan_tiles
+from wsi_pipeline.core.geometry import Region
 from wsi_pipeline.core.ids import object_ids
 from wsi_pipeline.core.objects import CELL_CLASS, Objects, is_cell
 from wsi_pipeline.core.polygons import make_valid, nuclei_apart
@@ -27,21 +26,13 @@ from wsi_pipeline.segmentation.inference import Engine
 from wsi_pipeline.segmentation.mask_atlas import MaskAtlas, draw_atlas, largest_parts
 from wsi_pipeline.segmentation.model import Images, Instances, Model
 from wsi_pipeline.segmentation.morphometry import OD_MEAN, mean_od
-from wsi_pipeline.segmentation.ownership import (
-    LARGEST_PX,
-    ObjectFilter,
-    in_reading_order,
-    lies_in_core,
-)
+from wsi_pipeline.segmentation.ownership import ObjectFilter
 from wsi_pipeline.segmentation.pairing import assign_nuclei
 from wsi_pipeline.segmentation.score_rule import is_certain
 from wsi_pipeline.segmentation.split_touching import LabelImage
-from wsi_pipeline.segmentation.stitch import duplicates
+from wsi_pipeline.segmentation.windows import SlideWindow, is_cut, segment_tiles
 
-__all__ = ["SHARED_PX", "InstanceModel"]
-
-SHARED_PX = 24
-"""Width of the strip beyond its core from which a tile also keeps objects, model pixels."""
+__all__ = ["InstanceModel"]
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -91,73 +82,12 @@ class InstanceModel(Model):
         what lies on their common border, and `duplicates` removes the copies. Objects of the same
         tile are never compared: two cells that overlap there are two cells.
         """
-        tiles = list(plan_tiles(region.core, engine.tile_px, self.halo_px))
-        cores = [tile.core.clip(region.core) for tile in tiles]
-        parts: dict[int, Objects] = {}
-        oversized = 0
-        for number, answer in engine.detect([t.window for t in tiles], cores).items():
-            window = _Window(tiles[number].window, *answer)
-            core = cores[number].grow(SHARED_PX)
-            objects, cut = _owned_objects(engine, window, core, config)
-            completed, too_large = _complete_cells(engine, cut, core, config)
-            parts[number] = Objects.concatenate([objects, *completed])
-            oversized += too_large
-        if not parts:
-            return self.empty(), 0
-        began = time.perf_counter()
-        copies = duplicates(
-            parts.items(), dict(enumerate(cores)), scale=engine.scale, reach_px=self.halo_px
-        )
-        objects = Objects.concatenate([part.take(~copies[n]) for n, part in parts.items()])
-        objects = in_reading_order(keep.select(objects))
-        engine.watch.add("objects", began)
-        return objects, oversized
+        return segment_tiles(engine, region, config, keep, _window_objects)
 
 
-@dataclass(frozen=True, eq=False)
-class _Window:
-    """A window of the slide: its box in model pixels, pixels (h, w, 3) and instances."""
-
-    box: Box
-    image: Images
-    instances: Instances
-
-    @property
-    def corner(self) -> Ints:
-        """Upper left corner as x, y."""
-        return np.array([self.box.x0, self.box.y0])
-
-    def on_slide(self, limit: NDArray[np.float64]) -> tuple[slice, slice]:
-        """Return rows and columns of the pixels that lie on a slide of that width and height."""
-        x, y = np.maximum(-self.corner, 0)
-        right, below = np.floor(limit - self.corner).astype(np.int64)
-        return slice(y, max(below, y)), slice(x, max(right, x))
-
-
-def _owned_objects(
-    engine: Engine, window: _Window, core: Box, config: RunConfig
-) -> tuple[Objects, list[tuple[Box, int]]]:
-    """Return the complete cells and nuclei that `core` owns, and those the window's edge cuts.
-
-    The latter as bounding boxes, in model pixels of the slide, with the index of their class.
-    """
-    began = time.perf_counter()
-    objects, cut = _window_objects(engine, window, config)
-    assert objects.parent is not None
-    box = objects.bounds() / engine.scale
-    centre = (box[:, :2] + box[:, 2:]) / 2
-    inside = lies_in_core(core, *centre.T)
-    cell = np.where(objects.parent >= 0, objects.parent, np.arange(len(objects)))
-    owned, cut = inside[cell], cut[cell]
-    incomplete = [
-        (Box(*np.round(box[k]).astype(int).tolist()), int(objects.class_index[k]))
-        for k in np.flatnonzero(owned & cut & (objects.parent < 0))
-    ]
-    engine.watch.add("objects", began)
-    return objects.take(owned & ~cut), incomplete
-
-
-def _window_objects(engine: Engine, window: _Window, config: RunConfig) -> tuple[Objects, Bools]:
+def _window_objects(
+    engine: Engine, window: SlideWindow, config: RunConfig
+) -> tuple[Objects, Bools]:
     """Return all objects of a window, assigned and measured; and which of them its edge cuts."""
     model, scale = engine.model, engine.scale
     objects, cut = _outlined(engine, window, config)
@@ -175,7 +105,7 @@ def _window_objects(engine: Engine, window: _Window, config: RunConfig) -> tuple
     return cell_features(replace(objects, features={OD_MEAN: od}), model.mpp / scale), cut[row]
 
 
-def _outlined(engine: Engine, window: _Window, config: RunConfig) -> tuple[Objects, Bools]:
+def _outlined(engine: Engine, window: SlideWindow, config: RunConfig) -> tuple[Objects, Bools]:
     """Return outlines of the instances that are certain and large enough; and which are cut.
 
     Features are mean optical density and `_ROW`, the position in the second array.
@@ -188,7 +118,7 @@ def _outlined(engine: Engine, window: _Window, config: RunConfig) -> tuple[Objec
     vertices += np.repeat(shift, np.diff(offsets), axis=0)
     limit = np.array([engine.slide.width, engine.slide.height]) / scale
     boxes = _boxes(vertices, offsets)
-    cut = _is_cut(boxes, window, limit)
+    cut = is_cut(boxes, window, limit)
     coords, offsets, valid = simplify(np.clip(vertices + window.corner, 0, limit) * scale, offsets)
     image, background = atlas.copy_pixels(window.image), engine.slide.background
     od = mean_od(image, masks.labels, len(masks), background=background)
@@ -228,7 +158,7 @@ def _cytoplasm(
 
 
 def _certain_masks(
-    window: _Window, config: RunConfig, model: Model
+    window: SlideWindow, config: RunConfig, model: Model
 ) -> tuple[MaskAtlas, LabelImage, Instances, Ints]:
     """Draw the instances of a window and choose those that are certain and large enough.
 
@@ -260,66 +190,3 @@ def _boxes(vertices: NDArray[np.float64], offsets: Ints) -> NDArray[np.float64]:
     """Return the bounding box x0, y0, x1, y1 of each ring, float64 (n, 4)."""
     low = np.minimum.reduceat(vertices, offsets[:-1], axis=0)
     return np.hstack([low, np.maximum.reduceat(vertices, offsets[:-1], axis=0)])
-
-
-def _is_cut(boxes: NDArray[np.float64], window: _Window, limit: NDArray[np.float64]) -> Bools:
-    """Return which boxes (n, 4) the window's edge cuts, where that is not the edge of the slide.
-
-    Boxes are in pixels of the window; `limit` is the slide's width and height.
-    """
-    size = np.array([window.box.width, window.box.height])
-    low, high = boxes[:, :2], boxes[:, 2:]
-    before: Bools = (low <= 1) & (low + window.corner > 1)
-    after: Bools = (high >= size - 1) & (high + window.corner < limit - 1)
-    return np.asarray((before | after).any(axis=1))
-
-
-def _complete_cells(
-    engine: Engine, cut: Sequence[tuple[Box, int]], core: Box, config: RunConfig
-) -> tuple[list[Objects], int]:
-    """Segment cut objects again in ever larger windows; return them and how many stay cut.
-
-    Left out are objects whose centre now lies outside `core`, which another tile owns, and those
-    that the larger window does not show.
-    """
-    parts: list[Objects] = []
-    oversized = 0
-    for box, class_index in cut:
-        margin = engine.model.halo_px
-        while True:
-            window = box.grow(margin).snap(engine.model.stride)
-            answers = engine.detect([window], [box])
-            if not answers:  # outside the foreground
-                break
-            objects, still_cut = _window_objects(engine, _Window(window, *answers[0]), config)
-            k = _best_match(objects, box, class_index, engine.scale)
-            if k < 0:
-                break
-            last = max(window.width, window.height) >= LARGEST_PX
-            if last or not still_cut[k]:
-                oversized += int(still_cut[k])
-                parts.append(_with_nuclei(objects, k, core, engine.scale))
-                break
-            margin *= 2
-    return parts, oversized
-
-
-def _best_match(objects: Objects, box: Box, class_index: int, scale: float) -> int:
-    """Return the object of a class whose bounding box covers most of `box`; −1 if below half.
-
-    The object is larger now than what was cut, so the share of the old box counts and not the IoU.
-    """
-    bounds = objects.bounds() / scale
-    low = np.maximum(bounds[:, :2], (box.x0, box.y0))
-    high = np.minimum(bounds[:, 2:], (box.x1, box.y1))
-    shared = np.maximum(high - low, 0).prod(1) * (objects.class_index == class_index)
-    share = shared / (box.width * box.height)
-    return int(share.argmax()) if len(share) and share.max() >= 0.5 else -1
-
-
-def _with_nuclei(objects: Objects, k: int, core: Box, scale: float) -> Objects:
-    """Return object `k` and the nuclei in it; nothing if its centre lies outside `core`."""
-    x0, y0, x1, y1 = objects.bounds()[k] / scale
-    assert objects.parent is not None
-    chosen = (objects.parent == k) | (np.arange(len(objects)) == k)
-    return objects.take(chosen & core.contains((x0 + x1) / 2, (y0 + y1) / 2))

@@ -18,6 +18,7 @@ from wsiseg_models.precision import has_bfloat16
 from wsi_pipeline.core.config import ObjectRule, RunConfig
 from wsi_pipeline.core.errors import CheckpointError, ConfigError, DeviceError, UnknownModelError
 from wsi_pipeline.core.machine import usable_cores
+from wsi_pipeline.segmentation.boxes import BoxModel
 from wsi_pipeline.segmentation.cells import InstanceModel
 from wsi_pipeline.segmentation.kinds import KIND_CLASSES, KINDS_NAME, KindSorter, reach_of_kinds
 from wsi_pipeline.segmentation.model import Images, Instances, Model
@@ -241,6 +242,9 @@ def _model(
     }
     if card.task == "cells":
         return InstanceModel(network=loaded.instances, **about)
+    if card.task == "boxes":
+        apart = not card.options.get("exclusive", False)
+        return BoxModel(network=loaded.instances, by_class=apart, **about)
     core = loaded.core_probabilities if entry and entry.takes_margin else None
     return PixelModel(network=loaded.probabilities, core_network=core, **about)
 

@@ -1,7 +1,7 @@
 """`Model`: what the pipeline needs from a model of any kind. Nothing here imports PyTorch.
 
-There are three kinds, each beside the functions that segment its regions: `PixelModel` and
-`LabelModel` in `nuclei`, `InstanceModel` in `cells`.
+There are four kinds, each beside the functions that segment its regions: `PixelModel` and
+`LabelModel` in `nuclei`, `InstanceModel` in `cells`, `BoxModel` in `boxes`.
 """
 
 from __future__ import annotations
@@ -63,6 +63,8 @@ class Model(ABC):
         entries of the checkpoint's card that go into the results
     sees_all
         whether a result depends on the whole image, however large; no run can then use tiles
+    by_class
+        whether objects of different classes are different objects, where two tiles found them
     streams
         True where objects are final without those of neighbouring regions, so that the final
         files can be written while regions come in
@@ -84,6 +86,7 @@ class Model(ABC):
     rule: ObjectRule = field(default_factory=ObjectRule)
     card: Mapping[str, Any] = field(default_factory=dict)
     sees_all: bool = False
+    by_class: bool = False
     streams: ClassVar[bool] = False
 
     @property

@@ -36,6 +36,8 @@ class _BorderObjects:
         int64 (n,): row of this table with the cell that contains the object, −1 for none
     nucleus
         bool (n,): whether it is not a cell
+    kind
+        int64 (n,): objects of different kinds are never copies of each other
     polygon
         (n,)
     depth
@@ -46,12 +48,18 @@ class _BorderObjects:
     index: NDArray[np.int64]
     parent: NDArray[np.int64]
     nucleus: NDArray[np.bool_]
+    kind: NDArray[np.int64]
     polygon: NDArray[np.object_]
     depth: NDArray[np.float64]
 
 
 def duplicates(
-    parts: Iterable[tuple[int, Objects]], cores: Mapping[int, Box], *, scale: float, reach_px: int
+    parts: Iterable[tuple[int, Objects]],
+    cores: Mapping[int, Box],
+    *,
+    scale: float,
+    reach_px: int,
+    by_class: bool = False,
 ) -> dict[int, NDArray[np.bool_]]:
     """Find, for each region, which of its objects are copies of another region's.
 
@@ -69,6 +77,9 @@ def duplicates(
         level-0 pixels per model pixel
     reach_px
         distance beyond its core within which a region's objects may extend, model pixels
+    by_class
+        whether objects of different classes are never copies of each other; otherwise cells are
+        compared with cells, and all others with all others
 
     Returns
     -------
@@ -94,7 +105,9 @@ def duplicates(
     rows = 0
     for number, objects in parts:
         sizes[number] = len(objects)
-        tables.append(_border_objects(number, objects, cores[number], scale, reach_px, rows))
+        tables.append(
+            _border_objects(number, objects, cores[number], scale, reach_px, rows, by_class)
+        )
         rows += len(tables[-1].index)
     copies = {number: np.zeros(size, np.bool_) for number, size in sizes.items()}
     if rows == 0:
@@ -109,7 +122,13 @@ def duplicates(
 
 
 def _border_objects(
-    number: int, objects: Objects, core: Box, scale: float, reach_px: int, rows: int
+    number: int,
+    objects: Objects,
+    core: Box,
+    scale: float,
+    reach_px: int,
+    rows: int,
+    by_class: bool,
 ) -> _BorderObjects:
     """Return the objects of a region near its border; a cell and its nuclei count as one there.
 
@@ -124,11 +143,13 @@ def _border_objects(
     index = np.flatnonzero(depth < reach_px)
     near = objects.take(index)
     parent = np.full(len(index), -1) if near.parent is None else near.parent
+    nucleus = ~is_cell(near)
     return _BorderObjects(
         part=np.full(len(index), number),
         index=index,
         parent=np.where(parent >= 0, parent + rows, -1),
-        nucleus=~is_cell(near),
+        nucleus=nucleus,
+        kind=(near.class_index if by_class else nucleus).astype(np.int64),
         polygon=near.polygons(),
         depth=depth[index],
     )
@@ -137,7 +158,7 @@ def _border_objects(
 def _matches(table: _BorderObjects) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return pairs of rows from different regions whose outlines have an IoU of `SAME_IOU`."""
     a, b = shapely.STRtree(table.polygon).query(table.polygon, predicate="intersects")
-    apart = (a < b) & (table.part[a] != table.part[b]) & (table.nucleus[a] == table.nucleus[b])
+    apart = (a < b) & (table.part[a] != table.part[b]) & (table.kind[a] == table.kind[b])
     a, b = a[apart], b[apart]
     shared = shapely.area(shapely.intersection(table.polygon[a], table.polygon[b]))
     union = shapely.area(table.polygon[a]) + shapely.area(table.polygon[b]) - shared
