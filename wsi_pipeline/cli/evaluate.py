@@ -23,7 +23,7 @@ __all__ = ["evaluate"]
 SUITE_SPLIT = "fold:0/5"
 """Default of --split for a suite: the shipped weights were trained without these images."""
 
-_ONLY_DATA = ("score", "cut", "max_dets")
+_ONLY_DATA = ("score", "cut", "max_dets", "partial")
 _ONLY_SUITE = ("before", "threshold", "min_score", "min_small_score", "min_cell_score", "adapt")
 
 
@@ -65,6 +65,11 @@ _ONLY_SUITE = ("before", "threshold", "min_score", "min_small_score", "min_cell_
 @click.option(
     "--max-dets", type=int, default=100, help="Best objects per image that AP uses; 0: all."
 )
+@click.option(
+    "--partial",
+    is_flag=True,
+    help="Only some objects are marked: ignore the boxes that a detector finds elsewhere.",
+)
 @run_option("--threshold", type=float, help="With --suite: as in `wsiseg run`.")
 @run_option("--min-score", type=float, help="With --suite: as in `wsiseg run`.")
 @run_option("--min-small-score", type=float, help="With --suite: as in `wsiseg run`.")
@@ -85,8 +90,9 @@ def evaluate(as_json: bool, quiet: bool, **settings: Any) -> None:
 
     With --data one model: AP, AJI, F1, Dice, PQ; of whole cells also IoU and Dice of the visible
     and the overlapped part, by the share that other cells overlap; of a network that classifies
-    pixels also their accuracy, sensitivity, precision, IoU, IoU with background, and Dice. Images
-    and truth are resampled to the model's µm per pixel; areas are in its pixels.
+    pixels also their accuracy, sensitivity, precision, IoU, IoU with background, and Dice; of a
+    detector AP and AR of boxes, as COCO computes them. Images and truth are resampled to the
+    model's µm per pixel; areas are in its pixels.
 
     With --suite a report card: every set below DIR, segmented as a run does it, in one table per
     kind of truth, and pictures of the ten worst fields.
@@ -125,7 +131,7 @@ def _evaluate_data(settings: Mapping[str, Any], as_json: bool, quiet: bool) -> N
     models, checkpoints = settings["models"], settings["checkpoints"]
     if len(models) > 1 or len(checkpoints) > 1:
         raise UsageError("--data measures one model; give one --model or --checkpoint, or --suite")
-    names = ("data", "device", "score", "cut", "max_dets", "out")
+    names = ("data", "device", "score", "cut", "max_dets", "out", "partial")
     result = evaluate_run(
         model=models[0] if models else RunConfig.model,
         checkpoint=checkpoints[0] if checkpoints else None,

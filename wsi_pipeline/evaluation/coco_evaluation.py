@@ -36,6 +36,7 @@ def evaluate_run(
     max_dets: int,
     out: Path | None,
     quiet: bool,
+    partial: bool = False,
 ) -> dict[str, Any]:
     """Open a model, compare what it finds in COCO sets with their truth, and store the scores.
 
@@ -52,6 +53,8 @@ def evaluate_run(
         nothing is stored
     quiet
         show no progress
+    partial
+        of a detector: only some objects are marked, and boxes outside the marks do not count
 
     Returns
     -------
@@ -67,6 +70,8 @@ def evaluate_run(
         pycocotools is missing; settings, model or data cannot be used; `out` cannot be written
     """
     require_pycocotools()
+    from wsi_pipeline.evaluation.box_evaluation import evaluate_boxes
+    from wsi_pipeline.segmentation.boxes import BoxModel
     from wsi_pipeline.segmentation.load_model import open_model
 
     for name, value in (("score", score), ("cut", cut)):
@@ -76,16 +81,22 @@ def evaluate_run(
         raise UsageError(f"--max-dets {max_dets} must not be negative; 100 is COCO's, 0 no limit")
     opened = open_model(model, checkpoint=checkpoint, device=device)
     counts: dict[str, PixelCounts] = {}
-    numbers, parts = evaluate_model(
-        opened, data, split=split, score=score, cut=cut, max_dets=max_dets or None, quiet=quiet,
-        pixels=counts,
-    )  # fmt: skip
+    about: dict[str, Any] = {"split": split, "score": score, "cut": cut, "quiet": quiet}
+    about["max_dets"] = max_dets or None
+    more: dict[str, Any] = {}
+    parts: Mapping[str, Mapping[str, float]] = {}
+    if isinstance(opened, BoxModel):
+        numbers = evaluate_boxes(opened, data, partial=partial, **about)
+        more |= {"boxes": True, "partial": partial}
+    elif partial:
+        raise UsageError(f"--partial is for detectors, and {opened.name} draws outlines; leave it")
+    else:
+        numbers, parts = evaluate_model(opened, data, pixels=counts, **about)
     settings = {
         "model": opened.name, "identity": opened.identity, "mpp": opened.mpp, "data": list(data),
         "split": split, "score": score, "cut": max(score, cut), "max_dets": max_dets,
     }  # fmt: skip
     scores, overlap = _without_nan(numbers), _without_nan(parts)
-    more: dict[str, Any] = {}
     if counts:
         more["pixels"] = _without_nan({name: c.scores() for name, c in counts.items()})
         more["published"] = _published(opened, checkpoint)
@@ -192,13 +203,13 @@ def evaluate_model(
 
 
 def score_rows(scores: Mapping[str, Mapping[str, float | None]]) -> list[list[str]]:
-    """Return scores of `evaluate_model` as rows of text, one column per class or group."""
+    """Return scores of `evaluate_model` or `evaluate_boxes` as text, a column per class or group."""
     from wsi_pipeline.evaluation.mask_metrics import COUNTS
 
     rows = [["", *scores]]
     for name in scores["all"]:
         values = [column.get(name) for column in scores.values()]
-        digits = 0 if name in COUNTS else 6 if name == "FPp" else 4
+        digits = 0 if name in (*COUNTS, "elsewhere") else 6 if name == "FPp" else 4
         rows.append([name, *("–" if v is None else f"{v:.{digits}f}" for v in values)])
     return rows
 

@@ -15,10 +15,27 @@ import shapely
 from numpy.typing import NDArray
 
 from wsi_pipeline.core.errors import DataError, one_line
+from wsi_pipeline.segmentation.boxes import BOX_WIDTH
 
-__all__ = ["plain_text", "write_object_table"]
+__all__ = ["holds_boxes", "plain_text", "write_object_table"]
 
 _BATCH_ROWS = 20_000
+
+
+def holds_boxes(path: Path) -> bool:
+    """Return whether the objects in objects.parquet are boxes of a detector, not outlines.
+
+    Raises
+    ------
+    DataError
+        the file cannot be read
+    """
+    try:
+        return BOX_WIDTH in pq.read_schema(path).names
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(
+            f"{path} cannot be read ({one_line(error)}); run the slide again"
+        ) from error
 
 
 def write_object_table(file: IO[bytes], path: Path, run: Mapping[str, Any]) -> None:

@@ -22,7 +22,7 @@ from wsi_pipeline.core.run_layout import PARQUET, RUN_JSON, read_run, runs_of_sl
 from wsi_pipeline.core.safe_names import folder_name
 from wsi_pipeline.formats.geoparquet import check_claims
 from wsi_pipeline.reports.kind_counts import KIND_COLUMNS, kind_counts
-from wsi_pipeline.reports.object_table import write_object_table
+from wsi_pipeline.reports.object_table import holds_boxes, write_object_table
 from wsi_pipeline.segmentation.cell_features import NUCLEUS_RATIO
 from wsi_pipeline.segmentation.kinds import NOT_CELLS, has_kinds
 
@@ -233,10 +233,12 @@ def summarise(folder: Path, *, qc: Path | None = None, preparation: str = "liqui
     try:
         row = blank_row() | _from_run(run)
         row["run_sha256"] = _sha256(folder / RUN_JSON)
-        row |= _counts(measured(folder), row["foreground_area_mm2"], run["model"]["classes"])
+        # Boxes are of any classes and have no area; they are counted as objects alone.
+        if not holds_boxes(folder / PARQUET):
+            row |= _counts(measured(folder), row["foreground_area_mm2"], run["model"]["classes"])
+            row |= _adequacy(row, run, preparation)
         if has_kinds(tuple(run["model"]["classes"])):
             row |= kind_counts(folder)
-        row |= _adequacy(row, run, preparation)
     except (KeyError, TypeError) as error:
         raise DataError(
             f"{folder / RUN_JSON} has no {error}, another version wrote it; run the slide again"
