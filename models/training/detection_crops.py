@@ -138,8 +138,13 @@ class BoxCrops(Dataset[BoxBatch]):
             scenes = [warp_boxes(s, self._place(s, size, scale, rng), size, size) for s in drawn]
         else:
             scenes = _whole_scenes(drawn, self.whole, rng)
-        images = np.stack([self.augmentation.colour(scene.image, rng) for scene in scenes])
+        images = np.stack([self._coloured(scene.image, rng) for scene in scenes])
         return images, [_target(scene) for scene in scenes]
+
+    def _coloured(self, image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+        """Change stain, light and focus; nothing where the settings ask for no change of these."""
+        a = self.augmentation
+        return a.colour(image, rng) if a.stain or a.grey or a.blur else image
 
     def _place(
         self, sample: BoxSample, size: int, scale: float, rng: np.random.Generator

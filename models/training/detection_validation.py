@@ -97,7 +97,7 @@ def best_score(rows: Sequence[Found]) -> float:
     0.55
     """
     true = sum(row.true for row in rows)
-    scores = np.concatenate([row.scores for row in rows] or [np.zeros(0)])
+    scores = np.concatenate([row.scores for row in rows] or [np.zeros(0, np.float32)])
     hits = np.concatenate([row.hits for row in rows] or [np.zeros(0, bool)])
     if not true or not hits.any():
         return 0.5

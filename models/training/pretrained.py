@@ -13,15 +13,26 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..checkpoint import load_torch_file
+from ..detection.retinanet import RetinaNet
 from ..instance.network import InstanceNetwork
 
 __all__ = ["Report", "load_backbone", "load_detector"]
 
+Detector = InstanceNetwork | RetinaNet
+
 _LEGACY = (
     (r"(fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)$", r"\1.0.\2"),
     (r"(rpn\.head\.conv)\.(weight|bias)$", r"\1.0.0.\2"),
+    *(
+        # RetinaNet's branches; a ReLU followed each convolution.
+        (rf"(head\.\w+\.conv)\.{2 * i}\.(weight|bias)$", rf"\1.{i}.0.\2")
+        for i in range(4)
+    ),
 )
 """Names in torchvision's older files → present names."""
+
+_SECOND_VERSION = r"roi_heads\.box_head\.\d|rpn\.head\.conv\.1\.|head\.\w+\.conv\.\d\.1\."
+"""Entries that only torchvision's detectors of version 2 have: more layers, other norms."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +75,7 @@ def _pattern(name: str) -> str:
         name = re.sub(old, new, name)
     heads = r"(?:roi|second)_heads\."
     mask = heads + r"masks\.\d+\.(?:(?:whole|shared|rest)\.)?"
-    if name.startswith("backbone."):
+    if name.startswith(("backbone.", "head.")):
         return re.escape(name)
     if name.startswith("rpn."):
         return "(?:second_)?" + re.escape(name)
@@ -90,7 +101,7 @@ def _legacy_mask(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def _copy(network: InstanceNetwork, state: Mapping[str, Tensor], patterns: list[str]) -> Report:
+def _copy(network: Detector, state: Mapping[str, Tensor], patterns: list[str]) -> Report:
     """Copy each entry of `state` to our entries that match its pattern and have its shape."""
     mine = network.state_dict()
     copied, skipped = [], {}
@@ -108,14 +119,14 @@ def _copy(network: InstanceNetwork, state: Mapping[str, Tensor], patterns: list[
     return Report(tuple(copied), skipped, fresh)
 
 
-def _check(network: InstanceNetwork, path: Path, report: Report) -> Report:
+def _check(network: Detector, path: Path, report: Report) -> Report:
     if not report.copied:
         backbone = network.config.backbone
         raise ValueError(f"{path}: nothing in it fits {backbone}; is it another architecture?")
     return report
 
 
-def _refuse_group(network: InstanceNetwork) -> None:
+def _refuse_group(network: Detector) -> None:
     if network.config.norm == "group":
         raise ValueError(
             "weights that were trained with batch norm do not fit a network with group norm; build "
@@ -123,11 +134,11 @@ def _refuse_group(network: InstanceNetwork) -> None:
         )
 
 
-def load_detector(network: InstanceNetwork, path: Path, *, eps: float = 0.0) -> Report:
-    """Start from a Mask R-CNN or Faster R-CNN of torchvision (first version), a local file.
+def load_detector(network: Detector, path: Path, *, eps: float = 0.0) -> Report:
+    """Start from a Mask R-CNN, Faster R-CNN or RetinaNet of torchvision (first version).
 
-    Its mask head is copied to all mask heads of DoNet, its proposals and boxes to both passes,
-    its boxes to all stages of a cascade.
+    `path` is a local file. Its mask head is copied to all mask heads of DoNet, its proposals and
+    boxes to both passes, its boxes to all stages of a cascade.
 
     Parameters
     ----------
@@ -143,7 +154,7 @@ def load_detector(network: InstanceNetwork, path: Path, *, eps: float = 0.0) -> 
     """
     _refuse_group(network)
     state = _legacy_mask(_read(path))
-    if any(re.match(r"roi_heads\.box_head\.\d|rpn\.head\.conv\.1\.", k) for k in state):
+    if any(re.match(_SECOND_VERSION, k) for k in state):
         raise ValueError(f"{path}: a version 2 detector, whose heads differ; use a version 1 file")
     report = _copy(network, state, [_pattern(name) for name in state])
     _shift_variance(network, report, eps)
@@ -151,7 +162,7 @@ def load_detector(network: InstanceNetwork, path: Path, *, eps: float = 0.0) -> 
 
 
 @torch.no_grad()
-def _shift_variance(network: InstanceNetwork, report: Report, eps: float) -> None:
+def _shift_variance(network: Detector, report: Report, eps: float) -> None:
     """Correct running variances for another epsilon, which a state dict does not hold."""
     copied = set(report.copied)
     for name, module in network.named_modules():
@@ -159,7 +170,7 @@ def _shift_variance(network: InstanceNetwork, report: Report, eps: float) -> Non
             module.running_var += eps - module.eps
 
 
-def load_backbone(network: InstanceNetwork, path: Path) -> Report:
+def load_backbone(network: Detector, path: Path) -> Report:
     """Start the trunk from a classifier of torchvision, a local file; raises as `load_detector`."""
     _refuse_group(network)
     state = _read(path)

@@ -147,9 +147,9 @@ def _whole(config: DetectorTrainConfig, samples: Sequence[BoxSample]) -> WholeIm
     """
     if not config.short_px:
         return None
-    factors = [
-        resize_factor(*s.image.shape[:2], max(config.short_px), config.long_px) for s in samples
-    ]
+    shapes = [s.image.shape for s in samples]
+    short_px, long_px = max(config.short_px), config.long_px
+    factors = [resize_factor(s[0], s[1], short_px, long_px) for s in shapes]
     factor = float(np.median(factors))
     if abs(factor - 1) > MOST_APART:
         raise ValueError(

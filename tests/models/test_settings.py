@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 from wsiseg_models import registry
+from wsiseg_models.detection.config import FasterRCNNConfig, RetinaNetConfig
 from wsiseg_models.instance.config import LIGHT, InstanceConfig
 from wsiseg_models.instance.network import donet
 from wsiseg_models.registry import MODELS
@@ -12,12 +13,14 @@ from wsiseg_models.semantic.dssnet import BLOCKS
 from wsiseg_models.training.augment import Augmentation
 from wsiseg_models.training.cell_pasting import Clusters
 from wsiseg_models.training.config import InstanceTrainConfig, SemanticTrainConfig, UNetTrainConfig
+from wsiseg_models.training.detector_config import DetectorTrainConfig
 from wsiseg_models.training.distillation import Distillation
 from wsiseg_models.training.wubineh_config import WubinehTrainConfig
 
 SETTINGS = (
     DSSNetConfig, UNetConfig, WubinehConfig, InstanceConfig, SemanticTrainConfig, UNetTrainConfig,
-    WubinehTrainConfig, InstanceTrainConfig, Augmentation, Clusters, Distillation
+    WubinehTrainConfig, InstanceTrainConfig, Augmentation, Clusters, Distillation,
+    FasterRCNNConfig, RetinaNetConfig, DetectorTrainConfig,
 )  # fmt: skip
 
 
@@ -88,11 +91,20 @@ def test_options_of_dssnet_that_cannot_be(options, match):
         ("cells", {"momentum": 1.0, "optimizer": "sgd"}, "must be within 0 and 1"),
         ("cells", {"scales": ()}, "scales"),
         ("cells", {"freeze": 6}, "freeze 6"),
+        ("boxes", {"data": ()}, "nothing to train on; give --data"),
+        ("boxes", {"partial_data": ("a",)}, "a set is given twice"),
+        ("boxes", {"milestone_epochs": (3,), "schedule": "steps"}, "milestone_epochs need epochs"),
+        ("boxes", {"milestone_epochs": (3,), "epochs": 4}, "milestones are for schedule 'steps'"),
+        ("boxes", {"short_px": (8,)}, "must be 32 or more"),
+        ("boxes", {"classes": ("a", "A")}, "classes a, A must differ"),
         ("cells", {"pretrained_as": "backbone"}, "pretrained_as needs pretrained"),
     ],
 )
 def test_settings_of_a_training_that_cannot_be(kind, settings, match, tmp_path):
-    kinds = {"pixels": SemanticTrainConfig, "unet": UNetTrainConfig, "cells": InstanceTrainConfig}
+    kinds = {
+        "pixels": SemanticTrainConfig, "unet": UNetTrainConfig, "cells": InstanceTrainConfig,
+        "boxes": DetectorTrainConfig,
+    }  # fmt: skip
     for config in kinds.values() if kind == "both" else [kinds[kind]]:
         with pytest.raises(ValueError, match=match):
             config(**{"model": "dssnet", "data": ("a",), "out": tmp_path, **settings})
@@ -135,6 +147,9 @@ def test_choices_are_what_the_networks_have():
     (block,) = (f for f in dataclasses.fields(DSSNetConfig) if f.name == "block")
     assert block.metadata["choices"] == tuple(BLOCKS)
     for name, entry in MODELS.items():
-        kinds = {"dssnet": DSSNetConfig, "unet": UNetConfig, "wubineh": WubinehConfig}
+        kinds = {
+            "dssnet": DSSNetConfig, "unet": UNetConfig, "wubineh": WubinehConfig,
+            "faster_rcnn": FasterRCNNConfig, "retinanet": RetinaNetConfig,
+        }  # fmt: skip
         assert isinstance(entry.config, kinds.get(name, InstanceConfig))
     dataclasses.replace(MODELS["donet"].config, **LIGHT)

@@ -25,6 +25,9 @@ TINY = {
     **LIGHT, "trunk_width": 16, "fpn_width": 16, "mask_width": 16, "mask_convs": 1,
     "fusion_width": 16, "box_width": 32, "rpn_post_nms": (40, 40), "max_detections": 20,
 }  # fmt: skip
+TINY_DETECTOR = {
+    "backbone": "resnet18", "trunk_width": 8, "norm": "group", "frozen": "none", "fpn_width": 32,
+}  # fmt: skip
 SIZES = [64, 65, 72, 96, 100, 104, 128, 136, 250, 256, 264, 512, 520, 960, 1024]
 
 
@@ -35,7 +38,7 @@ def registered(request, tmp_path_factory):
     if weights_path(name).is_file() and MODELS[name].task == "nuclei":
         return open_model(name, device="cpu", precision="float32")
     torch.manual_seed(0)
-    tiny = TINY if MODELS[name].task == "cells" else {"width": 4}
+    tiny = {"cells": TINY, "boxes": TINY_DETECTOR}.get(MODELS[name].task, {"width": 4})
     network = MODELS[name].for_inference(MODELS[name].builder(**tiny))
     options = {k: list(v) if isinstance(v, tuple) else v for k, v in tiny.items()}
     classes = ("cell", "nucleus") if tiny is TINY else ("nucleus",)

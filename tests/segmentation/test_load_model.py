@@ -10,15 +10,22 @@ from wsiseg_models.registry import MODELS
 
 from wsi_pipeline.core.errors import DeviceError
 from wsi_pipeline.segmentation import load_model
+from wsi_pipeline.segmentation.boxes import BoxModel
 from wsi_pipeline.segmentation.cells import InstanceModel
 from wsi_pipeline.segmentation.load_model import device_named, model_from_module, open_model
 from wsi_pipeline.segmentation.model import shipped_cards
 from wsi_pipeline.segmentation.nuclei import PixelModel
 
-SIDES = {"dssnet": 8, "unet": 16, "wubineh": 32, "donet": 32, "cascade": 32, "maskrcnn": 32}
+SIDES = {
+    "dssnet": 8, "unet": 16, "wubineh": 32, "donet": 32, "cascade": 32, "maskrcnn": 32,
+    "faster_rcnn": 32, "retinanet": 32,
+}  # fmt: skip
 """Multiple that the sides of each network's images need."""
 SMALL = {"unet": {"widths": (16, 8, 8)}, "wubineh": {"width": 4}}
 TINY_INSTANCES = {**LIGHT, "trunk_width": 16, "fpn_width": 16, "box_width": 32}
+TINY_DETECTOR = {
+    "backbone": "resnet18", "trunk_width": 8, "norm": "group", "frozen": "none", "fpn_width": 32,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=sorted(MODELS))
@@ -30,6 +37,8 @@ def model(request, tmp_path_factory):
         task, options, classes = "cells", TINY_INSTANCES, ("cell", "nucleus")
         if MODELS[name].task == "nuclei":
             task, options, classes = "nuclei", SMALL[name], ("nucleus",)
+        if MODELS[name].task == "boxes":
+            task, options, classes = "boxes", TINY_DETECTOR, ("nucleus",)
         network = MODELS[name].for_inference(MODELS[name].builder(**options))
         card = Card(
             name=name, task=task, classes=classes, mpp=0.5, halo_px=32, stride=SIDES[name],
@@ -46,7 +55,7 @@ def test_every_size_that_the_stride_allows_runs(model, tile_px):
     height, width = tile_px, tile_px + model.stride
     image = np.random.default_rng(0).integers(0, 255, (1, height, width, 3)).astype(np.uint8)
     (answer,) = model.infer(image)
-    if isinstance(model, InstanceModel):
+    if isinstance(model, InstanceModel | BoxModel):
         assert len(answer.masks) == len(answer.boxes) == len(answer)
         return
     assert answer.shape == (len(model.classes), height, width)

@@ -203,7 +203,7 @@ def evaluate_model(
 
 
 def score_rows(scores: Mapping[str, Mapping[str, float | None]]) -> list[list[str]]:
-    """Return scores of `evaluate_model` or `evaluate_boxes` as text, a column per class or group."""
+    """Return scores of `evaluate_model` or `evaluate_boxes` as text, one column per class."""
     from wsi_pipeline.evaluation.mask_metrics import COUNTS
 
     rows = [["", *scores]]

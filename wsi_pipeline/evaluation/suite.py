@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from wsiseg_models.checkpoint import read_card
 
 from wsi_pipeline.core.config import RunConfig
+from wsi_pipeline.core.errors import UsageError
 from wsi_pipeline.core.files import as_output_error, write_json, write_text
 from wsi_pipeline.evaluation.coco_evaluation import require_pycocotools
 from wsi_pipeline.evaluation.suite_report import (
@@ -119,7 +120,10 @@ def open_models(
     ------
     UnknownModelError, CheckpointError, DeviceError
         a model cannot be opened
+    UsageError
+        a model gives boxes, which have no outline to compare
     """
+    from wsi_pipeline.segmentation.boxes import BoxModel
     from wsi_pipeline.segmentation.load_model import model_for
 
     shipped = shipped_cards()
@@ -134,6 +138,11 @@ def open_models(
         longer = ("/".join(parts[-k:]) for k in range(1, len(parts)))
         name = next((n for n in (model.name, *longer) if n not in out), str(path))
         out[name] = NamedModel(name, model, read_card(path))
+    for named in out.values():
+        if isinstance(named.model, BoxModel):
+            raise UsageError(
+                f"{named.name} gives boxes, and a suite compares outlines; measure it with --data"
+            )
     return list(out.values())
 
 
