@@ -243,7 +243,7 @@ def test_options_that_cannot_be_are_refused():
                 build(**options)
     with pytest.raises(ValueError, match="head_convs 5 is not 1 to 4"):
         retinanet(head_convs=5)
-    with pytest.raises(ValueError, match="rpn_negative_iou 0.8 is above"):
+    with pytest.raises(ValueError, match=r"rpn_negative_iou 0\.8 is above"):
         faster_rcnn(rpn_negative_iou=0.8)
     assert isinstance(FasterRCNNConfig().core().stage_iou, tuple)
 

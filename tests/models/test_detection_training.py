@@ -214,8 +214,10 @@ def test_epochs_become_steps(config):
 
 
 def test_what_is_found_in_unmarked_places_does_not_count_in_partly_marked_images():
-    sample = BoxSample(np.zeros((99, 99, 3), np.uint8), np.array([[10, 10, 30, 30]], np.float32),
-                       np.ones(1, np.uint8), np.zeros((0, 4), np.float32), partial=True)  # fmt: skip
+    sample = BoxSample(
+        np.zeros((99, 99, 3), np.uint8), np.array([[10, 10, 30, 30]], np.float32),
+        np.ones(1, np.uint8), np.zeros((0, 4), np.float32), partial=True,
+    )  # fmt: skip
     boxes = np.array([[9, 9, 31, 31], [12, 12, 20, 20], [60, 60, 80, 80]], np.float32)
     assert on_known_ground(boxes, sample).tolist() == [True, True, False]
     marked = dataclasses.replace(sample, partial=False, ignore=boxes[2:])

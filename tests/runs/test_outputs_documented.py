@@ -10,6 +10,7 @@ from wsi_pipeline.core import records, run_layout
 from wsi_pipeline.reports.slide_summary import COLUMNS
 from wsi_pipeline.runs.lock_owner import LockOwner
 from wsi_pipeline.runs.part_file import PartHeader
+from wsi_pipeline.segmentation.boxes import BoxModel
 from wsi_pipeline.segmentation.cells import InstanceModel
 from wsi_pipeline.segmentation.nuclei import model_from_function
 
@@ -43,7 +44,9 @@ def test_every_measurement_and_column_is_named():
     function = model_from_function(lambda image: image[..., 0], name="a", mpp=0.5)
     cells = InstanceModel(name="b", classes=("cell", "nucleus"), mpp=1, halo_px=0, stride=1,
                           tile_px=64, identity="b", network=lambda images: [])  # fmt: skip
-    for model in (function, cells):
+    boxes = BoxModel(name="c", classes=("nucleus",), mpp=1, halo_px=0, stride=1, tile_px=64,
+                     identity="c", network=lambda images: [])  # fmt: skip
+    for model in (function, cells, boxes):
         named(model.empty().features)
     named(["id", "class", "score", "parent_id", "geometry", "bbox"])
 
