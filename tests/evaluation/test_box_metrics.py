@@ -14,8 +14,11 @@ from wsiseg_models.registry import MODELS
 from wsiseg_models.training.detection_data import BoxSample
 
 from wsi_pipeline.cli.main import main
+from wsi_pipeline.core.config import RunConfig
+from wsi_pipeline.core.errors import UsageError
 from wsi_pipeline.evaluation.box_evaluation import find_boxes
 from wsi_pipeline.evaluation.box_metrics import judge_boxes, score_boxes
+from wsi_pipeline.evaluation.suite import open_models
 from wsi_pipeline.segmentation.boxes import BoxModel
 
 IMAGE = np.zeros((100, 100, 3), np.uint8)
@@ -130,7 +133,5 @@ def test_the_command_measures_a_checkpoint_of_boxes(tmp_path):
     assert json.loads((tmp_path / "out" / "results.json").read_text())["scores"] == result["scores"]
     shown = CliRunner().invoke(main, [*args, "--partial"])
     assert shown.exit_code == 0 and "elsewhere" in shown.stdout
-    suite = CliRunner().invoke(
-        main, ["evaluate", "--checkpoint", str(path), "--suite", str(tmp_path)]
-    )
-    assert suite.exit_code == 2 and "a suite compares outlines" in suite.stderr
+    with pytest.raises(UsageError, match="faster_rcnn gives boxes, and a suite compares outlines"):
+        open_models((), [path], RunConfig())

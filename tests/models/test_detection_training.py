@@ -189,13 +189,13 @@ def test_whole_images_are_resized_by_the_rule_of_the_paper():
     seen = set()
     for step in range(8):
         crops = BoxCrops([sample], np.ones(1), size=64, batch=2, seed=0, augmentation=plain,
-                         whole=WholeImages((48, 64), 100))  # fmt: skip
+                         whole=WholeImages((48, 66), 100))  # fmt: skip
         images, targets = crops[step]
         seen.add(images.shape[1:3])
         for about in targets:
             x0, y0, x1, y1 = about["boxes"][0]
             assert (x1 - x0) / (y1 - y0) == pytest.approx(1.5, abs=0.05)
-    assert seen == {(64, 96), (64, 128)}, "sides 48 × 72 and 64 × 96 (of 100), padded to 32"
+    assert seen == {(64, 96), (96, 128)}, "sides 48 × 72 and 66 × 99, padded to 32"
 
 
 def test_whole_images_at_another_pixel_size_than_that_of_slides_are_refused(config):
