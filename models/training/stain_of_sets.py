@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..stain import measure_stain, stain_range
-from .semantic_data import Sample
+from .weighted_sets import HasImage
 
 __all__ = ["range_of_samples"]
 
 
-def range_of_samples(samples: Sequence[Sample], chances: NDArray[np.float64]) -> dict[str, Any]:
+def range_of_samples(samples: Sequence[HasImage], chances: NDArray[np.float64]) -> dict[str, Any]:
     """Return the range of the samples' stains, see `stain_range`; empty where none is known.
 
     Parameters

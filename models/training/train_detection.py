@@ -27,6 +27,7 @@ from .loop import Ema, Run, run_steps, seeded, stream
 from .normalise import Normal
 from .optimizers import build_optimizer
 from .split import Split
+from .stain_of_sets import range_of_samples
 from .steps import learning_rate, spread, statistics, train_step
 from .validation import run_padded
 from .weighted_sets import WeightedSets, gather_sets
@@ -215,6 +216,7 @@ def _finish(
         std=std,
         rule={"min_score": least, "min_small_score": least},
         options=options,
+        stain=range_of_samples(samples, data.sets.chances),
         data=tuple(sorted({s.origin for s in samples})),
         licence=config.licence,
         training=record,
