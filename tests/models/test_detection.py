@@ -222,8 +222,8 @@ def test_the_network_that_runs_is_the_one_that_was_trained(name):
 @pytest.mark.parametrize("name", BUILDERS)
 def test_exclusive_classes_leave_one_box_per_object(name):
     torch.manual_seed(2)
-    network = tiny(name, score=0.0).eval()
-    other = tiny(name, score=0.0, exclusive=True).eval()
+    network = tiny(name, score=0.0, max_detections=5000).eval()
+    other = tiny(name, score=0.0, max_detections=5000, exclusive=True).eval()
     other.load_state_dict(network.state_dict())
     image = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
