@@ -99,6 +99,7 @@ def test_every_box_is_there_once_also_on_seams_and_of_two_classes(tmp_path, tile
     assert len(np.unique(objects.ids, axis=0)) == len(objects)
 
 
+@pytest.mark.slow
 def test_a_box_wider_than_the_halo_is_whole(tmp_path):
     rows = scene([(250, 300, 800, 560), (120, 700, 330, 1080)])
     objects, result = found(tmp_path, "a", oracle(rows, halo=64), tile_px=256)
@@ -132,6 +133,7 @@ def test_boxes_below_the_score_or_the_size_are_left_out(tmp_path):
     check_all_there(objects, rows[(rows[:, 5] >= 0.8) & (area >= 150)])
 
 
+@pytest.mark.slow
 def test_the_result_does_not_depend_on_batch_and_workers(tmp_path):
     model = oracle(scene(), jitter=0.4)
     one, _ = found(tmp_path, "a", model, tile_px=256, workers=1, batch=1)
