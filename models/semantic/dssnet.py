@@ -157,10 +157,13 @@ class DSSNet(nn.Module):
     ----------
     context_px
         end of the receptive field: no pixel farther away changes a result
+    contiguous_on_cpu
+        on a CPU a training step costs 2.2 s with contiguous tensors, 3.4 s with channels last
     """
 
     stride = STRIDE
     context_px = 288
+    contiguous_on_cpu = True
 
     def __init__(self, config: DSSNetConfig) -> None:
         super().__init__()

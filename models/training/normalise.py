@@ -19,17 +19,23 @@ class Normal:
         one number, or one per channel
     device
         device of the result
+    memory_format
+        memory format of the result
     """
 
     def __init__(
-        self, mean: float | Sequence[float], std: float | Sequence[float], device: str
+        self,
+        mean: float | Sequence[float],
+        std: float | Sequence[float],
+        device: str,
+        memory_format: torch.memory_format = torch.channels_last,
     ) -> None:
         self.mean, self.std = (
             torch.tensor(v, dtype=torch.float32, device=device).view(-1, 1, 1) for v in (mean, std)
         )
-        self.device = device
+        self.device, self.memory_format = device, memory_format
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return what the network gets."""
         x = images.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()
-        return ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        return ((x - self.mean) / self.std).contiguous(memory_format=self.memory_format)
