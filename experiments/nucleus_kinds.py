@@ -34,8 +34,6 @@ from wsi_pipeline.segmentation.kinds import decide
 
 SHARES = {"herlev": 4.0, "train": 6.0}
 """Share of each batch."""
-HERLEV_RECOLOURED = 0.5
-"""Share of its crops whose colours change: their chromatin is told by the colours they have."""
 PRIOR = (0.60, 0.15, 0.20, 0.05)
 """How common the kinds are where the probabilities hold."""
 LEAVE = {"abnormal": 0.01, "leukocyte": 0.02, "other": 0.005}
@@ -57,7 +55,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("work", type=Path, help="folder with crops, and for what is written")
-    parser.add_argument("--steps", type=int, default=2500, help="training steps")
+    parser.add_argument("--steps", type=int, default=3000, help="training steps")
     parser.add_argument("--rate", type=float, default=2e-3, help="largest learning rate")
     parser.add_argument("--initial", type=Path, help="weights to start from")
     parser.add_argument("--fold", type=int, default=0, help="fold of herlev40 that is judged")
@@ -96,7 +94,7 @@ def _trained(given: argparse.Namespace, cells: Marked) -> KindNet:
     files = sorted(given.work.glob("train_*.npz"))
     learned = [load(path).data for path in files]
     count = sum(len(one.kinds) for one in learned)
-    sets = [(replace(cells.data, recoloured=HERLEV_RECOLOURED), SHARES["herlev"])]
+    sets = [(cells.data, SHARES["herlev"])]
     sets += [(one, SHARES["train"] * len(one.kinds) / count) for one in learned]
     network = _network(given.initial) if given.initial else kindnet(**CARD.options)
 

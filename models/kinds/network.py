@@ -56,9 +56,7 @@ class KindNet(nn.Module):
             *_conv(w2, w3, 2), relu, _Residual(w3),
         )  # fmt: skip
         self.late = nn.Sequential(*_conv(w3, w4, 2), relu)
-        self.head = nn.Sequential(
-            nn.Linear(w3 + w4 + 1, w4), relu, nn.Dropout(0.2), nn.Linear(w4, kinds)
-        )
+        self.head = nn.Sequential(nn.Dropout(0.2), nn.Linear(w3 + w4 + 1, kinds))
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -41,20 +41,17 @@ class KindSet:
     parts
         int64 (n,), finer classes: one with a quarter of the crops is drawn half as often. None:
         all crops of a kind are drawn equally often
-    recoloured
-        share of the crops whose colours change in training
     """
 
     crops: NDArray[np.uint8]
     kinds: NDArray[np.int64]
     zoom: tuple[float, float] = (0.87, 1.15)
     parts: NDArray[np.int64] | None = None
-    recoloured: float = 1.0
 
     def take(self, index: NDArray[np.integer] | NDArray[np.bool_]) -> KindSet:
         """Return the crops at `index`."""
         parts = None if self.parts is None else self.parts[index]
-        return replace(self, crops=self.crops[index], kinds=self.kinds[index], parts=parts)
+        return KindSet(self.crops[index], self.kinds[index], self.zoom, parts)
 
     def odds(self) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
         """Return the crops of each kind, positions, and how often each of them is drawn."""
@@ -140,7 +137,7 @@ def _batch(
         for _ in range(round(batch * share / total)):
             own, chance = by_kind[int(rng.integers(len(by_kind)))]
             i = int(rng.choice(own, p=chance))
-            crops.append(_changed(data.crops[i], data, rng))
+            crops.append(_changed(data.crops[i], data.zoom, rng))
             kinds.append(int(data.kinds[i]))
     return torch.from_numpy(np.stack(crops)), torch.tensor(kinds)
 
@@ -151,9 +148,10 @@ _DENSITY = -np.log((np.arange(256, dtype=np.float32) + 1) / 256)
 _NOISE = np.random.default_rng(0).standard_normal(1 << 17, np.float32)
 
 
-def _changed(crop: NDArray[np.uint8], data: KindSet, rng: np.random.Generator) -> NDArray[np.uint8]:
+def _changed(
+    crop: NDArray[np.uint8], zoom: tuple[float, float], rng: np.random.Generator
+) -> NDArray[np.uint8]:
     """Turn, mirror, zoom and shift a crop, change its stain, and draw its mask less exactly."""
-    zoom = data.zoom
     angle = rng.uniform(0, 2 * np.pi)
     factor = math.exp(rng.uniform(math.log(zoom[0]), math.log(zoom[1])))
     c, s = np.cos(angle) / factor, np.sin(angle) / factor
@@ -166,10 +164,7 @@ def _changed(crop: NDArray[np.uint8], data: KindSet, rng: np.random.Generator) -
         crop[..., :3], matrix, size, flags=way, borderMode=cv2.BORDER_REFLECT_101
     )
     mask = cv2.warpAffine(crop[..., 3], matrix, size, flags=way)
-    image = image.astype(np.uint8)
-    if rng.random() < data.recoloured:
-        image = _coloured(image, rng)
-    return np.dstack([image, _redrawn(mask, rng)])
+    return np.dstack([_coloured(image.astype(np.uint8), rng), _redrawn(mask, rng)])
 
 
 def _redrawn(mask: NDArray[Any], rng: np.random.Generator) -> NDArray[np.uint8]:
