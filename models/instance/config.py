@@ -14,10 +14,13 @@ __all__ = [
     "CASCADE",
     "CELL",
     "DONET",
+    "HTC",
     "IMBMDCR",
     "LIGHT",
     "LITE",
     "MASKRCNN",
+    "MS_RCNN",
+    "ORCNN",
     "InstanceConfig",
 ]
 
@@ -168,6 +171,19 @@ class InstanceConfig:
     fusion_width: int = setting(
         0, "Set the channels inside the fusion unit; 0 is as many as enter, as published."
     )
+    interleaved: bool = setting(
+        False,
+        "Train the mask head of each box stage on the boxes that this stage moved, and pass mask "
+        "features from stage to stage (Hybrid Task Cascade, without its semantic branch).",
+    )
+    visible: bool = setting(
+        False,
+        "Predict the visible part of each instance beside the whole (Occlusion R-CNN).",
+    )
+    mask_iou: bool = setting(
+        False,
+        "Predict the IoU of each mask, and multiply the score by it (Mask Scoring R-CNN).",
+    )
     consistency: str = setting(
         "soft",
         "Choose the consistency loss: soft xor, the published one without gradient (code), or off.",
@@ -187,6 +203,9 @@ class InstanceConfig:
     intersection_weight: float = setting(1.0, "Weigh the loss of the overlap.")
     complement_weight: float = setting(1.0, "Weigh the loss of the rest.")
     refined_weight: float = setting(1.0, "Weigh the loss of the refined mask.")
+    visible_weight: float = setting(1.0, "Weigh the loss of the visible part.")
+    invisible_weight: float = setting(1.0, "Weigh the loss of the invisible part.")
+    mask_iou_weight: float = setting(1.0, "Weigh the loss of the predicted IoU of a mask.")
 
     # Output.
     score: float = setting(0.05, "Leave out detections below this score.")
@@ -247,6 +266,17 @@ class InstanceConfig:
             raise ValueError("crm needs drm, whose parts it recombines; switch drm on")
         if self.mrp and self.classes < 2:
             raise ValueError("mrp needs a second class for its second pass; set classes to 2")
+        if self.drm and (self.interleaved or self.visible or self.mask_iou):
+            raise ValueError(
+                "interleaved, visible and mask_iou need the plain mask head; switch drm off"
+            )
+        if self.interleaved and (stages < 2 or not self.mask_every_stage or self.visible):
+            raise ValueError(
+                "interleaved needs several box stages with a plain mask head each; switch "
+                "mask_every_stage on and visible off"
+            )
+        if self.mask_iou and self.mask_every_stage:
+            raise ValueError("mask_iou needs one mask head; switch mask_every_stage off")
         if stages > 1 and not self.class_agnostic:
             raise ValueError("several box stages need class_agnostic; switch it on")
         widths = (self.trunk_width, self.fpn_width)
@@ -292,6 +322,15 @@ IMBMDCR = replace(
     CASCADE, backbone="resnext101_64x4d", dcn_stages=(3, 4, 5), mask_every_stage=False
 )
 """IMBMDCR-Net: ResNeXt-101 64×4d, deformable C3 to C5, one mask head after three box stages."""
+
+MS_RCNN = replace(MASKRCNN, mask_iou=True)
+"""Mask Scoring R-CNN (Huang et al. 2019) on R50-FPN."""
+
+HTC = replace(CASCADE, interleaved=True)
+"""Hybrid Task Cascade (Chen et al. 2019) on R50-FPN, without the semantic branch."""
+
+ORCNN = replace(MASKRCNN, visible=True)
+"""Occlusion R-CNN (Follmann et al. 2019) on R50-FPN."""
 
 LIGHT: Mapping[str, Any] = MappingProxyType(
     {

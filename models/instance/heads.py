@@ -10,7 +10,15 @@ from torch import Tensor, nn
 
 from .config import InstanceConfig
 
-__all__ = ["BoxBranch", "DeoverlapBranch", "FusionConvs", "MaskBranch", "build_mask_branch"]
+__all__ = [
+    "BoxBranch",
+    "DeoverlapBranch",
+    "FusionConvs",
+    "MaskBranch",
+    "MaskIoUBranch",
+    "VisibleBranch",
+    "build_mask_branch",
+]
 
 
 class BoxBranch(nn.Module):
@@ -35,11 +43,11 @@ class BoxBranch(nn.Module):
         return logits, deltas.view(len(deltas), self.bbox_pred.out_features // 4, 4)
 
 
-def _convs(widths: list[int]) -> nn.Sequential:
+def _convs(widths: list[int], last_stride: int = 1) -> nn.Sequential:
     """Build 3×3 convolutions from each width to the next, a ReLU after each."""
     layers: list[nn.Module] = []
-    for cin, cout in pairwise(widths):
-        conv = nn.Conv2d(cin, cout, 3, padding=1)
+    for k, (cin, cout) in enumerate(pairwise(widths), 2):
+        conv = nn.Conv2d(cin, cout, 3, last_stride if k == len(widths) else 1, padding=1)
         nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
         nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
         layers += [conv, nn.ReLU()]
@@ -47,10 +55,15 @@ def _convs(widths: list[int]) -> nn.Sequential:
 
 
 class MaskBranch(nn.Module):
-    """Mask R-CNN's mask head in two steps: features, and logits at twice their size."""
+    """Mask R-CNN's mask head in two steps: features, and logits at twice their size.
 
-    def __init__(self, cin: int, config: InstanceConfig) -> None:
+    With `flow` the features of an earlier mask head of the same regions are added to the regions
+    first, through a 1×1 convolution (Hybrid Task Cascade, Chen et al., CVPR 2019, section 3.2).
+    """
+
+    def __init__(self, cin: int, config: InstanceConfig, *, flow: bool = False) -> None:
         super().__init__()
+        self.flow = nn.Conv2d(config.mask_width, cin, 1) if flow else None
         width = config.mask_width
         self.convs = _convs([cin] + [width] * config.mask_convs)
         self.deconv = nn.ConvTranspose2d(width, width, 2, 2)
@@ -60,8 +73,10 @@ class MaskBranch(nn.Module):
         nn.init.normal_(self.predictor.weight, std=0.001)
         nn.init.zeros_(self.predictor.bias)  # type: ignore[arg-type]
 
-    def features(self, x: Tensor) -> Tensor:
-        """(n, cin, 14, 14) → (n, mask_width, 14, 14)."""
+    def features(self, x: Tensor, before: Tensor | None = None) -> Tensor:
+        """(n, cin, 14, 14), features of the head before → (n, mask_width, 14, 14)."""
+        if self.flow is not None and before is not None:
+            x = x + self.flow(before)
         y: Tensor = self.convs(x)
         return y
 
@@ -70,9 +85,50 @@ class MaskBranch(nn.Module):
         y: Tensor = self.predictor(F.relu(self.deconv(features)))
         return y.float()
 
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
+    def forward(self, x: Tensor, before: Tensor | None = None) -> dict[str, Tensor]:
         """Return ``mask``, logits (n, classes, 28, 28) of regions (n, cin, 14, 14)."""
-        return {"mask": self.logits(self.features(x))}
+        return {"mask": self.logits(self.features(x, before))}
+
+
+class VisibleBranch(nn.Module):
+    """Occlusion R-CNN's mask heads: the whole instance, which is the result, and what is seen.
+
+    Source: Follmann et al., "Learning to see the invisible: End-to-end trainable amodal instance
+    segmentation", WACV 2019.
+    """
+
+    def __init__(self, config: InstanceConfig) -> None:
+        super().__init__()
+        self.whole = MaskBranch(config.fpn_width, config)
+        self.rest = MaskBranch(config.fpn_width, config)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Return logits (n, classes, 28, 28): ``mask``, and in training ``visible``."""
+        whole: dict[str, Tensor] = self.whole(x)
+        return whole | ({"visible": self.rest(x)["mask"]} if self.training else {})
+
+
+class MaskIoUBranch(nn.Module):
+    """Regions (n, c, 14, 14) and their masks (n, 28, 28), 0 to 1 → IoU (n, classes), float32.
+
+    Source: Huang et al., "Mask Scoring R-CNN", CVPR 2019, section 3.3: the mask is pooled to 14×14
+    and joins the region; four convolutions, the last of stride 2, and three linear layers.
+    """
+
+    def __init__(self, config: InstanceConfig) -> None:
+        super().__init__()
+        width, wide = config.mask_width, config.box_width
+        self.convs = _convs([config.fpn_width + 1] + [width] * 4, last_stride=2)
+        self.layers = nn.Sequential(
+            nn.Linear(width * 49, wide), nn.ReLU(), nn.Linear(wide, wide), nn.ReLU()
+        )
+        self.predictor = nn.Linear(wide, config.classes)
+
+    def forward(self, x: Tensor, masks: Tensor) -> Tensor:
+        """See the class."""
+        pooled = F.max_pool2d(masks[:, None].to(x.dtype), 2)
+        y: Tensor = self.predictor(self.layers(self.convs(torch.cat([x, pooled], 1)).flatten(1)))
+        return y.float()
 
 
 class FusionConvs(nn.Module):
@@ -132,6 +188,10 @@ class DeoverlapBranch(nn.Module):
         return {"mask": self.whole.logits(refined), **parts}
 
 
-def build_mask_branch(config: InstanceConfig) -> nn.Module:
-    """Build the mask head that `config` describes."""
-    return DeoverlapBranch(config) if config.drm else MaskBranch(config.fpn_width, config)
+def build_mask_branch(config: InstanceConfig, stage: int) -> nn.Module:
+    """Build the mask head that `config` describes, of this box stage, counted from 0."""
+    if config.drm:
+        return DeoverlapBranch(config)
+    if config.visible:
+        return VisibleBranch(config)
+    return MaskBranch(config.fpn_width, config, flow=config.interleaved and stage > 0)

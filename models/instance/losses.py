@@ -11,7 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
 
-__all__ = ["OVERLAP_LOSSES", "box_loss", "consistency", "mask_bce", "soft_xor"]
+__all__ = [
+    "OVERLAP_LOSSES",
+    "box_loss",
+    "consistency",
+    "invisible_bce",
+    "mask_bce",
+    "mask_iou_loss",
+    "soft_xor",
+]
 
 
 def iou_loss(boxes: Tensor, truth: Tensor, reduction: str = "sum") -> Tensor:
@@ -60,6 +68,25 @@ def mask_bce(logits: Tensor, target: Tensor) -> Tensor:
     if not logits.numel():
         return logits.float().sum() * 0
     return F.binary_cross_entropy_with_logits(logits.float(), target.float())
+
+
+def invisible_bce(whole: Tensor, visible: Tensor, target: Tensor) -> Tensor:
+    """Return the cross entropy of the part that is whole but not visible; logits (n, m, m).
+
+    Its probability is that of the whole less that of the visible part, at least 0 (Follmann et al.
+    2019). 0 for n = 0.
+    """
+    if not whole.numel():
+        return (whole.float().sum() + visible.float().sum()) * 0
+    p = (whole.float().sigmoid() - visible.float().sigmoid()).clamp(1e-6, 1 - 1e-6)
+    return -(target * p.log() + (1 - target) * (1 - p).log()).mean()
+
+
+def mask_iou_loss(found: Tensor, wanted: Tensor) -> Tensor:
+    """Return the mean squared error of the predicted IoU of masks (n,); 0 for n = 0."""
+    if not found.numel():
+        return found.float().sum() * 0
+    return F.mse_loss(found.float(), wanted)
 
 
 def soft_xor(a: Tensor, b: Tensor) -> Tensor:

@@ -1,7 +1,9 @@
-"""Instance networks: Mask R-CNN, Cascade (IMBMDCR-Net among them) and DoNet.
+"""Instance networks: Mask R-CNN, Cascade (IMBMDCR-Net among them), DoNet and its baselines.
 
 Jiang et al., "DoNet: Deep de-overlapping network for cytology instance segmentation", CVPR 2023;
-Cai and Vasconcelos, "Cascade R-CNN", CVPR 2018; He et al., "Mask R-CNN", ICCV 2017.
+Cai and Vasconcelos, "Cascade R-CNN", CVPR 2018; He et al., "Mask R-CNN", ICCV 2017; Huang et al.,
+"Mask Scoring R-CNN", CVPR 2019; Chen et al., "Hybrid task cascade for instance segmentation", CVPR
+2019; Follmann et al., "Learning to see the invisible" (Occlusion R-CNN), WACV 2019.
 All are one class: a pass is a proposal network with its heads, and DoNet has two passes.
 """
 
@@ -21,7 +23,17 @@ from torchvision.ops import FrozenBatchNorm2d
 from ..predictions import Instances
 from ..settings import configure
 from .backbone import ModulatedDeformConv2d, build_backbone
-from .config import CASCADE, CELL, DONET, IMBMDCR, MASKRCNN, InstanceConfig
+from .config import (
+    CASCADE,
+    CELL,
+    DONET,
+    HTC,
+    IMBMDCR,
+    MASKRCNN,
+    MS_RCNN,
+    ORCNN,
+    InstanceConfig,
+)
 from .mask_pasting import Sum, attention, paste_sum
 from .roi_heads import Detections, RegionHeads
 from .rpn import RegionProposals
@@ -32,10 +44,13 @@ __all__ = [
     "cascade",
     "donet",
     "for_inference",
+    "htc",
     "imbmdcr",
     "instances",
     "maskrcnn",
+    "ms_rcnn",
     "norms_after_convolutions",
+    "orcnn",
 ]
 
 STRIDE = 32
@@ -173,6 +188,29 @@ def imbmdcr(**options: Any) -> InstanceNetwork:
 def donet(**options: Any) -> InstanceNetwork:
     """Build DoNet; the rows of its ablation switch ``drm``, ``crm`` and ``mrp`` off."""
     return InstanceNetwork(configure(DONET, options))
+
+
+def ms_rcnn(**options: Any) -> InstanceNetwork:
+    """Build Mask Scoring R-CNN, by default on R50-FPN; its score is class score × mask IoU."""
+    return InstanceNetwork(configure(MS_RCNN, options))
+
+
+def htc(**options: Any) -> InstanceNetwork:
+    """Build Hybrid Task Cascade, by default on R50-FPN.
+
+    Its semantic branch, which learns from maps of stuff in the background, is left out: sets of
+    cells have no such maps.
+    """
+    return InstanceNetwork(configure(HTC, options))
+
+
+def orcnn(**options: Any) -> InstanceNetwork:
+    """Build Occlusion R-CNN, by default on R50-FPN.
+
+    The visible part of a cell is what no other cell covers, for sets do not state which of two
+    cells lies on top; the invisible part is the rest.
+    """
+    return InstanceNetwork(configure(ORCNN, options))
 
 
 def instances(output: list[dict[str, Tensor]]) -> list[Instances]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,14 +18,11 @@ from torchvision.ops.boxes import clip_boxes_to_image, remove_small_boxes
 
 from .backbone import LEVELS
 from .config import CELL, InstanceConfig
-from .heads import BoxBranch, build_mask_branch
-from .losses import box_loss, consistency, mask_bce
-from .targets import decompose, project
+from .heads import BoxBranch, MaskIoUBranch, build_mask_branch
+from .losses import box_loss
+from .mask_losses import GRID, mask_losses
 
 __all__ = ["Detections", "RegionHeads", "Samples"]
-
-GRID = 28
-"""Side of a mask over its box: twice that of the pooled 14×14 features."""
 
 CHUNK = 256
 """Regions per call of a mask head in inference; it limits memory."""
@@ -100,7 +98,8 @@ class RegionHeads(nn.Module):
         self.mask_pool = MultiScaleRoIAlign(list(LEVELS), GRID // 2, 2)
         self.boxes = nn.ModuleList(BoxBranch(config) for _ in range(stages))
         masks = stages if config.mask_every_stage else 1
-        self.masks = nn.ModuleList(build_mask_branch(config) for _ in range(masks))
+        self.masks = nn.ModuleList(build_mask_branch(config, stage) for stage in range(masks))
+        self.iou: nn.Module | None = MaskIoUBranch(config) if config.mask_iou else None
         self.coders = [BoxCoder(weights) for weights in config.stage_box_weights]
         self.matchers = [Matcher(iou, iou) for iou in config.stage_iou]
         self.sampler = BalancedPositiveNegativeSampler(config.roi_samples, config.roi_fraction)
@@ -156,45 +155,31 @@ class RegionHeads(nn.Module):
         boxes = c.box_loss_weight * boxes / len(labels)
         return {"class": F.cross_entropy(logits, labels), "box": boxes}
 
-    def _mask_losses(
-        self, logits: dict[str, Tensor], samples: Samples, targets: list[dict[str, Tensor]]
-    ) -> dict[str, Tensor]:
-        """Return the losses of the masks (n, 28, 28) of positive `samples`, by name."""
-        c = self.config
-        whole_rest = []
-        for boxes, matched, target in zip(samples.boxes, samples.matched, targets, strict=True):
-            masks = target["masks"].to(torch.uint8)
-            rest = decompose(masks, target["labels"])[1] if c.drm else masks
-            whole_rest.append(project(torch.stack([masks, rest], 1), boxes, matched, GRID))
-        whole, rest = torch.cat(whole_rest).unbind(1)
-        if not c.drm:
-            return {"mask": c.mask_weight * mask_bce(logits["mask"], whole)}
-        losses = {
-            "mask": c.mask_weight * mask_bce(logits["coarse" if c.crm else "mask"], whole),
-            "intersection": c.intersection_weight * mask_bce(logits["shared"], whole - rest),
-            "complement": c.complement_weight * mask_bce(logits["rest"], rest),
-        }
-        if c.crm:
-            losses["refined"] = c.refined_weight * mask_bce(logits["mask"], whole)
-        if c.crm and c.consistency != "off" and CELL in self.keep:
-            cell = torch.cat(samples.labels) == CELL
-            refined, shared, apart = (logits[k][cell] for k in ("mask", "shared", "rest"))
-            term = consistency(refined, shared, apart, c.consistency)
-            losses["consistency"] = c.consistency_weight * term
-        return losses
-
     def _masks(
         self, head: int, features: dict[str, Tensor], found: Samples | Detections, size: Size
     ) -> dict[str, Tensor]:
         """Return logits (n, 28, 28) of a mask head, each for the class of its region, by name."""
         x = self.mask_pool(features, found.boxes, [size] * len(found.boxes))
         own = torch.cat(found.labels) - 1
-        parts: list[dict[str, Tensor]] = [
-            self.masks[head](part)
-            for part in torch.split(x, len(x) + 1 if self.training else CHUNK)
-        ]
+        most = len(x) + 1 if self.training else CHUNK
+        chunks = zip(torch.split(x, most), torch.split(own, most), strict=True)
+        parts = [self._head(head, *chunk) for chunk in chunks]
+        return {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
+
+    def _head(self, head: int, x: Tensor, own: Tensor) -> dict[str, Tensor]:
+        """Return the same of pooled regions (n, c, 14, 14) with the class `own` (n,) each."""
+        masks: Any = self.masks
+        before: Tensor | None = None
+        if self.config.interleaved:
+            for earlier in masks[:head]:
+                before = earlier.features(x, before)
+        found = masks[head](x) if before is None else masks[head](x, before)
         row = torch.arange(len(own), device=own.device)
-        return {name: torch.cat([p[name] for p in parts])[row, own] for name in parts[0]}
+        out = {name: logits[row, own] for name, logits in found.items()}
+        if self.iou is not None:
+            # The mask is an input like the region: its head does not learn from the IoU.
+            out["iou"] = self.iou(x, out["mask"].detach().sigmoid())[row, own]
+        return out
 
     def _moved(self, stage: int, boxes: list[Tensor], deltas: Tensor, size: Size) -> list[Tensor]:
         """Move boxes (n, 4) by `deltas` (n, c, 4) and clip them: (n, c, 4) per image."""
@@ -218,16 +203,20 @@ class RegionHeads(nn.Module):
             x = self.box_pool(features, samples.boxes, [size] * len(targets))
             logits, deltas = self.boxes[stage](x)
             terms = self._box_losses(stage, samples, logits, deltas)
+            moved = proposals
+            if stage < last or self.config.interleaved:
+                moved = self._next(stage, samples, deltas.detach(), size)
             if every or stage == last:
+                if self.config.interleaved:
+                    samples = self.sample(stage, moved, targets)
                 positive = samples.positive()
                 masks = self._masks(stage if every else 0, features, positive, size)
-                terms |= self._mask_losses(masks, positive, targets)
+                terms |= mask_losses(self.config, self.keep, masks, positive, targets)
             for name, term in terms.items():
                 # A single mask head has weight 1, whatever the weight of the last box stage.
                 own = weight if every or name in ("class", "box") else 1.0
                 losses[prefix + name] = own * term
-            if stage < last:
-                proposals = self._next(stage, samples, deltas.detach(), size)
+            proposals = moved
         ones = [torch.ones(len(boxes), device=boxes.device) for boxes in positive.boxes]
         split = torch.split(masks["mask"], [len(boxes) for boxes in positive.boxes])
         return Detections(positive.boxes, positive.labels, ones, list(split)), losses
@@ -256,9 +245,15 @@ class RegionHeads(nn.Module):
 
     def draw(self, features: dict[str, Tensor], found: Detections, size: Size) -> Detections:
         """Return detections with their masks, which lie over their boxes."""
-        p = [self._masks(i, features, found, size)["mask"] for i in range(len(self.masks))]
+        heads = [self._masks(i, features, found, size) for i in range(len(self.masks))]
+        p = [head["mask"] for head in heads]
         logits = p[0] if len(p) == 1 else torch.stack(p).sigmoid().mean(0).logit(eps=1e-6)
-        return replace(found, logits=list(torch.split(logits, [len(b) for b in found.boxes])))
+        counts = [len(b) for b in found.boxes]
+        scores = found.scores
+        if "iou" in heads[0]:
+            shares = torch.split(heads[0]["iou"].clamp(0, 1), counts)
+            scores = [score * share for score, share in zip(scores, shares, strict=True)]
+        return replace(found, scores=scores, logits=list(torch.split(logits, counts)))
 
     def _grown(self, boxes: list[Tensor], labels: list[Tensor], size: Size) -> list[Tensor]:
         """Enlarge boxes (k, 4) of cells by `mask_margin` of their sides, and clip them."""

@@ -8,7 +8,7 @@ from torchvision.ops import roi_align
 
 from .config import CELL
 
-__all__ = ["check_targets", "decompose", "project"]
+__all__ = ["check_targets", "decompose", "iou_with_truth", "project"]
 
 
 def decompose(masks: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -41,6 +41,26 @@ def project(masks: Tensor, boxes: Tensor, index: Tensor, grid: int) -> Tensor:
     rois = torch.cat([index[:, None].to(boxes), boxes], 1)
     cover: Tensor = roi_align(masks.to(boxes), rois, grid, aligned=True)
     return (cover >= 0.5).to(boxes.dtype)
+
+
+def iou_with_truth(logits: Tensor, whole: Tensor, boxes: Tensor, area: Tensor) -> Tensor:
+    """Return the IoU (n,) of masks over their boxes with the whole true instances.
+
+    Parameters
+    ----------
+    logits
+        (n, m, m); the mask is where they are above 0
+    whole
+        (n, m, m) of 0 and 1: the true instance on the same grid
+    boxes
+        (n, 4)
+    area
+        (n,) pixels of the true instance, also outside of its box
+    """
+    mask = (logits > 0).to(whole.dtype)
+    cell = (boxes[:, 2:] - boxes[:, :2]).prod(1) / whole.shape[1] ** 2
+    shared = (mask * whole).sum((1, 2)) * cell
+    return shared / (mask.sum((1, 2)) * cell + area - shared).clamp(min=1e-6)
 
 
 def check_targets(

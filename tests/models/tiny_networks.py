@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import torch
 from wsiseg_models.instance.config import LIGHT
-from wsiseg_models.instance.network import cascade, donet, maskrcnn
+from wsiseg_models.instance.network import cascade, donet, htc, maskrcnn, ms_rcnn, orcnn
 from wsiseg_models.training.optimizers import cosine
 
 TINY = {
@@ -26,7 +26,10 @@ def lite(**options):
     return cascade(**{**options, "backbone": "efficientnet_lite0", "norm": "batch"})
 
 
-BUILDERS = {"maskrcnn": maskrcnn, "cascade": cascade, "donet": donet, "lite": lite}
+BUILDERS = {
+    "maskrcnn": maskrcnn, "cascade": cascade, "donet": donet, "lite": lite, "ms_rcnn": ms_rcnn,
+    "htc": htc, "orcnn": orcnn,
+}  # fmt: skip
 
 
 def scene(px=96, cells=(((34, 40), (26, 20)), ((62, 54), (22, 25)))):
