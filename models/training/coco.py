@@ -44,7 +44,8 @@ __all__ = [
 
 NUCLEUS_UM2 = 42.0
 
-NUCLEUS = ("nucleus", "nucleus_out_of_focus", "overlapped_nuclei", "non-viable_nucleus")
+NUCLEUS = ("nucleus", "nucleus_out_of_focus", "overlapped_nuclei", "non-viable_nucleus",
+           "negative_nucleus", "positive_nucleus")  # fmt: skip
 """Categories that are one nucleus each."""
 CELLS = ("cytoplasm", "cell")
 """Categories that are one whole cell each, its nucleus included."""

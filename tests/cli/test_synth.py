@@ -20,6 +20,7 @@ def test_synth_faults(tmp_path):
     assert "at least 1, got -1" in complaint(wsiseg("synth", tmp_path, "--fields", -1), 2)
     assert "one look" in complaint(wsiseg("synth", tmp_path / "a.svs", "--look", "mixed"), 2)
     assert "'old'" in complaint(wsiseg("synth", tmp_path / "a.svs", "--look", "old"), 2)
+    assert "--fields" in complaint(wsiseg("synth", tmp_path / "a.svs", "--two-classes"), 2)
     (tmp_path / "taken").touch()
     assert "taken" in complaint(wsiseg("synth", tmp_path / "taken", "--fields", 1), 1)
 

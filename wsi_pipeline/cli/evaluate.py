@@ -90,9 +90,10 @@ def evaluate(as_json: bool, quiet: bool, **settings: Any) -> None:
 
     With --data one model: AP, AJI, F1, Dice, PQ; of whole cells also IoU and Dice of the visible
     and the overlapped part, by the share that other cells overlap; of a network that classifies
-    pixels also their accuracy, sensitivity, precision, IoU, IoU with background, and Dice; of a
-    detector AP and AR of boxes, as COCO computes them. Images and truth are resampled to the
-    model's µm per pixel; areas are in its pixels.
+    pixels also their accuracy, sensitivity, precision, IoU, IoU with background, and Dice; of one
+    with several classes of nuclei also precision and recall of each class; of a detector AP and AR
+    of boxes, as COCO computes them. Images and truth are resampled to the model's µm per pixel;
+    areas are in its pixels.
 
     With --suite a report card: every set below DIR, segmented as a run does it, in one table per
     kind of truth, and pictures of the ten worst fields.
@@ -149,6 +150,10 @@ def _evaluate_data(settings: Mapping[str, Any], as_json: bool, quiet: bool) -> N
         click.echo(table(score_rows(result["scores"])))
         if result["overlap"]:
             click.echo(f"\n{describe_groups()}\n{table(score_rows(result['overlap']))}")
+        if "classes" in result:
+            from wsi_pipeline.evaluation.class_metrics import class_rows
+
+            click.echo("\n" + table(class_rows(result["classes"], result["model"])))
         if "pixels" in result:
             from wsi_pipeline.evaluation.pixel_metrics import pixel_table
 

@@ -52,11 +52,17 @@ def _mpp_range(ctx: Any, param: Any, text: str) -> float | tuple[float, float]:
     help="Look of the images: plain is clean, real has the stains, crowds and debris of real "
     "slides, mixed alternates, for fields.",
 )
+@click.option(
+    "--two-classes",
+    is_flag=True,
+    help="With --fields: nuclei of dysplastic cells are positive_nucleus, the others "
+    "negative_nucleus.",
+)
 @quiet_option
 def synth(
     destination: Path, size: int | None, width: int | None, height: int | None,
     mpp: float | tuple[float, float], seed: int, tissue: float, max_overlap: float | None,
-    fields: int | None, look: Any, quiet: bool,
+    fields: int | None, look: Any, two_classes: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Make a synthetic slide or training fields, with exact truth.
 
@@ -74,9 +80,11 @@ def synth(
         with announce_compilation(quiet=quiet):
             write_fields(
                 destination, count=fields, size_px=size or 512, mpp=mpp, seed=seed, look=look,
-                per_bank=8 if look == "plain" else 4,
+                per_bank=8 if look == "plain" else 4, two_classes=two_classes,
             )  # fmt: skip
         files = [destination]
+    elif two_classes:
+        raise UsageError("--two-classes is for training fields; give --fields N, or leave it out")
     elif isinstance(mpp, tuple):
         raise UsageError(f"a slide has one pixel size, got {mpp[0]:g} to {mpp[1]:g}; give one")
     else:

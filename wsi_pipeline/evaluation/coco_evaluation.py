@@ -62,7 +62,8 @@ def evaluate_run(
         the settings; under ``scores`` class → name → value, None where undefined; under
         ``overlap`` group → name → value of the parts of cells, empty without cells; of a network
         that classifies pixels under ``pixels`` the same of pixels, and under ``published`` what
-        its paper reports of other images
+        its paper reports of other images; of one with several classes of nuclei under ``classes``
+        `score_classes`
 
     Raises
     ------
@@ -81,6 +82,7 @@ def evaluate_run(
         raise UsageError(f"--max-dets {max_dets} must not be negative; 100 is COCO's, 0 no limit")
     opened = open_model(model, checkpoint=checkpoint, device=device)
     counts: dict[str, PixelCounts] = {}
+    kinds: dict[str, dict[str, float]] = {}
     about: dict[str, Any] = {"split": split, "score": score, "cut": cut, "quiet": quiet}
     about["max_dets"] = max_dets or None
     more: dict[str, Any] = {}
@@ -91,7 +93,8 @@ def evaluate_run(
     elif partial:
         raise UsageError(f"--partial is for detectors, and {opened.name} draws outlines; leave it")
     else:
-        numbers, parts = evaluate_model(opened, data, pixels=counts, **about)
+        about |= {"pixels": counts, "kinds": kinds, "categories": _categories(checkpoint)}
+        numbers, parts = evaluate_model(opened, data, **about)
     settings = {
         "model": opened.name, "identity": opened.identity, "mpp": opened.mpp, "data": list(data),
         "split": split, "score": score, "cut": max(score, cut), "max_dets": max_dets,
@@ -100,6 +103,8 @@ def evaluate_run(
     if counts:
         more["pixels"] = _without_nan({name: c.scores() for name, c in counts.items()})
         more["published"] = _published(opened, checkpoint)
+    if kinds:
+        more["classes"] = _without_nan(kinds)
     if out is not None:
         write_scores(out, scores, overlap, {**settings, **more})
     return {**settings, "scores": scores, "overlap": overlap, **more}
@@ -111,6 +116,14 @@ def _without_nan(table: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str
         name: {k: None if math.isnan(v) else v for k, v in column.items()}
         for name, column in table.items()
     }
+
+
+def _categories(checkpoint: Path | None) -> tuple[str, ...]:
+    """Return the COCO category with which each class of a checkpoint was trained, where stated."""
+    from wsi_pipeline.segmentation.model import read_card
+
+    trained = {} if checkpoint is None else read_card(checkpoint).training
+    return tuple(trained.get("categories", ()))
 
 
 def _published(model: Model, checkpoint: Path | None) -> dict[str, float]:
@@ -144,6 +157,8 @@ def evaluate_model(
     max_dets: int | None = 100,
     quiet: bool = True,
     pixels: dict[str, PixelCounts] | None = None,
+    kinds: dict[str, dict[str, float]] | None = None,
+    categories: Sequence[str] = (),
 ) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
     """Return the scores of a model over all images of the sets, and those of the parts of cells.
 
@@ -160,14 +175,19 @@ def evaluate_model(
         see `score_class`
     pixels
         gets the pixels of each class, of a network that classifies pixels
+    kinds
+        gets the scores of each class of nuclei, of a network that has several
+    categories
+        COCO category of each of these classes; by default it has the name of the class
 
     Raises
     ------
     UsageError, DataError
         see `read_set`; or a set has none of the model's classes
     """
+    from wsi_pipeline.evaluation.class_metrics import score_classes, truth_of_classes
     from wsi_pipeline.evaluation.coco_fields import read_set
-    from wsi_pipeline.evaluation.find_masks import classes_of, find_in
+    from wsi_pipeline.evaluation.find_masks import classes_of, find_in, nucleus_classes
     from wsi_pipeline.evaluation.hidden_part_masks import mask_parts
     from wsi_pipeline.evaluation.hidden_parts import score_parts
     from wsi_pipeline.evaluation.mask_metrics import score_instances
@@ -179,21 +199,25 @@ def evaluate_model(
     if isinstance(model, PixelModel) and pixels is not None:
         model, answers = recorded(model)
     model = nuclei_only(model)
-    classes = classes_of(model)
+    classes, several = classes_of(model), nucleus_classes(model)
+    wanted = (categories or several) if several else ()
     found, truth = [], []
     for spec in specs:
         bar = progress(0, desc=f"{model.name} on {spec}", unit="image", quiet=quiet)
-        for field in read_set(spec, mpp=model.mpp, split=split):
+        for field in read_set(spec, mpp=model.mpp, split=split, nuclei=wanted):
             if not set(classes) & set(field.truth):
                 known = ", ".join(field.truth) or "nothing"
                 raise DataError(f"{spec} has truth for {known}, not for {' or '.join(classes)}")
             found.append(find_in(model, field.image, score=score))
-            truth.append(field.truth)
+            own = truth_of_classes(field.nuclei, several, wanted, spec) if several else {}
+            truth.append({**field.truth, **own})
             if answers and pixels is not None:
-                count_pixels(pixels, names, answers.pop()[0], field.truth)
+                count_pixels(pixels, names, answers.pop()[0], truth[-1])
             bar.update()
         bar.close()
     scores = score_instances(found, truth, classes, cut=cut, max_dets=max_dets)
+    if several and kinds is not None:
+        kinds |= score_classes(found, truth, several, cut=cut)
     parts = [
         mask_parts(f[CELL_CLASS].above(cut), t[CELL_CLASS])
         for f, t in zip(found, truth, strict=True)

@@ -44,14 +44,19 @@ class Field:
         uint8 (h, w, 3)
     truth
         class → true instances, for each class that the set has
+    nuclei
+        COCO category → its true nuclei, for each category of nuclei that the set has
     """
 
     name: str
     image: Images
     truth: Mapping[str, Masks]
+    nuclei: Mapping[str, Masks]
 
 
-def read_set(spec: str, *, mpp: float, split: str = "all") -> Iterator[Field]:
+def read_set(
+    spec: str, *, mpp: float, split: str = "all", nuclei: Sequence[str] = ()
+) -> Iterator[Field]:
     """Yield the images of one COCO set, resampled to `mpp` µm per pixel, in order of their names.
 
     Instances with ``iscrowd`` and categories other than nuclei and cells are left out.
@@ -62,6 +67,8 @@ def read_set(spec: str, *, mpp: float, split: str = "all") -> Iterator[Field]:
         ``DIR``, or ``DIR@MPP`` with the pixel size of its images
     split
         ``all``, or ``fold:K/N`` or ``time:SHARE`` for the images that training held out
+    nuclei
+        further categories that are one nucleus each
 
     Raises
     ------
@@ -77,7 +84,7 @@ def read_set(spec: str, *, mpp: float, split: str = "all") -> Iterator[Field]:
     count = 0
     for file in files:
         try:
-            for field in _fields(read_coco(file), given, mpp, split):
+            for field in _fields(read_coco(file), given, mpp, split, nuclei):
                 count += 1
                 yield field
         except ValueError as error:
@@ -91,22 +98,21 @@ def read_set(spec: str, *, mpp: float, split: str = "all") -> Iterator[Field]:
         )
 
 
-def _fields(document: CocoFile, given: float | None, mpp: float, split: str) -> Iterator[Field]:
+def _fields(
+    document: CocoFile, given: float | None, mpp: float, split: str, nuclei: Sequence[str]
+) -> Iterator[Field]:
     """Return the images of one annotation file that `split` takes."""
+    class_of = dict.fromkeys([*NUCLEUS, *(name.lower() for name in nuclei)], "nucleus")
+    class_of |= dict.fromkeys(CELLS, "cell")
     wanted = [
-        [a for a in image.annotations if _class_of(a.category) and not a.crowd]
+        [a for a in image.annotations if a.category in class_of and not a.crowd]
         for image in document.images
     ]
-    nuclei = [[a.area for a in found if _class_of(a.category) == "nucleus"] for found in wanted]
-    classes = sorted({_class_of(a.category) for found in wanted for a in found})
-    mpps = image_mpps(document, nuclei, given)
+    areas = [[a.area for a in found if class_of[a.category] == "nucleus"] for found in wanted]
+    used = {a.category: class_of[a.category] for found in wanted for a in found}
+    mpps = image_mpps(document, areas, given)
     for k in _held_out(len(document.images), split):
-        yield _field(document.images[k].path, wanted[k], classes, mpps[k] / mpp)
-
-
-def _class_of(category: str) -> str:
-    """Return ``cell``, ``nucleus`` or nothing."""
-    return "cell" if category in CELLS else "nucleus" if category in NUCLEUS else ""
+        yield _field(document.images[k].path, wanted[k], used, mpps[k] / mpp)
 
 
 def _held_out(count: int, split: str) -> list[int]:
@@ -121,15 +127,25 @@ def _held_out(count: int, split: str) -> list[int]:
 
 
 def _field(
-    path: Path, annotations: Sequence[Annotation], classes: Sequence[str], scale: float
+    path: Path, annotations: Sequence[Annotation], class_of: Mapping[str, str], scale: float
 ) -> Field:
+    """Read an image and bring it and its instances, category → class, to a scale."""
     whole = read_image(path)
     image = resize_image(whole, scale)
     shape = image.shape[:2]
-    rles: dict[str, list[Any]] = {name: [] for name in classes}
+    rles: dict[str, list[Any]] = {name: [] for name in class_of}
     for annotation in annotations:
         rle = annotation.rle(whole.shape[:2], shape)
         if coco.area(rle):  # drop objects that became smaller than a pixel
-            rles[_class_of(annotation.category)].append(rle)
-    truth = {k: Masks(v, np.ones(len(v)), shape) for k, v in rles.items()}
-    return Field(path.name, image, truth)
+            rles[annotation.category].append(rle)
+
+    def masks(categories: Sequence[str]) -> Masks:
+        joined = [rle for name in categories for rle in rles[name]]
+        return Masks(joined, np.ones(len(joined)), shape)
+
+    truth = {
+        name: masks([c for c in class_of if class_of[c] == name])
+        for name in sorted(set(class_of.values()))
+    }
+    nuclei = {c: masks([c]) for c, name in class_of.items() if name == "nucleus"}
+    return Field(path.name, image, truth, nuclei)

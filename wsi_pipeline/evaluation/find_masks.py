@@ -18,14 +18,18 @@ from wsi_pipeline.segmentation.cells import InstanceModel
 from wsi_pipeline.segmentation.components import from_label_image
 from wsi_pipeline.segmentation.model import Model, Window, paste
 from wsi_pipeline.segmentation.nuclei import CELL_NAMES, PixelModel
+from wsi_pipeline.segmentation.votes import foreground, vote
 
-__all__ = ["classes_of", "find_in"]
+__all__ = ["classes_of", "find_in", "nucleus_classes"]
 
 Images = NDArray[np.uint8]
 
 
 def find_in(model: Model, image: Images, *, score: float = 0.05) -> dict[str, Masks]:
     """Return class → instances of at least that score that a model finds in an image.
+
+    Of a network with several classes of nuclei the classes are `nucleus`, which has them all, and
+    those of the model.
 
     The network gets the whole image at once, padded to the model's stride by reflection. Class
     probabilities and label images become nuclei as in `wsiseg run` with default settings.
@@ -36,6 +40,7 @@ def find_in(model: Model, image: Images, *, score: float = 0.05) -> dict[str, Ma
         uint8 (h, w, 3) at the model's mpp
     """
     shape = image.shape[:2]
+    voted: NDArray[np.uint8] | None = None
     pad = ((0, -shape[0] % model.stride), (0, -shape[1] % model.stride), (0, 0))
     padded = np.pad(image, pad, mode="reflect")
     if isinstance(model, InstanceModel):
@@ -43,15 +48,24 @@ def find_in(model: Model, image: Images, *, score: float = 0.05) -> dict[str, Ma
         found = found.take(found.scores >= score)
         windows, scores, index = paste(found, shape), found.scores, found.class_index
     else:
-        windows, scores = _labelled(model, padded, shape)
+        windows, scores, voted = _labelled(model, padded, shape)
         index = np.zeros(len(scores), np.uint8)
     out: dict[str, Masks] = {}
     names = classes_of(model)
     rles = _encoded(windows, shape)
-    for k, name in enumerate(names):
-        mine = [i for i in np.flatnonzero(index == k) if rles[i] is not None and scores[i] >= score]
+    groups = [(name, index == k) for k, name in enumerate(names)]
+    if voted is not None and nucleus_classes(model):
+        groups += [(name, voted == k) for k, name in enumerate(model.classes)]
+    for name, member in groups:
+        mine = [i for i in np.flatnonzero(member) if rles[i] is not None and scores[i] >= score]
         out[name] = Masks([rles[i] for i in mine], scores[mine].astype(np.float64), shape)
     return out
+
+
+def nucleus_classes(model: Model) -> tuple[str, ...]:
+    """Return the names of several classes of nuclei, among which pixels vote; else nothing."""
+    several = isinstance(model, PixelModel) and model.votes
+    return model.classes if several and not set(model.classes) & set(CELL_NAMES) else ()
 
 
 def classes_of(model: Model) -> tuple[str, ...]:
@@ -75,13 +89,12 @@ def classes_of(model: Model) -> tuple[str, ...]:
 
 def _labelled(
     model: Model, padded: Images, shape: tuple[int, int]
-) -> tuple[list[tuple[Window, NDArray[np.bool_]]], NDArray[np.float64]]:
-    """Return windows with masks, and scores, of the nuclei of a `PixelModel` or `LabelModel`."""
+) -> tuple[list[tuple[Window, NDArray[np.bool_]]], NDArray[np.float64], NDArray[np.uint8]]:
+    """Return windows with masks, scores and classes of the nuclei; one class of a `LabelModel`."""
     h, w = shape
     (answer,) = model.infer(padded[None])
     if isinstance(model, PixelModel):
         probability = answer[:, :h, :w]
-        strongest = probability.max(0)
         labels = instances_of(
             probability, mpp=model.mpp, min_area_um2=RunConfig.min_area_um2,
             split=RunConfig.split, threshold=model.rule.threshold,
@@ -89,14 +102,18 @@ def _labelled(
         )  # fmt: skip
     else:
         labels = from_label_image(answer[:h, :w]).labels
-        strongest = np.full((h, w), 255, np.uint8)
-    windows, scores = [], []
+        probability = np.full((1, h, w), 255, np.uint8)
+    strongest = foreground(probability)
+    windows, scores, classes = [], [], []
     for number, window in enumerate(find_objects(labels), 1):
         if window is not None:
             mask = labels[window] == number
             windows.append((window, mask))
             scores.append(strongest[window][mask].mean() / 255)
-    return windows, np.array(scores, np.float64)
+            planes = probability[:, *window]
+            voted = vote(mask.astype(np.int32), planes, np.array([mask.sum()]))
+            classes.append(voted.classes[0])
+    return windows, np.array(scores, np.float64), np.array(classes, np.uint8)
 
 
 def _encoded(windows: Sequence[tuple[Window, NDArray[np.bool_]]], shape: tuple[int, int]) -> Any:

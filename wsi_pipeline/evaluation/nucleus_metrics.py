@@ -13,6 +13,7 @@ from wsi_pipeline.evaluation.matching import Match, match_labels
 from wsi_pipeline.segmentation.components import find_components
 from wsi_pipeline.segmentation.score_rule import is_certain
 from wsi_pipeline.segmentation.split_touching import SADDLE_RATIO, split_touching
+from wsi_pipeline.segmentation.votes import foreground
 
 if TYPE_CHECKING:
     from wsiseg_models.training.semantic_data import Sample
@@ -94,7 +95,7 @@ def instances_of(
 
     See `RunConfig` and `split_touching` for the parameters.
     """
-    strongest = probability.max(0)
+    strongest = foreground(probability)
     components = find_components(strongest, threshold)
     wanted = np.ones(len(components) + 1, np.bool_)
     wanted[0] = False

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -34,7 +33,8 @@ from wsi_pipeline.segmentation.ownership import (
     lies_in_core,
 )
 from wsi_pipeline.segmentation.score_rule import is_certain
-from wsi_pipeline.segmentation.split_touching import LabelImage, split_touching
+from wsi_pipeline.segmentation.split_touching import split_touching
+from wsi_pipeline.segmentation.votes import CERTAINTY, foreground, vote
 
 __all__ = ["CELL_NAMES", "LabelModel", "PixelModel", "model_from_function", "nuclei_only"]
 
@@ -62,10 +62,16 @@ class _NucleusModel(Model):
         """See `Model`."""
         return OBJECT_HALO_PX
 
+    @property
+    def votes(self) -> bool:
+        """Whether the pixels of a nucleus decide which class of several it has."""
+        return False
+
     def empty(self) -> Objects:
         """See `Model`."""
         none = Objects.empty(self.classes)
         measured = [OD_MEAN, ABNORMAL] if has_kinds(self.classes) else [OD_MEAN]
+        measured += [CERTAINTY] if self.votes else []
         empty = {name: np.zeros(0, np.float32) for name in measured}
         return replace(none, features=morphometry(none, 1.0) | empty)
 
@@ -93,6 +99,11 @@ class PixelModel(_NucleusModel):
     streams: ClassVar[bool] = True
 
     @property
+    def votes(self) -> bool:
+        """Whether the pixels of a nucleus decide which class of several it has."""
+        return self.channels > 1
+
+    @property
     def channels(self) -> int:
         """See `Model`; a sorter's classes are not those of the network."""
         return 1 if has_kinds(self.classes) else len(self.classes)
@@ -117,7 +128,7 @@ class PixelModel(_NucleusModel):
         def segment(window: Box, overlap: int = 0) -> _SegmentedWindow:
             image, probability = engine.predict(self.infer_core, window, overlap)
             began = time.perf_counter()
-            components = find_components(probability.max(0), threshold)
+            components = find_components(foreground(probability), threshold)
             engine.watch.add("objects", began)
             return _SegmentedWindow(window, image, probability, components)
 
@@ -342,14 +353,16 @@ def _objects(
     nuclei = split_touching(window.components, selected, min_px=min_px, split=split)
     if len(nuclei) == 0:
         return model.empty()
-    strongest = window.probability.max(0)
+    strongest = foreground(window.probability)
     vertices, offsets = trace(nuclei.labels, strongest, nuclei.first_pixel, 255 * rule.threshold)
     limit = np.array([engine.slide.width, engine.slide.height], float)
     vertices = np.clip((vertices + window.corner) * scale, 0, limit)
     coords, offsets, valid = simplify(vertices, offsets)
-    classes, score = _scores(nuclei, window.probability)
+    classes, score, certainty = vote(nuclei.labels, window.probability, nuclei.area_px)
     background = engine.slide.background
     measures = {OD_MEAN: mean_od(window.image, nuclei.labels, len(nuclei), background=background)}
+    if len(window.probability) > 1:
+        measures[CERTAINTY] = certainty
     certain = is_certain(
         score, nuclei.area_px * model.mpp**2,
         min_score=rule.min_score, min_small_score=rule.min_small_score,
@@ -371,29 +384,3 @@ def _objects(
     measured = morphometry(objects, model.mpp / scale) | dict(objects.features)
     engine.watch.add("objects", began)
     return replace(objects, features=measured)
-
-
-def _scores(
-    nuclei: LabelImage, probability: Images
-) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Return class index and score of each object: the most probable class, and its mean.
-
-    The class is decided per object, over all its pixels (Luo et al. 2022).
-    """
-    sums = _class_sums(nuclei.labels, probability, len(nuclei))
-    best = sums.argmax(1)
-    # Sums of bytes are exact, so the score does not depend on the order of the pixels.
-    mean = sums[np.arange(len(best)), best] / (255.0 * nuclei.area_px)
-    return best.astype(np.uint8), np.round(mean, 4).astype(np.float32)
-
-
-@numba.njit(nogil=True, cache=True)
-def _class_sums(labels: NDArray[np.int32], probability: Images, n: int) -> NDArray[np.int64]:
-    """Sum each class's probability bytes over the pixels of each object, int64 (n, classes)."""
-    sums = np.zeros((n, len(probability)), np.int64)
-    for k in range(len(probability)):
-        for r in range(labels.shape[0]):
-            for c in range(labels.shape[1]):
-                if labels[r, c] > 0:
-                    sums[labels[r, c] - 1, k] += probability[k, r, c]
-    return sums

@@ -33,11 +33,15 @@ from wsi_pipeline.synthetic.render import (
 from wsi_pipeline.synthetic.sprites import Bank
 from wsi_pipeline.synthetic.stains import Stain, Style, draw_real_style, draw_style
 
-__all__ = ["FieldLook", "write_fields"]
+__all__ = ["POSITIVE_KINDS", "FieldLook", "write_fields"]
 
 FieldLook = Literal["plain", "real", "mixed"]
 
 _CATEGORIES = {1: "nucleus", 2: "cytoplasm", 3: "leukocyte_nucleus"}
+_TWO_CLASSES = {1: "negative_nucleus", 4: "positive_nucleus"}
+"""Names that replace and follow those of `_CATEGORIES` where nuclei have two classes."""
+POSITIVE_KINDS = ("lsil", "hsil", "pale_lsil", "koilocyte")
+"""Kinds of cells whose nuclei are positive: large, deformed."""
 
 
 class _Field(NamedTuple):
@@ -61,6 +65,7 @@ def write_fields(
     seed: int = 0,
     per_bank: int = 8,
     look: FieldLook = "plain",
+    two_classes: bool = False,
 ) -> None:
     """Write `count` fields as PNG with their truth in COCO's format, to train networks on.
 
@@ -68,6 +73,7 @@ def write_fields(
     the nucleus, 2 the cytoplasm (the whole cell); both have the `cell_id` of their cell in that
     image. Category 3, in the look "real", is the nucleus of a leukocyte, which training leaves out
     unless it is asked for. Each has the `kind` of its cell, for example "lsil" or "neutrophil".
+    With `two_classes` category 1 is the negative nucleus, and 4 the positive one: large, deformed.
     Polygons include parts under other cells and end at the border of the field. Stain, density,
     mixture, light, focus and mpp vary between fields.
 
@@ -88,6 +94,8 @@ def write_fields(
     look
         ``plain``: clean liquid-based slides. ``real``: stains of real fields, dense groups, folds,
         leukocytes, keratin, mucus, blood, smears and drying. ``mixed``: each stain is plain or real
+    two_classes
+        give the nuclei of `POSITIVE_KINDS` a category of their own; images stay the same
 
     Raises
     ------
@@ -113,11 +121,11 @@ def write_fields(
             raise OutputError(f"{folder / name} cannot be written; check the free space")
         size = {"width": size_px, "height": size_px, "mpp": bank.mpp}
         images.append({"id": i + 1, "file_name": name, **size})
-        for polygon, keys in _truth(field):
+        for polygon, keys in _truth(field, two_classes):
             key = {"id": len(annotations) + 1, "image_id": i + 1, **keys}
             annotations.append({**key, **_shape(polygon)})
-    used = (1, 2) if look == "plain" else (1, 2, 3)
-    names = [{"id": k, "name": _CATEGORIES[k]} for k in used]
+    called = _CATEGORIES | (_TWO_CLASSES if two_classes else {})
+    names = [{"id": k, "name": v} for k, v in called.items() if k != 3 or look != "plain"]
     info = {"description": "synthetic cytology fields", "licence": "generated, free to use"}
     document = {"info": info, "categories": names, "images": images, "annotations": annotations}
     write_text(folder / "annotations.json", json.dumps(document, separators=(",", ":")))
@@ -212,7 +220,9 @@ def _cut(objects: Objects, box: Box) -> list[Any]:
     return parts
 
 
-def _truth(field: _Field) -> Iterable[tuple[shapely.Polygon, dict[str, int | str]]]:
+def _truth(
+    field: _Field, two_classes: bool
+) -> Iterable[tuple[shapely.Polygon, dict[str, int | str]]]:
     """Yield the outlines inside a field, each with category, kind and number of its cell."""
     groups = (
         (2, field.cells, range(len(field.cells)), field.cell_kinds),
@@ -223,7 +233,9 @@ def _truth(field: _Field) -> Iterable[tuple[shapely.Polygon, dict[str, int | str
         for k, polygon in enumerate(polygons):
             if polygon is not None:
                 link = {} if owner is None else {"cell_id": int(owner[k]) + 1}
-                yield polygon, {**link, "category_id": category, "kind": kinds[k]}
+                positive = two_classes and category == 1 and kinds[k] in POSITIVE_KINDS
+                yield polygon, {**link, "category_id": 4 if positive else category,
+                                "kind": kinds[k]}  # fmt: skip
 
 
 def _shape(polygon: shapely.Polygon) -> dict[str, Any]:
