@@ -16,13 +16,18 @@ from typing import TYPE_CHECKING, Any
 
 from .checkpoint import Card, load_checkpoint, weights_path
 from .detection.config import DetectorConfig, FasterRCNNConfig, RetinaNetConfig
-from .instance.config import CASCADE, DONET, MASKRCNN, InstanceConfig
+from .instance.config import CASCADE, DONET, HTC, MASKRCNN, MS_RCNN, ORCNN, InstanceConfig
+from .semantic.baseline_config import BaselineConfig, EncoderConfig, PGUNetConfig
 from .semantic.config import DSSNetConfig, UNetConfig, WubinehConfig
 
 if TYPE_CHECKING:
     from torch import nn
 
 __all__ = ["MODELS", "Entry", "build", "load", "weights_path"]
+
+
+def _no(**options: Any) -> bool:
+    return False
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ class Entry:
     inference_options: Mapping[str, Any] = field(default_factory=dict)
     tile_px: int | None = None
     takes_margin: bool = False
-    sees_all: Callable[..., bool] = lambda **options: False
+    sees_all: Callable[..., bool] = _no
 
 
 def _lazy(module: str, name: str) -> Callable[..., Any]:
@@ -120,6 +125,39 @@ def _detector(name: str, config: DetectorConfig, summary: str, faster: Any, **mo
     )
 
 
+def _baseline(
+    module: str,
+    name: str,
+    config: BaselineConfig,
+    summary: str,
+    *,
+    sees_all: str = "",
+    for_inference: str = "",
+) -> Entry:
+    """Make the entry of a network that DSSNet was compared with.
+
+    Parameters
+    ----------
+    module
+        file in `semantic` that has the builder `name`
+    sees_all, for_inference
+        functions of that file for these fields of the entry, where it has its own
+    """
+    file = f".semantic.{module}"
+    ready = (file, for_inference) if for_inference else (".semantic.unet", "for_inference")
+    return Entry(
+        summary=f"nuclei, {summary}",
+        task="nuclei",
+        config=config,
+        builder=_lazy(file, name),
+        loss=_lazy(".semantic.layers", "CrossEntropy"),
+        for_inference=_lazy(*ready),
+        decode=_lazy(".semantic.dssnet", "decode"),
+        faster=_lazy(".semantic.unet", "unchanged"),
+        sees_all=_lazy(file, sees_all) if sees_all else _no,
+    )
+
+
 MODELS: Mapping[str, Entry] = MappingProxyType(
     {
         "dssnet": Entry(
@@ -157,6 +195,35 @@ MODELS: Mapping[str, Entry] = MappingProxyType(
             faster=_lazy(".semantic.unet", "unchanged"),
             sees_all=_lazy(".semantic.wubineh", "sees_all"),
         ),
+        "unetpp": _baseline(
+            "encoder_baselines",
+            "unetpp",
+            EncoderConfig(),
+            "U-Net++ (Zhou et al. 2018)",
+            sees_all="unetpp_sees_all",
+        ),
+        "pspnet": _baseline(
+            "encoder_baselines",
+            "pspnet",
+            EncoderConfig(encoder="resnet50"),
+            "PSPNet (Zhao et al. 2017); whole images only",
+            sees_all="pspnet_sees_all",
+        ),
+        "pgunet": _baseline(
+            "pgunet",
+            "pgunet",
+            PGUNetConfig(),
+            "PGU-Net+, which grows (Zhao et al. 2019)",
+            for_inference="for_inference",
+        ),
+        "erfnet": _baseline("erfnet", "erfnet", BaselineConfig(), "ERFNet (Romera et al. 2018)"),
+        "dfanet": _baseline(
+            "dfanet",
+            "dfanet",
+            BaselineConfig(width=8),
+            "DFANet (Li et al. 2019); whole images only",
+            sees_all="sees_all",
+        ),
         "donet": _instance("donet", DONET, "overlapping cells and nuclei (Jiang et al. 2023)"),
         "cascade": _instance(
             "cascade", CASCADE, "overlapping cells and nuclei, cascade (IMBMDCR-Net)"
@@ -180,6 +247,15 @@ MODELS: Mapping[str, Entry] = MappingProxyType(
             # As many nuclei as a window of a slide holds.
             inference_options={"max_detections": 4000, "candidates": 4000},
             tile_px=1024,
+        ),
+        "ms_rcnn": _instance(
+            "ms_rcnn", MS_RCNN, "overlapping cells and nuclei, scored masks (Huang et al. 2019)"
+        ),
+        "htc": _instance(
+            "htc", HTC, "overlapping cells and nuclei, hybrid task cascade (Chen et al. 2019)"
+        ),
+        "orcnn": _instance(
+            "orcnn", ORCNN, "overlapping cells and nuclei, visible parts (Follmann et al. 2019)"
         ),
     }
 )

@@ -242,7 +242,8 @@ def test_the_readme_and_the_lists_are_read():
 
 def options(command):
     """Every option that the help of a command shows, of `train` for each kind of model."""
-    models = ("dssnet", "wubineh", "donet", "faster_rcnn") if command == "train" else ("",)
+    models = ("dssnet", "wubineh", "pgunet", "donet", "faster_rcnn")
+    models = models if command == "train" else ("",)
     return {
         option
         for model in models

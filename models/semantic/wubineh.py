@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..settings import configure
 from .config import WubinehConfig
 
-__all__ = ["EncoderUNet", "JaccardLoss", "PlainUNet", "sees_all", "wubineh"]
+__all__ = ["EncoderUNet", "JaccardLoss", "PlainUNet", "load_library", "sees_all", "wubineh"]
 
 STRIDE = 32
 LIBRARY = {
@@ -111,7 +111,7 @@ class EncoderUNet(_Sized):
 
     def __init__(self, config: WubinehConfig) -> None:
         super().__init__(config)
-        library = _library()
+        library = load_library("wubineh")
         unet = library.Unet(
             LIBRARY[config.encoder], encoder_weights=None, classes=config.classes, activation=None
         )
@@ -129,7 +129,7 @@ class EncoderUNet(_Sized):
         return logits
 
 
-def _library() -> Any:
+def load_library(user: str) -> Any:
     """Import segmentation-models-pytorch.
 
     Raises
@@ -141,7 +141,7 @@ def _library() -> Any:
         import segmentation_models_pytorch
     except ModuleNotFoundError:
         raise ValueError(
-            "the encoders of wubineh are in the package segmentation-models-pytorch, which is not "
+            f"the encoders of {user} are in the package segmentation-models-pytorch, which is not "
             "installed; pip install -e '.[train]', or use encoder none"
         ) from None
     return segmentation_models_pytorch

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..checkpoint import load_checkpoint, load_torch_file
 from ..instance.config import LITE
+from .baseline_config import EncoderTrainConfig
 from .config import RegionTrainConfig, TrainConfig, UNetTrainConfig
 from .wubineh_config import WubinehTrainConfig
 
@@ -42,7 +43,7 @@ def take_weights(config: TrainConfig, network: nn.Module, quiet: bool) -> dict[s
     if isinstance(config, UNetTrainConfig):
         if config.pretrained != "none" and config.initial is None:
             reports["pretrained"] = _encoder_weights(network, config.pretrained)
-    elif isinstance(config, WubinehTrainConfig):
+    elif isinstance(config, WubinehTrainConfig | EncoderTrainConfig):
         if config.pretrained is not None and config.initial is None:
             from .pretrained_encoder import load_library_encoder
 

@@ -35,8 +35,13 @@ def build_optimizer(
     return torch.optim.AdamW(learning, config.lr, weight_decay=config.weight_decay)
 
 
-def _groups(network: nn.Module, encoder_rate: float) -> list[dict[str, Any]]:
-    """Return the weights that are not frozen, those of a pretrained encoder apart."""
+def _groups(network: Any, encoder_rate: float) -> list[dict[str, Any]]:
+    """Return the weights that are not frozen, those of a pretrained encoder apart.
+
+    Those of a network that grows are in one group for each of its parts, with their number.
+    """
+    if hasattr(network, "parts"):
+        return [{"params": p, "share": 1.0, "part": k} for k, p in enumerate(network.parts())]
     trunk = getattr(getattr(network, "backbone", None), "body", None)
     encoder = getattr(network, "encoder", trunk)
     slow = {id(p) for p in encoder.parameters()} if encoder is not None else set()

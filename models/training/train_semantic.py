@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .. import registry
 from ..checkpoint import Card
 from ..precision import autocast
+from .baseline_config import grow, stage_at
 from .coco import Split
 from .config import SemanticTrainConfig
 from .crops import Crops
@@ -131,7 +132,8 @@ def _train(config: SemanticTrainConfig, quiet: bool, score: Score | None) -> Pat
     normal = Normal(MEAN, STD, config.device, memory_format)
 
     def measure() -> dict[str, dict[str, float]]:
-        ready = averaged_network(config.model, config.builder_options(), run.ema, config.device)
+        options = config.builder_options() | stage_at(config, run.step - 1)
+        ready = averaged_network(config.model, options, run.ema, config.device)
         return validate(ready, entry.decode, data.held, len(config.classes), config.device)
 
     run_steps(
@@ -201,6 +203,7 @@ def _step(
     draws the same.
     """
     torch.manual_seed((config.seed << 32) + step)
+    grow(config, network, optimizer, step)
     images, targets, edges, weights, soft = (
         a.to(config.device, non_blocking=True) for a in batch
     )  # fmt: skip
@@ -249,7 +252,8 @@ def _finish(
     score: Score | None,
 ) -> Path:
     """Write the averaged weights with their card."""
-    entry, options = registry.MODELS[config.model], config.builder_options()
+    entry = registry.MODELS[config.model]
+    options = config.builder_options() | stage_at(config, run.step - 1)
     network = averaged_network(config.model, options, run.ema, config.device)
     if score is not None and data.held:
         for group, more in score(network, entry.decode, data.held).items():

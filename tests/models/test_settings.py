@@ -8,9 +8,11 @@ from wsiseg_models.detection.config import FasterRCNNConfig, RetinaNetConfig
 from wsiseg_models.instance.config import LIGHT, InstanceConfig
 from wsiseg_models.instance.network import donet
 from wsiseg_models.registry import MODELS
+from wsiseg_models.semantic.baseline_config import BaselineConfig, EncoderConfig, PGUNetConfig
 from wsiseg_models.semantic.config import DSSNetConfig, UNetConfig, WubinehConfig
 from wsiseg_models.semantic.dssnet import BLOCKS
 from wsiseg_models.training.augment import Augmentation
+from wsiseg_models.training.baseline_config import EncoderTrainConfig, GrowingTrainConfig
 from wsiseg_models.training.cell_pasting import Clusters
 from wsiseg_models.training.config import InstanceTrainConfig, SemanticTrainConfig, UNetTrainConfig
 from wsiseg_models.training.detector_config import DetectorTrainConfig
@@ -21,6 +23,7 @@ SETTINGS = (
     DSSNetConfig, UNetConfig, WubinehConfig, InstanceConfig, SemanticTrainConfig, UNetTrainConfig,
     WubinehTrainConfig, InstanceTrainConfig, Augmentation, Clusters, Distillation,
     FasterRCNNConfig, RetinaNetConfig, DetectorTrainConfig,
+    BaselineConfig, EncoderConfig, PGUNetConfig, EncoderTrainConfig, GrowingTrainConfig,
 )  # fmt: skip
 
 
@@ -151,5 +154,6 @@ def test_choices_are_what_the_networks_have():
             "dssnet": DSSNetConfig, "unet": UNetConfig, "wubineh": WubinehConfig,
             "faster_rcnn": FasterRCNNConfig, "retinanet": RetinaNetConfig,
         }  # fmt: skip
-        assert isinstance(entry.config, kinds.get(name, InstanceConfig))
+        other = InstanceConfig if entry.task == "cells" else BaselineConfig
+        assert isinstance(entry.config, kinds.get(name, other))
     dataclasses.replace(MODELS["donet"].config, **LIGHT)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from marked_models import marked_models
 from wsiseg_models import precision
 from wsiseg_models.checkpoint import Card, save_checkpoint
 from wsiseg_models.instance.config import LIGHT
@@ -16,19 +17,16 @@ from wsi_pipeline.segmentation.load_model import device_named, model_from_module
 from wsi_pipeline.segmentation.model import shipped_cards
 from wsi_pipeline.segmentation.nuclei import PixelModel
 
-SIDES = {
-    "dssnet": 8, "unet": 16, "wubineh": 32, "donet": 32, "cascade": 32, "maskrcnn": 32,
-    "faster_rcnn": 32, "retinanet": 32,
-}  # fmt: skip
-"""Multiple that the sides of each network's images need."""
-SMALL = {"unet": {"widths": (16, 8, 8)}, "wubineh": {"width": 4}}
+SIDES = {"dssnet": 8, "erfnet": 8, "unet": 16, "unetpp": 16, "pgunet": 16}
+"""Multiple that the sides of each network's images need, where it is not 32."""
+SMALL = {"unet": {"widths": (16, 8, 8)}, "dfanet": {}, "pspnet": {"encoder": "mobilenet"}}
 TINY_INSTANCES = {**LIGHT, "trunk_width": 16, "fpn_width": 16, "box_width": 32}
 TINY_DETECTOR = {
     "backbone": "resnet18", "trunk_width": 8, "norm": "group", "frozen": "none", "fpn_width": 32,
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=sorted(MODELS))
+@pytest.fixture(scope="module", params=marked_models())
 def model(request, tmp_path_factory):
     """Every registered model, with random weights where none ship."""
     name, path = request.param, None
@@ -36,12 +34,12 @@ def model(request, tmp_path_factory):
         torch.manual_seed(0)
         task, options, classes = "cells", TINY_INSTANCES, ("cell", "nucleus")
         if MODELS[name].task == "nuclei":
-            task, options, classes = "nuclei", SMALL[name], ("nucleus",)
+            task, options, classes = "nuclei", SMALL.get(name, {"width": 4}), ("nucleus",)
         if MODELS[name].task == "boxes":
             task, options, classes = "boxes", TINY_DETECTOR, ("nucleus",)
         network = MODELS[name].for_inference(MODELS[name].builder(**options))
         card = Card(
-            name=name, task=task, classes=classes, mpp=0.5, halo_px=32, stride=SIDES[name],
+            name=name, task=task, classes=classes, mpp=0.5, halo_px=32, stride=SIDES.get(name, 32),
             options=options,
         )  # fmt: skip
         path = tmp_path_factory.mktemp("checkpoints") / f"{name}.safetensors"
@@ -51,7 +49,7 @@ def model(request, tmp_path_factory):
 
 @pytest.mark.parametrize("tile_px", [64, 96, 160])
 def test_every_size_that_the_stride_allows_runs(model, tile_px):
-    assert model.stride == SIDES[model.name] and model.halo_px % model.stride == 0
+    assert model.stride == SIDES.get(model.name, 32) and model.halo_px % model.stride == 0
     height, width = tile_px, tile_px + model.stride
     image = np.random.default_rng(0).integers(0, 255, (1, height, width, 3)).astype(np.uint8)
     (answer,) = model.infer(image)

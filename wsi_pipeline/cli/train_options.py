@@ -84,14 +84,22 @@ class Target:
 def _config_class(model: str) -> Any:
     """Return the class of the settings with which a model is trained."""
     from wsiseg_models.registry import MODELS
-    from wsiseg_models.training import config
+    from wsiseg_models.training import baseline_config, config
     from wsiseg_models.training.detector_config import DetectorTrainConfig
     from wsiseg_models.training.wubineh_config import WubinehTrainConfig
 
     by_task = {"cells": config.InstanceTrainConfig, "boxes": DetectorTrainConfig}
     if MODELS[model].task in by_task:
         return by_task[MODELS[model].task]
-    own = {"unet": config.UNetTrainConfig, "wubineh": WubinehTrainConfig}
+    own = {
+        "unet": config.UNetTrainConfig,
+        "wubineh": WubinehTrainConfig,
+        "unetpp": baseline_config.EncoderTrainConfig,
+        "pspnet": baseline_config.EncoderTrainConfig,
+        "pgunet": baseline_config.GrowingTrainConfig,
+        "erfnet": baseline_config.BaselineTrainConfig,
+        "dfanet": baseline_config.BaselineTrainConfig,
+    }
     return own.get(model, config.SemanticTrainConfig)
 
 

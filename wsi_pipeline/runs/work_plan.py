@@ -222,8 +222,8 @@ def tile_size(model: Model, config: RunConfig) -> int:
     """
     if model.sees_all:
         raise ConfigError(
-            f"{model.name}: its encoder takes means over the whole image, so that tiles would "
-            "change the result; measure it with `wsiseg evaluate`, or train another --encoder"
+            f"{model.name} takes means over the whole image, so that tiles would change the "
+            "result; measure it with `wsiseg evaluate`, or train another network or --encoder"
         )
     tile_px, stride = config.tile_px or model.tile_px, model.stride
     if stride < 1 or REGION_PX % stride or model.margin_px % stride:
