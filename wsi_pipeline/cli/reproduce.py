@@ -62,9 +62,9 @@ def reproduce(
     paper: str, out: Path | None, only: tuple[str, ...], listed: bool, quiet: bool, small: bool,
     fast: bool, recipes: Path | None, **settings: Any,
 ) -> None:  # fmt: skip
-    """Train and measure the rows of a paper's tables, beside the published figures.
+    """Train and measure the rows of a paper's tables.
 
-    Rows whose data or model is not here are listed with the reason; nothing is downloaded. Run the
+    The published figures stand beside ours. Rows whose data or model is not here are listed with the reason; nothing is downloaded. Run the
     same command again to resume: finished rows are not run again. docs/papers.md explains each row.
     """
     if small and fast:
