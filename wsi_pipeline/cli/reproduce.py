@@ -64,8 +64,9 @@ def reproduce(
 ) -> None:  # fmt: skip
     """Train and measure the rows of a paper's tables.
 
-    The published figures stand beside ours. Rows whose data or model is not here are listed with the reason; nothing is downloaded. Run the
-    same command again to resume: finished rows are not run again. docs/papers.md explains each row.
+    The published figures stand beside ours. Rows whose data or model is not here are listed with
+    the reason; nothing is downloaded. Run the same command again to resume: finished rows are not
+    run again. docs/papers.md explains each row.
     """
     if small and fast:
         raise UsageError("--small and --fast exclude each other; give one")
