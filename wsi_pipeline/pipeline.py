@@ -77,7 +77,12 @@ def run_slide(
     with (
         _freed_memory_returned(),
         open_slide(
-            request, mpp=config.mpp, crop=config.crop, read_timeout_s=config.read_timeout_s
+            request,
+            mpp=config.mpp,
+            crop=config.crop,
+            read_timeout_s=config.read_timeout_s,
+            series=config.series,
+            plane=config.plane,
         ) as opened,
     ):
         opened.require_mpp()  # a slide without a pixel size fails before PyTorch is imported

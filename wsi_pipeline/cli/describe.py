@@ -24,7 +24,13 @@ __all__ = [
 
 
 def describe_slide(
-    path: Path, *, mpp: float | None, crop: bool, model: str | None
+    path: Path,
+    *,
+    mpp: float | None,
+    crop: bool,
+    model: str | None,
+    series: int | None = None,
+    plane: int | None = None,
 ) -> dict[str, Any]:
     """Describe a slide and, if its pixel size is known, the work of a run.
 
@@ -34,6 +40,8 @@ def describe_slide(
         µm per level-0 pixel, instead of the slide's
     crop
         use only the scanned area that the file declares
+    series, plane
+        number of the image and of the focal plane in a file with several
     model
         model of the run; None: no work is planned, and no network is opened
 
@@ -46,7 +54,7 @@ def describe_slide(
     from wsi_pipeline.slides.focus import measure_focus
     from wsi_pipeline.slides.slide import open_slide
 
-    with open_slide(path, mpp=mpp, crop=crop) as slide:
+    with open_slide(path, mpp=mpp, crop=crop, series=series, plane=plane) as slide:
         overview = read_overview(slide)
         kept = overview.foreground
         about: dict[str, Any] = {
@@ -60,7 +68,7 @@ def describe_slide(
             "mpp": asdict(slide.mpp) if slide.mpp else None,
             "bounds": list(asdict(slide.bounds).values()),
             "levels": [asdict(level) for level in slide.levels],
-            "notes": list(slide.notes),
+            "notes": [*slide.notes, *overview.warnings()],
             "foreground": {"share": round(kept.share, 4), "rule": kept.rule},
             "focus": asdict(measure_focus(slide, kept)),
         }

@@ -19,9 +19,11 @@ __all__ = [
     "json_option",
     "model_option",
     "mpp_option",
+    "plane_option",
     "quiet_option",
     "recursive_option",
     "run_option",
+    "series_option",
 ]
 
 FILE = click.Path(path_type=Path)
@@ -45,6 +47,14 @@ checkpoint_option = run_option(
 device_option = click.option(
     "--device", default="auto", metavar="auto|cpu|cuda|cuda:N|mps",
     help="Device that the network runs on.",
+)  # fmt: skip
+series_option = click.option(
+    "--series", type=click.IntRange(min=0), help="Number of the image in a file with several, "
+    "from 0.  [default: the largest]",
+)  # fmt: skip
+plane_option = click.option(
+    "--plane", type=click.IntRange(min=0), help="Number of the focal plane, from 0.  "
+    "[default: the middle one]",
 )  # fmt: skip
 mpp_option = click.option(
     "--mpp", type=float, help="Pixel size in µm per pixel. It replaces the one in the file."

@@ -16,9 +16,11 @@ from wsi_pipeline.cli.options import (
     device_option,
     model_option,
     mpp_option,
+    plane_option,
     quiet_option,
     recursive_option,
     run_option,
+    series_option,
 )
 from wsi_pipeline.cli.output import table
 from wsi_pipeline.cli.signals import stop_on_signals
@@ -45,6 +47,8 @@ __all__ = ["run"]
     "was measured with it.",
 )
 @mpp_option
+@series_option
+@plane_option
 @run_option(
     "--foreground",
     type=click.Choice(("auto", "all")),

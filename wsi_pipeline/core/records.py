@@ -59,6 +59,8 @@ class PlanRecord(TypedDict):
     result_version: int
     slide: PlanSlideRecord
     mpp: list[float]
+    series: int | None
+    plane: int | None
     model: PlanModelRecord
     foreground: str
     roi_sha256: str | None
@@ -172,11 +174,13 @@ class AdaptationRecord(TypedDict):
 class RunRecord(Provenance):
     """Content of run.json: the provenance, and the counts and times of the run.
 
+    `warnings` state what does not fit: pixel size, illumination or stain of the slide.
     `batch_reduced_to` is the batch size that fitted into memory where `settings` asked for a
     larger one, else None. `cluster` is None for a run on one machine, `adaptation` without
     `RunConfig.adapt`.
     """
 
+    warnings: NotRequired[list[str]]
     objects: int
     objects_larger_than_seen: int
     regions: int

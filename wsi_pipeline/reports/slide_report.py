@@ -76,6 +76,7 @@ class RunSection:
     jpeg: str
     spread: Sequence[Sequence[Any]]
     figures: Sequence[Histogram]
+    warnings: Sequence[str]
     regions: int
     failures: Sequence[Sequence[Any]]
     origin: Sequence[Sequence[Any]]
@@ -154,6 +155,7 @@ def _section(folder: Path, run: RunRecord, row: Row) -> RunSection:
         jpeg=_jpeg(folder / OVERLAY),
         spread=[(_MEASURED[n], *(row[f"{n}_{part}"] for part in SPREAD)) for n in found],
         figures=[_figure(name, values, row) for name, values in found.items()],
+        warnings=[*run.get("warnings", ()), *run["slide"]["notes"]],
         regions=run["regions"],
         failures=[
             (f["region"], ", ".join(map(str, f["level0_box"])), f["cause"])

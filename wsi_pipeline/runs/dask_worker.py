@@ -146,7 +146,12 @@ def _open(task: SlideTask) -> Slide:
         if size != task.size_bytes:
             raise SlideError(f"it is another file, {size} bytes, not {task.size_bytes}")
         return open_slide(
-            path, mpp=config.mpp, crop=config.crop, read_timeout_s=config.read_timeout_s
+            path,
+            mpp=config.mpp,
+            crop=config.crop,
+            read_timeout_s=config.read_timeout_s,
+            series=config.series,
+            plane=config.plane,
         )
     except OSError as error:
         raise SlideError(

@@ -18,9 +18,13 @@ from wsi_pipeline.formats.geoparquet import ParquetWriter
 from wsi_pipeline.runs.overlay import Density, draw_overlay, to_png
 from wsi_pipeline.runs.run_folder import RunFolder
 from wsi_pipeline.runs.work_plan import WorkPlan
+from wsi_pipeline.segmentation.kinds import NOT_CELLS
 from wsi_pipeline.slides.slide import Slide
 
 __all__ = ["FinalFiles"]
+
+NUCLEUS_AREA, CYTOPLASM = "Nucleus: Area µm^2", "cytoplasm"
+"""A measurement of nuclei, and a class of class probabilities whose areas have the same name."""
 
 Bounds = tuple[float, float, float, float]
 
@@ -39,6 +43,8 @@ class FinalFiles:
     ----------
     objects, oversized
         number of objects written, and of those that were larger than the largest window
+    nucleus_areas
+        areas in µm² of the nuclei written, region by region
     seconds
         time spent on the two files
     """
@@ -48,6 +54,7 @@ class FinalFiles:
     ) -> None:
         self.folder, self.slide, self.provenance = folder, slide, provenance
         self.objects = self.oversized = 0
+        self.nucleus_areas: list[NDArray[np.float32]] = []
         self.seconds = 0.0
         self._empty = empty
         self._density = Density(slide.width, slide.height)
@@ -126,6 +133,7 @@ class FinalFiles:
                     geojson.write(objects)
                     parquet.write(objects)
                     self._density.add(objects)
+                    self.nucleus_areas.append(_nucleus_areas(objects))
                     box = objects.bounds()
                     low, high = box[:, :2].min(axis=0), box[:, 2:].max(axis=0)
                     self._bounds[region] = (*low.tolist(), *high.tolist())
@@ -152,3 +160,12 @@ class FinalFiles:
         if region in self._duplicates:
             objects = objects.take(~self._duplicates[region])
         return objects, oversized
+
+
+def _nucleus_areas(objects: Objects) -> NDArray[np.float32]:
+    """Return the areas of the nuclei of cells, in µm²."""
+    areas = objects.features.get(NUCLEUS_AREA)
+    if areas is None:
+        return np.zeros(0, np.float32)
+    others = [objects.classes.index(c) for c in {CYTOPLASM, *NOT_CELLS} & set(objects.classes)]
+    return areas[np.isfinite(areas) & ~np.isin(objects.class_index, others)]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.geometry import Region
@@ -15,12 +18,15 @@ from wsi_pipeline.core.progress import progress
 from wsi_pipeline.core.records import RegionFailure, RunRecord
 from wsi_pipeline.core.run_layout import RUN_JSON, run_folder_path
 from wsi_pipeline.runs.final_files import FinalFiles
+from wsi_pipeline.runs.plausibility import size_warnings
 from wsi_pipeline.runs.provenance import plan_record, provenance_record
 from wsi_pipeline.runs.run_folder import RunFolder, check_output
 from wsi_pipeline.runs.work_plan import WorkPlan, check_settings
 from wsi_pipeline.segmentation.model import Model
 from wsi_pipeline.segmentation.stitch import duplicates
 from wsi_pipeline.slides.slide import Slide
+
+_log = logging.getLogger(__name__)
 
 __all__ = ["Executor", "Job", "finish", "open_run", "segment_regions"]
 
@@ -149,8 +155,15 @@ def finish(job: Job) -> RunRecord:
 
 def _record(job: Job) -> RunRecord:
     config, adaptation = job.config, job.plan.adaptation
+    areas = job.files.nucleus_areas
+    warnings = job.plan.overview.warnings() + size_warnings(
+        np.concatenate(areas) if areas else np.zeros(0), job.slide.require_mpp().value
+    )
+    for text in warnings:
+        _log.warning("%s: %s", job.slide.path.name, text)
     record: RunRecord = {
         **job.files.provenance,
+        "warnings": warnings,
         "objects": job.files.objects,
         "objects_larger_than_seen": job.files.oversized,
         "regions": len(job.plan.regions),

@@ -37,6 +37,8 @@ def plan_record(slide: Slide, model: Model, config: RunConfig) -> PlanRecord:
         "result_version": RESULT_VERSION,
         "slide": {"name": slide.path.name, "bytes": stat.st_size},
         "mpp": [mpp.x, mpp.y],
+        "series": config.series,
+        "plane": config.plane,
         "model": {
             "name": model.name,
             "identity": model.identity,

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import shapely
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from wsi_pipeline.core.errors import ConfigError, DataError
 from wsi_pipeline.core.geometry import Box, Region, Tile, plan_regions, plan_tiles
 from wsi_pipeline.formats.geojson import read_regions
 from wsi_pipeline.runs.adaptation import Adaptation, adapt_to_slide, trained_range
+from wsi_pipeline.runs.plausibility import look_warnings
 from wsi_pipeline.segmentation.model import Model
 from wsi_pipeline.segmentation.ownership import REGION_PX, ObjectFilter
 from wsi_pipeline.segmentation.stain_map import StainMap
@@ -54,6 +56,12 @@ class Overview:
     thumbnail: NDArray[np.uint8]
     downsample: float
     foreground: Foreground
+
+    def warnings(self) -> list[str]:
+        """Return why the slide does not look like a Pap smear in bright field."""
+        h, w = self.thumbnail.shape[:2]
+        mask = cv2.resize(self.foreground.mask.astype(np.uint8), (w, h), interpolation=0)
+        return look_warnings(self.thumbnail, mask > 0)
 
 
 def read_overview(

@@ -191,9 +191,7 @@ def _index(path: Path, header: Header, file: _File) -> list[Tiles | None]:
             if header.vendor == "generic-tiff":
                 pages = [page for page in pages if page.index == 0 or page.subfiletype & REDUCED]
                 pages.sort(key=lambda page: -page.imagewidth)
-            sizes = [(page.imagewidth, page.imagelength) for page in pages]
-            if sizes != [(level.width, level.height) for level in header.levels]:
-                raise Refusal("its pages are not the levels of the slide")
+            pages = _levels_among(pages, header)
             found: list[Tiles | None] = []
             gaps = False
             for page, level in zip(pages, header.levels, strict=True):
@@ -206,6 +204,20 @@ def _index(path: Path, header: Header, file: _File) -> list[Tiles | None]:
         raise
     except Exception as error:
         raise Refusal(one_line(error)) from error
+
+
+def _levels_among(pages: list[Any], header: Header) -> list[Any]:
+    """Return the page of each level; the pages have the order of the levels, some are none."""
+    found, rest = [], iter(pages)
+    for level in header.levels:
+        size = (level.width, level.height)
+        page = next((p for p in rest if (p.imagewidth, p.imagelength) == size), None)
+        if page is None:
+            raise Refusal("its pages are not the levels of the slide")
+        found.append(page)
+    if header.vendor != "generic-tiff" and len(found) != len(pages):
+        raise Refusal("its pages are not the levels of the slide")
+    return found
 
 
 def _tiles(page: Any, file: _File) -> Tiles | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
@@ -12,14 +13,22 @@ from PIL import Image, UnidentifiedImageError
 from wsi_pipeline.core.errors import SlideFormatError, one_line
 from wsi_pipeline.core.geometry import Box
 from wsi_pipeline.core.machine import process_settings
-from wsi_pipeline.slides.readers import MAX_PX, WHITE, Header, Refusal, make_levels
+from wsi_pipeline.slides.readers import MAX_PX, WHITE, Choice, Header, Refusal, make_levels
 from wsi_pipeline.slides.resample import flatten
+from wsi_pipeline.slides.tiff_colour import refuse_dark_range
 
 __all__ = ["ImageReader"]
 
+ORIENTATION = 0x0112
+TURNS = {
+    2: (False, 1, -1), 3: (False, -1, -1), 4: (False, -1, 1), 5: (True, 1, 1),
+    6: (True, 1, -1), 7: (True, -1, -1), 8: (True, -1, 1),
+}  # fmt: skip
+"""EXIF orientation → whether rows and columns are swapped, and then their steps."""
+
 
 class ImageReader:
-    """Reads PNG, JPEG, BMP and WebP, decoded whole.
+    """Reads PNG, JPEG, BMP and WebP, decoded whole, upright as their EXIF data states.
 
     The background has the colour of the glass in the image: a white margin beside grey glass
     would look like the edge of a cell.
@@ -34,7 +43,9 @@ class ImageReader:
 
     name = "image"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, choice: Choice = Choice()) -> None:  # noqa: B008 (it is frozen)
+        if choice.series or choice.plane:
+            raise Refusal("a plain image has one series and one plane, number 0")
         self._path = path
         try:
             with self._open() as image:
@@ -51,16 +62,21 @@ class ImageReader:
             )
         try:
             with self._open() as image:
-                self._pixels: NDArray[np.uint8] | None = _rgb(image)
+                turn = image.getexif().get(ORIENTATION, 1)
+                self._pixels: NDArray[np.uint8] | None = _upright(_rgb(image, path), turn)
+        except Refusal:
+            raise
         except Exception as error:
             raise SlideFormatError(
                 f"{path.name} is damaged ({one_line(error)}); copy it again"
             ) from error
+        height, width = self._pixels.shape[:2]
         self.header = Header(
             vendor,
             make_levels([(width, height)]),
             Box(0, 0, width, height),
             background=_glass(self._pixels),
+            notes=(f"turned upright: its EXIF orientation is {turn}",) * (turn in TURNS),
         )
 
     def _open(self) -> Image.Image:
@@ -89,10 +105,53 @@ def _glass(pixels: NDArray[np.uint8]) -> tuple[int, int, int]:
     return int(red), int(green), int(blue)
 
 
-def _rgb(image: Image.Image) -> NDArray[np.uint8]:
-    if image.mode.startswith("I"):  # 16 bits of grey
-        grey = (np.asarray(image).astype(np.uint32) + 128) // 257
-        return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
+def _upright(pixels: NDArray[np.uint8], turn: int) -> NDArray[np.uint8]:
+    """Return an image as it is shown (CIPA DC-008, tag Orientation)."""
+    if turn not in TURNS:
+        return pixels
+    swap, rows, columns = TURNS[turn]
+    return np.ascontiguousarray((pixels.swapaxes(0, 1) if swap else pixels)[::rows, ::columns])
+
+
+def _rgb(image: Image.Image, path: Path) -> NDArray[np.uint8]:
+    if image.format == "PNG" and (bits := _png_bits(path)) is not None:
+        return _rgb_of_16_bits(path, bits)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         return flatten(np.asarray(image.convert("RGBA")), WHITE)
     return np.asarray(image.convert("RGB"))
+
+
+def _png_bits(path: Path) -> int | None:
+    """Return the significant bits of a PNG of 16 bits per sample, 0 if it does not state them.
+
+    Without 16 bits, None. The chunk sBIT states them (PNG specification, 11.3.2.5).
+    """
+    with path.open("rb") as file:
+        head = file.read(33)
+        if len(head) < 33 or head[24] != 16:
+            return None
+        while len(chunk := file.read(8)) == 8:
+            size, kind = int.from_bytes(chunk[:4], "big"), chunk[4:]
+            if kind == b"sBIT":
+                return max(file.read(size), default=0)
+            if kind == b"IDAT":
+                break
+            file.seek(size + 4, 1)
+    return 0
+
+
+def _rgb_of_16_bits(path: Path, bits: int) -> NDArray[np.uint8]:
+    """Read a PNG of 16 bits per sample, which Pillow would cut down to the upper 8."""
+    stored = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    if stored is None:
+        raise ValueError("OpenCV cannot decode it")
+    stored = stored.reshape(*stored.shape[:2], -1)
+    colours = stored[..., :3][..., ::-1] if stored.shape[2] > 2 else stored[..., :1]
+    if not bits:
+        refuse_dark_range(int(colours.max()), 16)
+    top = 2 ** (bits or 16) - 1
+    scaled = np.minimum((stored.astype(np.uint32) * 255 + top // 2) // top, 255).astype(np.uint8)
+    rgb = scaled[..., 2::-1] if stored.shape[2] > 2 else np.repeat(scaled[..., :1], 3, axis=2)
+    if stored.shape[2] == 4:
+        return flatten(np.concatenate([rgb, scaled[..., 3:]], axis=2), WHITE)
+    return np.ascontiguousarray(rgb)

@@ -9,7 +9,7 @@ from wsi_pipeline.core.errors import SlideFormatError
 from wsi_pipeline.slides.fast_tiff import FastTiffReader
 from wsi_pipeline.slides.image_reader import ImageReader
 from wsi_pipeline.slides.openslide_reader import OpenSlideReader
-from wsi_pipeline.slides.readers import Reader, Refusal
+from wsi_pipeline.slides.readers import Choice, Reader, Refusal
 from wsi_pipeline.slides.tiff_reader import TiffReader
 
 __all__ = ["READERS", "fast_reader", "open_reader"]
@@ -22,7 +22,7 @@ READERS: tuple[type[OpenSlideReader] | type[TiffReader] | type[ImageReader], ...
 """In the order in which they are tried."""
 
 
-def open_reader(path: Path) -> Reader:
+def open_reader(path: Path, choice: Choice = Choice()) -> Reader:  # noqa: B008 (it is frozen)
     """Open a file with the first reader that supports it.
 
     Raises
@@ -35,7 +35,7 @@ def open_reader(path: Path) -> Reader:
     refusals = []
     for reader in READERS:
         try:
-            return fast_reader(path, reader(path))
+            return fast_reader(path, reader(path, choice))
         except Refusal as refusal:
             refusals.append(f"{reader.name}: {refusal}")
     raise SlideFormatError(

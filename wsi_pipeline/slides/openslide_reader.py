@@ -14,9 +14,12 @@ from numpy.typing import NDArray
 from wsi_pipeline.core.errors import SlideFormatError, one_line
 from wsi_pipeline.core.geometry import Box, paste
 from wsi_pipeline.core.pixel_size import Mpp
+from wsi_pipeline.slides.levels import fit_levels
+from wsi_pipeline.slides.plain_tiff import check_plain_tiff
 from wsi_pipeline.slides.readers import (
     CHUNK_PX,
     MAX_TILE_PX,
+    Choice,
     Header,
     Level,
     Refusal,
@@ -41,21 +44,26 @@ class OpenSlideReader:
 
     name = "openslide"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, choice: Choice = Choice()) -> None:  # noqa: B008 (it is frozen)
+        if choice.series or choice.plane is not None:
+            raise Refusal("series and planes are read by tifffile")
         self._path = path
         self._lock = threading.Lock()
         try:
             self._handle = openslide.OpenSlide(path)
-            self.header = _openslide_header(self._handle)
+            self.header, self._kept = _openslide_header(path, self._handle)
         except openslide.OpenSlideUnsupportedFormatError as error:
             raise Refusal(one_line(error)) from error
         except openslide.OpenSlideError as error:
+            if "TIFF compression" in str(error):  # tifffile reads more of them
+                raise Refusal(one_line(error)) from error
             raise SlideFormatError(
                 f"{path.name} is damaged or not supported ({one_line(error)}); "
                 "copy it again, or export it as a pyramidal TIFF"
             ) from error
         # After an error the handle returns nothing but that error, so this is read first.
         self._tiles = _tile_sizes(self._handle)
+        self._downsamples = self._handle.level_downsamples
         _check_tiles(path, self._handle, self._tiles)
 
     def read(self, level: int, box: Box) -> NDArray[np.uint8]:
@@ -65,7 +73,7 @@ class OpenSlideReader:
         such a position lies between two pixels of the level, and OpenSlide interpolates. Reading
         in fixed chunks keeps the fraction, and so each pixel, the same in all windows.
         """
-        if self.header.levels[level].downsample.is_integer():
+        if self._downsamples[self._kept[level]].is_integer():
             return self._read(level, box)
         out = np.empty((box.height, box.width, 3), np.uint8)
         whole = Box(0, 0, self.header.levels[level].width, self.header.levels[level].height)
@@ -87,14 +95,16 @@ class OpenSlideReader:
                 return self._decode(alone, level, box)
 
     def _decode(self, handle: Any, level: int, box: Box) -> NDArray[np.uint8]:
-        downsample = self.header.levels[level].downsample
+        own = self._kept[level]
+        # OpenSlide divides by its own downsample, which need not be the exact one.
+        downsample = self._downsamples[own]
         corner = (round(box.x0 * downsample), round(box.y0 * downsample))
-        rgba = handle.read_region(corner, level, (box.width, box.height))
+        rgba = handle.read_region(corner, own, (box.width, box.height))
         return flatten(np.asarray(rgba), self.header.background)
 
     def tile(self, level: int) -> tuple[int, int]:
         """Return width and height of a tile, or of a chunk where there are no tiles."""
-        width, height = (min(side or CHUNK_PX, CHUNK_PX) for side in self._tiles[level])
+        width, height = (min(side or CHUNK_PX, CHUNK_PX) for side in self._tiles[self._kept[level]])
         return width, height
 
     def close(self) -> None:
@@ -125,7 +135,8 @@ def _check_tiles(path: Path, handle: Any, tiles: list[tuple[int, int]]) -> None:
             )
 
 
-def _openslide_header(handle: Any) -> Header:
+def _openslide_header(path: Path, handle: Any) -> tuple[Header, tuple[int, ...]]:
+    """Return the header, and the number in OpenSlide of each of its levels."""
     properties = dict(handle.properties)
     vendor = properties["openslide.vendor"]
     if vendor == "generic-tiff" and any(
@@ -133,21 +144,34 @@ def _openslide_header(handle: Any) -> Header:
     ):
         # As a plain TIFF it would lose its pyramid, or its channels would become one.
         raise Refusal("OME-TIFF and QPTIFF are read by tifffile")
-    notes: tuple[str, ...] = ()
     mpp = _openslide_mpp(properties)
+    sizes = handle.level_dimensions
+    levels = tuple(
+        Level(*size, downsample)
+        for size, downsample in zip(sizes, handle.level_downsamples, strict=True)
+    )
+    notes: tuple[str, ...] = ()
+    kept = tuple(range(len(levels)))
     if vendor == "generic-tiff":
+        check_plain_tiff(path, sizes[0])
         mpp, notes = plausible_mpp(mpp)
+        pyramid = fit_levels(sizes, _tile_sizes(handle))
+        if pyramid.padded:
+            raise Refusal("its reduced levels are padded")
+        # Another value than OpenSlide's would move the pixels that it reads.
+        levels, kept = tuple(levels[number] for number in pyramid.kept), pyramid.kept
+        notes += pyramid.notes
     colour = properties.get("openslide.background-color", "FFFFFF")
     width, height = handle.dimensions
-    sizes = zip(handle.level_dimensions, handle.level_downsamples, strict=True)
-    return Header(
+    header = Header(
         vendor=vendor,
-        levels=tuple(Level(w, h, downsample) for (w, h), downsample in sizes),
+        levels=levels,
         bounds=_openslide_bounds(properties, Box(0, 0, width, height)),
         mpp=mpp,
         background=(int(colour[:2], 16), int(colour[2:4], 16), int(colour[4:6], 16)),
         notes=notes,
     )
+    return header, kept
 
 
 def _openslide_mpp(properties: dict[str, str]) -> Mpp | None:

@@ -21,6 +21,7 @@ __all__ = [
     "MAX_PX",
     "MAX_TILE_PX",
     "WHITE",
+    "Choice",
     "Header",
     "Level",
     "Reader",
@@ -73,6 +74,22 @@ class Header:
     mpp: Mpp | None = None
     background: tuple[int, int, int] = WHITE
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which image of a file is the slide.
+
+    Attributes
+    ----------
+    series
+        number of the image among those of the file, from 0; the largest by default
+    plane
+        number of the focal plane, from 0; the middle one by default
+    """
+
+    series: int | None = None
+    plane: int | None = None
 
 
 class Reader(Protocol):

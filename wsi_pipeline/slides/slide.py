@@ -27,7 +27,7 @@ from wsi_pipeline.slides.dask_array import lazy_array
 from wsi_pipeline.slides.fast_tiff import FastTiffReader
 from wsi_pipeline.slides.open_reader import open_reader
 from wsi_pipeline.slides.read_timeout import ReadTimeout
-from wsi_pipeline.slides.readers import Level, Reader
+from wsi_pipeline.slides.readers import Choice, Level, Reader
 from wsi_pipeline.slides.resample import Taps, plan_taps, resample, touches
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ def open_slide(
     crop: bool = True,
     read_timeout_s: float = RunConfig.read_timeout_s,
     mpp: float | None = None,
+    series: int | None = None,
+    plane: int | None = None,
 ) -> Slide:
     """Open a slide with the first reader that supports its format.
 
@@ -63,6 +65,9 @@ def open_slide(
         seconds to wait for the opening and for each read
     mpp
         µm per level-0 pixel, used instead of that of the file; a request's own takes precedence
+    series, plane
+        number of the image in a file with several, and of the focal plane, from 0; the largest
+        image and its middle plane by default
 
     Raises
     ------
@@ -96,10 +101,10 @@ def open_slide(
     size = request.mpp
     given = None if size is None else Mpp(size, size, request.mpp_source)
     timeout = ReadTimeout(request.path.name, read_timeout_s)
-    return timeout.call(_open, request.path, given, crop, timeout)
+    return timeout.call(_open, request.path, given, crop, timeout, Choice(series, plane))
 
 
-def _open(path: Path, given: Mpp | None, crop: bool, timeout: ReadTimeout) -> Slide:
+def _open(path: Path, given: Mpp | None, crop: bool, timeout: ReadTimeout, choice: Choice) -> Slide:
     if not path.exists():
         raise SlideNotFoundError(f"{path} does not exist; check the path")
     if path.is_dir():
@@ -110,7 +115,9 @@ def _open(path: Path, given: Mpp | None, crop: bool, timeout: ReadTimeout) -> Sl
             f"{path.name}: pixel size of {given.x:g} µm ({given.source}) is implausible; "
             f"give {MPP_RANGE}, e.g. 0.25"
         )
-    return Slide(path, open_reader(path), mpp=given, crop=crop, timeout=timeout)
+    return Slide(
+        path, open_reader(path, choice), mpp=given, crop=crop, timeout=timeout, choice=choice
+    )
 
 
 class Slide:
@@ -148,6 +155,7 @@ class Slide:
         mpp: Mpp | None,
         crop: bool,
         timeout: ReadTimeout | None = None,
+        choice: Choice = Choice(),  # noqa: B008 (it is frozen)
     ) -> None:
         header = reader.header
         whole = Box(0, 0, header.levels[0].width, header.levels[0].height)
@@ -168,7 +176,7 @@ class Slide:
             note = f"{mpp.source} {mpp.value:g} used instead of the file's {header.mpp.value:g}"
             self.notes += (note,)
         self._reader = reader
-        self._given, self._crop, self._closed = mpp, crop, False
+        self._given, self._crop, self._choice, self._closed = mpp, crop, choice, False
         self._timeout = timeout or ReadTimeout(path.name, RunConfig.read_timeout_s)
         self._scratch = threading.local()
 
@@ -365,16 +373,18 @@ class Slide:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        options = (self._given, self._crop, self._timeout.seconds)
+        options = (self._given, self._crop, self._timeout.seconds, self._choice)
         return _reopen, (self.path.absolute(), *options)
 
     def __repr__(self) -> str:
         return f"<Slide {self.slide_id} {self.width} x {self.height}, {self.reader} {self.vendor}>"
 
 
-def _reopen(path: Path, given: Mpp | None, crop: bool, read_timeout_s: float) -> Slide:
+def _reopen(
+    path: Path, given: Mpp | None, crop: bool, read_timeout_s: float, choice: Choice
+) -> Slide:
     timeout = ReadTimeout(path.name, read_timeout_s)
-    return timeout.call(_open, path, given, crop, timeout)
+    return timeout.call(_open, path, given, crop, timeout, choice)
 
 
 def _area(level: Level, bounds: Box, whole: Box) -> Box:

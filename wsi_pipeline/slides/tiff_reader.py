@@ -13,31 +13,32 @@ uncompressed strips it needs half the time, but it then holds a whole plain file
 
 from __future__ import annotations
 
-import re
+import itertools
 import threading
-import xml.etree.ElementTree as ET
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
 from wsi_pipeline.core.errors import one_line
 from wsi_pipeline.core.geometry import Box, paste
-from wsi_pipeline.core.pixel_size import Mpp
-from wsi_pipeline.slides.readers import (
-    MAX_PX,
-    MAX_TILE_PX,
-    WHITE,
-    Header,
-    Refusal,
-    make_levels,
-    plausible_mpp,
+from wsi_pipeline.slides.levels import fit_levels
+from wsi_pipeline.slides.readers import MAX_PX, MAX_TILE_PX, Choice, Header, Refusal
+from wsi_pipeline.slides.tiff_colour import (
+    JPEG,
+    YCBCR,
+    Colour,
+    declared_bits,
+    jpeg_is_ycbcr,
+    orientation_of,
+    refuse_dark_range,
 )
-from wsi_pipeline.slides.resample import flatten
+from wsi_pipeline.slides.tiff_pixel_size import tiff_pixel_size
 
 __all__ = ["TiffReader"]
 
@@ -45,13 +46,14 @@ CACHE_BYTES = 2**27
 """Memory for decoded tiles and strips."""
 PLAIN_PX = 256
 """Side of the squares in which a plain file that is cut off is read."""
-MICRONS = {"µm": 1, "μm": 1, "um": 1, "micron": 1, "nm": 1e-3, "Å": 1e-4, "mm": 1e3, "cm": 1e4}
-"""Unit → its length in µm."""
-GREY, PALETTE, COLOUR = (0, 1), (3,), (1, 2, 6)
-"""PhotometricInterpretation of images with 1 sample per pixel (grey, palette) and with 3."""
-YCBCR, ASSOCIATED_ALPHA = 6, 1
-JPEG = (6, 7, 33007, 34892)
-"""Values of the tag Compression whose decoders turn YCbCr into RGB."""
+PALETTE = 3
+"""PhotometricInterpretation of an image whose samples are numbers of colours."""
+PLAIN_KINDS = ("generic", "uniform", "shaped")
+"""Kinds of series without a description of their levels."""
+UPRIGHT = (0, 1)
+"""Values of the tag Orientation of an image that is stored as it is shown."""
+SAMPLED = 3
+"""Windows along each side in which the range of 16-bit samples is measured."""
 
 
 class TiffReader:
@@ -65,7 +67,7 @@ class TiffReader:
 
     name = "tifffile"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, choice: Choice = Choice()) -> None:  # noqa: B008 (it is frozen)
         self._lock = threading.Lock()
         self._cache: OrderedDict[tuple[int, int, int], NDArray[Any]] = OrderedDict()
         self._cached_bytes = 0
@@ -74,37 +76,84 @@ class TiffReader:
         except Exception as error:
             raise Refusal(one_line(error)) from error
         try:
-            self._describe()
+            self._describe(choice)
         except Exception as error:
             self._file.close()
             raise Refusal(one_line(error)) from error
 
-    def _describe(self) -> None:
+    def _describe(self, choice: Choice) -> None:
         _check_complete(self._file)
-        pictures = list(self._file.series)
-        sizes = [p.keyframe.imagewidth * p.keyframe.imagelength for p in pictures]
-        index = int(np.argmax(sizes))
-        series = pictures[index]
-        chosen = _choose_planes(series)
-        levels = [_pages(level, chosen) for level in series.levels]
-        self._levels = [pages for pages in levels if _alike(pages[0], levels[0][0])]
-        page = self._levels[0][0].keyframe
-        self._colour = _Colour(page, len(chosen) * page.samplesperpixel)
-        frames = [pages[0].keyframe for pages in self._levels]
-        mpp, notes = _pixel_size(self._file, index, page)
+        index, notes = _choose_series(self._file, choice.series)
+        series = self._file.series[index]
+        chosen, more = _choose_planes(series, choice.plane)
+        levels = [_pages(level, chosen) for level in _images(self._file, index)]
+        first = levels[0][0].keyframe
+        levels = [pages for pages in levels if _alike(pages[0].keyframe, first)]
+        frames = [pages[0].keyframe for pages in levels]
+        tiles = [(f.tilewidth, f.tilelength) if f.is_tiled else None for f in frames]
+        pyramid = fit_levels([(f.imagewidth, f.imagelength) for f in frames], tiles)
+        self._levels = [levels[number] for number in pyramid.kept]
+        if orientation_of(first) not in UPRIGHT:
+            raise Refusal(
+                f"its tag Orientation is {orientation_of(first)}, so that it is stored turned or "
+                "mirrored; write it upright, with Orientation 1"
+            )
+        mpp, about_size = tiff_pixel_size(self._file, index, first)
+        self._ycbcr, about_colour = self._stated_colours()
         self.header = Header(
             vendor=series.kind,
-            levels=make_levels([(f.imagewidth, f.imagelength) for f in frames]),
-            bounds=Box(0, 0, page.imagewidth, page.imagelength),
+            levels=pyramid.levels,
+            bounds=Box(0, 0, first.imagewidth, first.imagelength),
             mpp=mpp,
-            notes=notes,
+            notes=(*notes, *more, *pyramid.notes, *about_size, *about_colour),
         )
+        bits, stated = declared_bits(self._file, index, first)
+        self._colour = Colour(first, len(chosen) * first.samplesperpixel, bits)
+        if bits > 8 and not stated and first.photometric != PALETTE:
+            refuse_dark_range(self._brightest(), bits)
+
+    def _stated_colours(self) -> tuple[bool | None, tuple[str, ...]]:
+        """Return the colour model of JPEG tiles where it contradicts the file's tag, and a note."""
+        page = self._levels[0][0]
+        frame = page.keyframe
+        if frame.compression != 7 or frame.samplesperpixel != 3:
+            return None, ()
+        found = next((i for i, size in enumerate(page.databytecounts) if size), None)
+        if found is None:
+            return None, ()
+        self._file.filehandle.seek(page.dataoffsets[found])
+        head = self._file.filehandle.read(min(page.databytecounts[found], 4096))
+        ycbcr = jpeg_is_ycbcr(head)
+        if ycbcr is None or ycbcr == (frame.photometric == YCBCR):
+            return None, ()
+        names = ("RGB", "YCbCr")
+        return ycbcr, (
+            f"its tag states {names[not ycbcr]}, its JPEG tiles {names[ycbcr]}, which is used",
+        )
+
+    def _brightest(self) -> int:
+        """Return the largest sample of some windows that are spread over the image."""
+        level = self.header.levels[-1]
+        side = PLAIN_PX if len(self._levels) > 1 or level.width * level.height > 2**22 else 2**11
+        across, down = (
+            sorted({int(x) for x in np.linspace(0, max(0, whole - side), SAMPLED)})
+            for whole in (level.width, level.height)
+        )
+        brightest = 0
+        for y, x in itertools.product(down, across):
+            box = Box(x, y, min(x + side, level.width), min(y + side, level.height))
+            brightest = max(brightest, int(self._stored(len(self._levels) - 1, box).max()))
+        return brightest
 
     def read(self, level: int, box: Box) -> NDArray[np.uint8]:
         """Return the pixels (h, w, 3) of a box of the level."""
+        return self._colour(self._stored(level, box))
+
+    def _stored(self, level: int, box: Box) -> NDArray[Any]:
+        """Return the stored samples (h, w, n) of a box of the level."""
         pages = self._levels[level]
         raw = [self._plane(level, number, page, box) for number, page in enumerate(pages)]
-        return self._colour(raw[0] if len(raw) == 1 else np.concatenate(raw, axis=2))
+        return raw[0] if len(raw) == 1 else np.concatenate(raw, axis=2)
 
     def _plane(self, level: int, number: int, page: Any, box: Box) -> NDArray[Any]:
         """Return the stored samples of a page, (h, w, samples)."""
@@ -157,8 +206,11 @@ class TiffReader:
             if frame.compression in JPEG
             else {}
         )
-        decoded, _, _ = frame.decode(data, index, **tables)
-        pixels = None if decoded is None else decoded[0]
+        if self._ycbcr is not None and data is not None:
+            pixels = _decode_jpeg(data, page.jpegtables, self._ycbcr)
+        else:
+            decoded, _, _ = frame.decode(data, index, **tables)
+            pixels = None if decoded is None else decoded[0]
         with self._lock:
             if key not in self._cache and pixels is not None:
                 self._cache[key] = pixels
@@ -213,23 +265,83 @@ def _blank(frame: Any) -> Any:
     return np.array(white).astype(frame.dtype)
 
 
-def _choose_planes(series: Any) -> list[int]:
-    """Return the pages of a series that make the image: one, or one for each of three channels."""
+def _choose_series(file: Any, wanted: int | None) -> tuple[int, tuple[str, ...]]:
+    """Return the number of the series to read, the largest unless one is wanted, and a note."""
+    pictures = list(file.series)
+    if wanted is not None and not 0 <= wanted < len(pictures):
+        raise Refusal(
+            f"series {wanted} does not exist; the file has "
+            + (f"0 to {len(pictures) - 1}" if len(pictures) > 1 else "series 0 only")
+        )
+    sizes = [p.keyframe.imagewidth * p.keyframe.imagelength for p in pictures]
+    index = int(np.argmax(sizes)) if wanted is None else wanted
+    used = {id(level.pages[0]) for level in _images(file, index)}
+    others = [p for p in pictures if id(p.pages[0]) not in used]
+    if not others:
+        return index, ()
+    frame = pictures[index].keyframe
+    why = "the largest; --series chooses another" if wanted is None else "as chosen"
+    return index, (
+        f"series {index} of {len(others) + 1} is read, {frame.imagewidth} x {frame.imagelength} px"
+        f" ({why})",
+    )
+
+
+def _images(file: Any, index: int) -> list[Any]:
+    """Return a series and the reduced images that may be levels of its pyramid, largest first.
+
+    In a plain TIFF, reduced images that are padded are series of their own in tifffile.
+    """
+    series = file.series[index]
+    levels = list(series.levels)
+    if series.kind in PLAIN_KINDS:
+        levels += [
+            other
+            for other in file.series
+            if other is not series and other.keyframe.is_reduced and len(other.pages) == 1
+        ]
+        levels[1:] = sorted(levels[1:], key=lambda level: -level.keyframe.imagewidth)
+    return levels
+
+
+def _choose_planes(series: Any, plane: int | None) -> tuple[list[int], tuple[str, ...]]:
+    """Return the pages of a series that make the image, and notes on the others.
+
+    The image is one page, or one for each of three channels.
+    """
     frame = series.keyframe
     if not series.axes.endswith(frame.axes) or frame.imagedepth > 1:
         raise Refusal(f"axes {series.axes} are not those of images")
     axes = series.axes[: len(series.axes) - len(frame.axes)]
     shape = series.shape[: len(axes)]
     where: list[Any] = []
+    notes = []
+    planes = dict(zip(axes, shape, strict=True)).get("Z", 1)
+    if plane is not None and not 0 <= plane < planes:
+        raise Refusal(f"focal plane {plane} does not exist; the image has {planes}, from 0 on")
     for axis, size in zip(axes, shape, strict=True):
         if axis == "C" and size == 3 and frame.samplesperpixel == 1 and frame.dtype == np.uint8:
             where.append(slice(None))
-        elif size == 1 or axis in "ZT":
-            where.append(size // 2 if axis == "Z" else 0)
+        elif axis == "Z" and size > 1:
+            where.append(size // 2 if plane is None else plane)
+            chosen = "the middle one; --plane chooses another" if plane is None else "as chosen"
+            notes.append(f"focal plane {where[-1]} of {size} is read ({chosen})")
+        elif axis == "T" and size > 1:
+            where.append(0)
+            notes.append(f"time point 0 of {size} is read")
+        elif size == 1:
+            where.append(0)
         else:
             raise Refusal(f"{size} {frame.dtype} planes along axis {axis} are not an RGB image")
     numbers = np.arange(np.prod(shape, dtype=int)).reshape(shape)[tuple(where)]
-    return [int(number) for number in np.atleast_1d(numbers)]
+    return [int(number) for number in np.atleast_1d(numbers)], tuple(notes)
+
+
+def _decode_jpeg(data: bytes, tables: bytes | None, ycbcr: bool) -> NDArray[np.uint8]:
+    """Decode a tile by its own colour model, RGB (h, w, 3)."""
+    return np.asarray(imagecodecs.jpeg8_decode(
+        data, tables=tables, colorspace="YCBCR" if ycbcr else "RGB", outcolorspace="RGB"
+    ), np.uint8)  # fmt: skip
 
 
 def _pages(level: Any, chosen: list[int]) -> list[Any]:
@@ -250,82 +362,6 @@ def _pages(level: Any, chosen: list[int]) -> list[Any]:
     return pages
 
 
-def _alike(page: Any, other: Any) -> bool:
-    a, b = page.keyframe, other.keyframe
+def _alike(a: Any, b: Any) -> bool:
     names = ("dtype", "photometric", "samplesperpixel", "bitspersample")
     return all(getattr(a, name) == getattr(b, name) for name in names)
-
-
-class _Colour:
-    """Turns the stored samples (h, w, n) of an image into RGB (h, w, 3). Raises `Refusal`."""
-
-    def __init__(self, page: Any, samples: int) -> None:
-        extra = tuple(int(kind) for kind in page.extrasamples)
-        self._colours = samples - len(extra)
-        self._alpha = bool(extra) and extra[0] in (1, 2)  # 0 is an unspecified sample
-        self._premultiplied = extra[:1] == (ASSOCIATED_ALPHA,)
-        photometric = int(page.photometric)
-        known = {1: GREY + PALETTE, 3: COLOUR}.get(self._colours, ())
-        if photometric not in known or page.dtype is None or page.dtype.kind not in "ub":
-            raise Refusal(
-                f"{self._colours} {page.dtype} samples of photometric {photometric} are not RGB"
-            )
-        if photometric == YCBCR and page.compression not in JPEG:
-            raise Refusal("YCbCr is read only in JPEG")
-        if page.dtype.itemsize > 2:
-            raise Refusal(f"the range of {page.dtype} samples is unknown")
-        self._table = _table(page)
-
-    def __call__(self, raw: NDArray[Any]) -> NDArray[np.uint8]:
-        if self._table is not None and self._table.ndim == 2:
-            return self._table[np.minimum(raw[..., 0], len(self._table) - 1)]
-        pixels = raw if self._table is None else self._table[raw.astype(np.uint16)]
-        rgb = pixels[..., : self._colours]
-        if self._colours == 1:
-            rgb = np.repeat(rgb, 3, axis=2)
-        if not self._alpha:
-            return np.ascontiguousarray(rgb)
-        rgba = np.concatenate([rgb, pixels[..., self._colours : self._colours + 1]], axis=2)
-        return flatten(rgba, WHITE, premultiplied=self._premultiplied)
-
-
-def _table(page: Any) -> NDArray[np.uint8] | None:
-    """Return what each stored value becomes: a grey (n,), a colour (n, 3), or None: itself."""
-    if page.photometric == 3:
-        colours = np.asarray(page.colormap).T
-        return (colours >> 8 if colours.max() > 255 else colours).astype(np.uint8)
-    top = 2 ** int(np.max(page.bitspersample)) - 1
-    if top == 255 and page.photometric != 0:
-        return None
-    table = np.minimum((np.arange(65536) * 255 + top // 2) // top, 255).astype(np.uint8)
-    return 255 - table if page.photometric == 0 else table
-
-
-def _pixel_size(file: Any, index: int, page: Any) -> tuple[Mpp | None, tuple[str, ...]]:
-    """Return the pixel size from OME-XML, Aperio's description or a resolution tag, and notes."""
-    if file.is_ome:
-        mpp = _ome_pixel_size(file.ome_metadata, index)
-        if mpp is not None:
-            return mpp, ()
-    aperio = re.search(r"\|\s*MPP\s*=\s*([\d.]+)", page.description)
-    if aperio:
-        return Mpp(float(aperio[1]), float(aperio[1]), "metadata"), ()
-    per_unit = page.resolution
-    if file.is_imagej and str((file.imagej_metadata or {}).get("unit")) in MICRONS:
-        unit = MICRONS[str(file.imagej_metadata["unit"])]
-    else:  # inch, cm, mm, µm; without a unit the numbers are an aspect ratio
-        unit = {2: 25400, 3: 1e4, 4: 1e3, 5: 1}.get(int(page.resolutionunit), 0)
-    if not unit or min(per_unit) <= 0 or per_unit == (1, 1):
-        return None, ()
-    return plausible_mpp(Mpp(unit / per_unit[0], unit / per_unit[1], "metadata"))
-
-
-def _ome_pixel_size(text: str, index: int) -> Mpp | None:
-    pixels = [node for node in ET.fromstring(text).iter() if node.tag.endswith("}Pixels")]
-    sizes = []
-    for axis in "XY" if index < len(pixels) else "":
-        size = pixels[index].get(f"PhysicalSize{axis}")
-        unit = MICRONS.get(pixels[index].get(f"PhysicalSize{axis}Unit", "µm"))
-        if size is not None and unit is not None:
-            sizes.append(float(size) * unit)
-    return Mpp(sizes[0], sizes[1], "metadata") if len(sizes) == 2 else None

@@ -1,0 +1,181 @@
+"""Turn the stored samples of a TIFF image into RGB with 8 bits."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_pipeline.slides.readers import WHITE, Refusal
+from wsi_pipeline.slides.resample import flatten
+
+__all__ = [
+    "JPEG",
+    "YCBCR",
+    "Colour",
+    "declared_bits",
+    "jpeg_is_ycbcr",
+    "orientation_of",
+    "refuse_dark_range",
+]
+
+GREY, PALETTE, COLOUR = (0, 1), (3,), (1, 2, 6)
+"""PhotometricInterpretation of images with 1 sample per pixel (grey, palette) and with 3."""
+YCBCR, ASSOCIATED_ALPHA = 6, 1
+JPEG = (6, 7, 33007, 34892)
+"""Values of the tag Compression whose decoders turn YCbCr into RGB."""
+LEAST_SHARE = 0.25
+"""A bright-field image whose brightest sample is below this share of its range was scaled wrongly:
+its glass would be nearly black."""
+
+
+class Colour:
+    """Turns the stored samples (h, w, n) of an image into RGB (h, w, 3).
+
+    Parameters
+    ----------
+    page
+        first page of the image
+    samples
+        number of samples of a pixel
+    bits
+        significant bits of a sample
+
+    Raises
+    ------
+    Refusal
+        the image is not RGB, grey or a palette of 8 or 16 bits
+    """
+
+    def __init__(self, page: Any, samples: int, bits: int) -> None:
+        extra = tuple(int(kind) for kind in page.extrasamples)
+        self._colours = samples - len(extra)
+        self._alpha = bool(extra) and extra[0] in (1, 2)  # 0 is an unspecified sample
+        self._premultiplied = extra[:1] == (ASSOCIATED_ALPHA,)
+        photometric = int(page.photometric)
+        known = {1: GREY + PALETTE, 3: COLOUR}.get(self._colours, ())
+        if photometric not in known or page.dtype is None or page.dtype.kind not in "ub":
+            raise Refusal(
+                f"{self._colours} {page.dtype} samples of photometric {photometric} are not RGB"
+                + _remedy(page)
+            )
+        if photometric == YCBCR and page.compression not in JPEG:
+            raise Refusal("YCbCr is read only in JPEG")
+        if page.dtype.itemsize > 2:
+            raise Refusal(f"the range of {page.dtype} samples is unknown" + _remedy(page))
+        self._table = _table(page, bits)
+
+    def __call__(self, raw: NDArray[Any]) -> NDArray[np.uint8]:
+        """Return RGB (h, w, 3)."""
+        if self._table is not None and self._table.ndim == 2:
+            return self._table[np.minimum(raw[..., 0], len(self._table) - 1)]
+        pixels = raw if self._table is None else self._table[raw.astype(np.uint16)]
+        rgb = pixels[..., : self._colours]
+        if self._colours == 1:
+            rgb = np.repeat(rgb, 3, axis=2)
+        if not self._alpha:
+            return np.ascontiguousarray(rgb)
+        rgba = np.concatenate([rgb, pixels[..., self._colours : self._colours + 1]], axis=2)
+        return flatten(rgba, WHITE, premultiplied=self._premultiplied)
+
+
+def _remedy(page: Any) -> str:
+    """Return what to do with samples that are no whole numbers, or whose range is unknown."""
+    if page.dtype is None or (page.dtype.kind in "ub" and page.dtype.itemsize <= 2):
+        return ""
+    return "; convert the image to RGB with 8 bits per sample"
+
+
+def _table(page: Any, bits: int) -> NDArray[np.uint8] | None:
+    """Return what each stored value becomes: a grey (n,), a colour (n, 3), or None: itself."""
+    if page.photometric == 3:
+        colours = np.asarray(page.colormap).T
+        return (colours >> 8 if colours.max() > 255 else colours).astype(np.uint8)
+    top = 2**bits - 1
+    if top == 255 and page.photometric != 0 and page.dtype.itemsize == 1:
+        return None
+    table = np.minimum((np.arange(65536) * 255 + top // 2) // top, 255).astype(np.uint8)
+    return 255 - table if page.photometric == 0 else table
+
+
+def orientation_of(page: Any) -> int:
+    """Return the value of the tag Orientation; 1 is upright, as is 0, which some programs write."""
+    tag = page.tags.get("Orientation")
+    return int(tag.value) if tag is not None else 1
+
+
+def declared_bits(file: Any, index: int, page: Any) -> tuple[int, bool]:
+    """Return the significant bits of a sample, and whether the file states them.
+
+    16-bit samples of a camera with 12 bits end at 4095. OME-XML has SignificantBits for this, TIFF
+    the tag MaxSampleValue.
+
+    Parameters
+    ----------
+    index
+        number of the series
+    page
+        first page of the series
+    """
+    stored = int(np.max(page.bitspersample))
+    if file.is_ome:
+        pixels = [n for n in ET.fromstring(file.ome_metadata).iter() if n.tag.endswith("}Pixels")]
+        stated = pixels[index].get("SignificantBits", "") if index < len(pixels) else ""
+        if stated.isdecimal() and 1 <= int(stated) <= stored:
+            return int(stated), True
+    if "MaxSampleValue" in page.tags:
+        top = int(np.max(page.tags["MaxSampleValue"].value))
+        if 0 < top < 2**stored:
+            return top.bit_length(), True
+    return stored, False
+
+
+def refuse_dark_range(brightest: int, bits: int) -> None:
+    """Refuse an image whose samples use only the lowest part of their range.
+
+    Raises
+    ------
+    Refusal
+        the brightest of its samples is below a quarter of the range
+    """
+    top = 2**bits - 1
+    if bits > 8 and 0 < brightest < LEAST_SHARE * top:
+        raise Refusal(
+            f"its samples of {bits} bits reach only {brightest} of {top}, and the file does not "
+            "state how many bits are significant; convert it to 8 bits per sample, or write "
+            f"SignificantBits (OME-XML) or MaxSampleValue (TIFF), e.g. {brightest.bit_length()} "
+            f"or {2 ** brightest.bit_length() - 1}"
+        )
+
+
+def jpeg_is_ycbcr(data: bytes) -> bool | None:
+    """Return whether a JPEG with three components states that it is YCbCr; None: no statement.
+
+    Adobe's marker states it, then the names R, G and B of the components, then JFIF, whose colours
+    are always YCbCr (ITU-T T.871).
+
+    Examples
+    --------
+    >>> jpeg_is_ycbcr(bytes.fromhex("ffd8ffee000e" "41646f6265" "0064" "0000" "0000" "00"))
+    False
+    """
+    start, jfif = 2, False
+    adobe: bool | None = None
+    named: bool | None = None
+    while start + 4 <= len(data) and data[start] == 0xFF:
+        marker, size = data[start + 1], int.from_bytes(data[start + 2 : start + 4], "big")
+        body = data[start + 4 : start + 2 + size]
+        if marker == 0xDA:  # the pixels
+            break
+        if marker == 0xEE and body[:5] == b"Adobe" and len(body) >= 12:
+            adobe = body[11] == 1
+        elif marker == 0xE0 and body[:4] == b"JFIF":
+            jfif = True
+        elif 0xC0 <= marker <= 0xC3 and body[5:6] == b"\x03" and body[6:15:3] == b"RGB":
+            named = False
+        start += 2 + size
+    if adobe is not None:
+        return adobe
+    return named if named is not None else (True if jfif else None)

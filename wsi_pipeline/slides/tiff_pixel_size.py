@@ -1,0 +1,114 @@
+"""Read the pixel size of a TIFF file: OME-XML, ImageJ, a description, or the resolution tags."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from types import MappingProxyType
+from typing import Any
+
+from wsi_pipeline.core.pixel_size import Mpp
+from wsi_pipeline.slides.readers import plausible_mpp
+
+__all__ = ["UNITS", "number_of", "tiff_pixel_size", "unit_of"]
+
+_PREFIXES = {
+    "Y": 24, "Z": 21, "E": 18, "P": 15, "T": 12, "G": 9, "M": 6, "k": 3, "h": 2, "da": 1, "": 0,
+    "d": -1, "c": -2, "m": -3, "µ": -6, "n": -9, "p": -12, "f": -15, "a": -18, "z": -21, "y": -24,
+}  # fmt: skip
+UNITS = MappingProxyType(
+    {f"{prefix}m": 10.0 ** (power + 6) for prefix, power in _PREFIXES.items()}
+    | {"Å": 1e-4, "thou": 25.4, "li": 25400 / 12, "in": 25400.0, "ft": 304800.0, "yd": 914400.0,
+       "mi": 1.609344e9, "ua": 1.495978707e17, "ly": 9.4607304725808e21,
+       "pc": 3.0856775814913673e22, "pt": 25400 / 72}
+)  # fmt: skip
+"""Every unit of length of the OME schema (UnitsLength, 2016-06) → µm. Its "pixel" and
+"reference frame" are no lengths."""
+_ALIASES = {
+    "um": "µm", "micron": "µm", "microns": "µm", "micrometer": "µm", "micrometers": "µm",
+    "micrometre": "µm", "micrometres": "µm", "inch": "in", "inches": "in", "cm.": "cm",
+    "nanometer": "nm", "nanometers": "nm", "millimeter": "mm", "millimeters": "mm",
+    "centimeter": "cm", "centimeters": "cm", "meter": "m", "meters": "m", "angstrom": "Å",
+}  # fmt: skip
+_NUMBER = r"[-+]?(?:\d+(?:[.,]\d*)?|[.,]\d+)(?:[eE][-+]?\d+)?"
+
+
+def unit_of(text: str | None) -> float | None:
+    r"""Return the length of a unit in µm, or None if it is no length.
+
+    Examples
+    --------
+    >>> unit_of("microns"), unit_of("\\u00B5m"), unit_of("μm"), unit_of("mm"), unit_of("pixel")
+    (1.0, 1.0, 1.0, 1000.0, None)
+    """
+    name = (text or "").strip()
+    if "\\u" in name:  # ImageJ writes characters beyond ASCII in this way
+        name = re.sub(r"\\u([0-9a-fA-F]{4})", lambda code: chr(int(code[1], 16)), name)
+    name = name.replace("\u03bc", "\u00b5")  # the Greek letter and the sign for micro
+    name = _ALIASES.get(name.lower(), name)
+    return UNITS.get(name)
+
+
+def number_of(text: str | None) -> float | None:
+    """Return the number in a text, with a point or a decimal comma, or None.
+
+    Examples
+    --------
+    >>> number_of("0,25"), number_of("2.5e-1"), number_of("1,234.5")
+    (0.25, 0.25, None)
+    """
+    match = re.fullmatch(rf"\s*({_NUMBER})\s*", text or "")
+    return float(match[1].replace(",", ".")) if match else None
+
+
+def tiff_pixel_size(file: Any, index: int, page: Any) -> tuple[Mpp | None, tuple[str, ...]]:
+    """Return the pixel size of a file that tifffile opened, and notes on how it was understood.
+
+    Parameters
+    ----------
+    index
+        number of the series
+    page
+        first page of the series
+    """
+    if file.is_ome:
+        mpp, notes = _of_ome(file.ome_metadata, index)
+        if mpp is not None or notes:
+            return mpp, notes
+    described = re.search(rf"\|\s*MPP\s*=\s*({_NUMBER})\s*(?:\||$)", page.description)
+    size = number_of(described[1]) if described else None
+    if size is not None:
+        return Mpp(size, size, "metadata"), ()
+    per_unit = page.resolution
+    unit: float | None = None
+    if file.is_imagej:
+        unit = unit_of(str((file.imagej_metadata or {}).get("unit", "")))
+    if unit is None:  # inch, cm, mm, µm; without a unit the numbers are an aspect ratio
+        unit = {2: 25400.0, 3: 1e4, 4: 1e3, 5: 1.0}.get(int(page.resolutionunit))
+    if not unit or min(per_unit) <= 0 or per_unit == (1, 1):
+        return None, ()
+    return plausible_mpp(Mpp(unit / per_unit[0], unit / per_unit[1], "metadata"))
+
+
+def _of_ome(text: str, index: int) -> tuple[Mpp | None, tuple[str, ...]]:
+    """Return the pixel size of the OME image at `index`; without Y, pixels are as high as wide."""
+    pixels = [node for node in ET.fromstring(text).iter() if node.tag.endswith("}Pixels")]
+    if index >= len(pixels):
+        return None, ()
+    sizes: dict[str, float] = {}
+    for axis in "XY":
+        stated = pixels[index].get(f"PhysicalSize{axis}")
+        unit = pixels[index].get(f"PhysicalSize{axis}Unit", "µm")
+        if stated is None:
+            continue
+        size, length = number_of(stated), unit_of(unit)
+        if size is None or length is None:
+            return None, (f"pixel size {stated} {unit} is no length and ignored",)
+        sizes[axis] = size * length
+    if not sizes:
+        return None, ()
+    x = sizes.get("X", sizes.get("Y", 0.0))
+    notes = () if len(sizes) == 2 else (
+        f"the file states only PhysicalSize{next(iter(sizes))}; pixels are taken as square",
+    )  # fmt: skip
+    return Mpp(x, sizes.get("Y", x), "metadata"), notes
