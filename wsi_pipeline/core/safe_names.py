@@ -49,10 +49,10 @@ def slide_id_of(path: Path) -> str:
 
     Examples
     --------
-    >>> slide_id_of(Path("slides/a.svs")), slide_id_of(Path("b.ome.tiff"))
-    ('a', 'b')
+    >>> [slide_id_of(Path(name)) for name in ("slides/a.svs", "b.ome.tiff", "c.ome.zarr")]
+    ['a', 'b', 'c']
     """
-    ome = path.name.lower().endswith((".ome.tif", ".ome.tiff"))
+    ome = path.name.lower().endswith((".ome.tif", ".ome.tiff", ".ome.zarr"))
     return check_name(Path(path.stem).stem if ome else path.stem)
 
 

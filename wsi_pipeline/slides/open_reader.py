@@ -30,6 +30,15 @@ def open_reader(path: Path, choice: Choice = Choice()) -> Reader:  # noqa: B008 
     SlideFormatError
         no reader supports the file, or it is damaged; the message has the reason of each reader
     """
+    if path.is_dir():
+        from wsi_pipeline.slides.ome_zarr_reader import OmeZarrReader  # zarr takes half a second
+
+        try:
+            return OmeZarrReader(path, choice)
+        except Refusal as refusal:
+            raise SlideFormatError(
+                f"{path} is a folder, and no slide ({refusal}); give a slide file in it"
+            ) from refusal
     if path.stat().st_size == 0:
         raise SlideFormatError(f"{path.name} is empty; copy it again")
     refusals = []

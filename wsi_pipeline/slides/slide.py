@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import (
     MppError,
-    SlideFormatError,
     SlideNotFoundError,
     SlideReadError,
     SlideTimeoutError,
@@ -107,8 +106,6 @@ def open_slide(
 def _open(path: Path, given: Mpp | None, crop: bool, timeout: ReadTimeout, choice: Choice) -> Slide:
     if not path.exists():
         raise SlideNotFoundError(f"{path} does not exist; check the path")
-    if path.is_dir():
-        raise SlideFormatError(f"{path} is a folder; give a slide file in it")
     slide_id_of(path)  # refuse a bad name before the file is opened
     if given is not None and not given.plausible:
         raise MppError(

@@ -50,6 +50,8 @@ PALETTE = 3
 """PhotometricInterpretation of an image whose samples are numbers of colours."""
 PLAIN_KINDS = ("generic", "uniform", "shaped")
 """Kinds of series without a description of their levels."""
+OTHER_AXES = {"T": "time point", "I": "page", "Q": "page"}
+"""Axes of which the first image is read."""
 UPRIGHT = (0, 1)
 """Values of the tag Orientation of an image that is stored as it is shown."""
 SAMPLED = 3
@@ -326,9 +328,9 @@ def _choose_planes(series: Any, plane: int | None) -> tuple[list[int], tuple[str
             where.append(size // 2 if plane is None else plane)
             chosen = "the middle one; --plane chooses another" if plane is None else "as chosen"
             notes.append(f"focal plane {where[-1]} of {size} is read ({chosen})")
-        elif axis == "T" and size > 1:
+        elif axis in OTHER_AXES and size > 1:
             where.append(0)
-            notes.append(f"time point 0 of {size} is read")
+            notes.append(f"{OTHER_AXES[axis]} 0 of {size} is read")
         elif size == 1:
             where.append(0)
         else:

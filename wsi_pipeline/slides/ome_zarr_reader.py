@@ -1,0 +1,207 @@
+"""Read OME-Zarr images: Zarr v2 and v3 (OME-NGFF 0.4 and 0.5), one or several in a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from wsi_pipeline.core.errors import one_line
+from wsi_pipeline.core.geometry import Box
+from wsi_pipeline.core.pixel_size import Mpp
+from wsi_pipeline.slides.levels import fit_levels
+from wsi_pipeline.slides.readers import MAX_TILE_PX, Choice, Header, Refusal
+from wsi_pipeline.slides.tiff_colour import refuse_dark_range
+from wsi_pipeline.slides.tiff_pixel_size import unit_of
+
+__all__ = ["OmeZarrReader", "is_ome_zarr"]
+
+_UNITS = {"micrometer": "µm", "nanometer": "nm", "millimeter": "mm", "angstrom": "Å", "meter": "m"}
+METADATA = (".zattrs", ".zgroup", "zarr.json")
+
+
+def is_ome_zarr(path: Path) -> bool:
+    """Return whether a folder holds Zarr metadata."""
+    return path.is_dir() and any((path / name).is_file() for name in METADATA)
+
+
+class OmeZarrReader:
+    """Reads an OME-Zarr image, with its pyramid.
+
+    Raises
+    ------
+    Refusal
+        the folder is no OME-Zarr image, or not RGB
+    """
+
+    name = "ome-zarr"
+
+    def __init__(self, path: Path, choice: Choice = Choice()) -> None:  # noqa: B008 (it is frozen)
+        if not is_ome_zarr(path):
+            raise Refusal("not an OME-Zarr folder")
+        try:
+            self._describe(path, choice)
+        except Exception as error:
+            raise Refusal(one_line(error)) from error
+
+    def _describe(self, path: Path, choice: Choice) -> None:
+        root = zarr.open_group(path, mode="r")
+        images = _images(root)
+        if not images:
+            raise Refusal("its metadata has no multiscales")
+        wanted = 0 if choice.series is None else choice.series
+        if wanted >= len(images):
+            raise Refusal(f"series {wanted} does not exist; the folder has {len(images)}")
+        group, about = images[wanted]
+        axes = [str(a["name"] if isinstance(a, dict) else a).lower() for a in about["axes"]]
+        datasets = about["datasets"]
+        arrays = [_array(group, d["path"]) for d in datasets]
+        if len(axes) != arrays[0].ndim or not {"x", "y"} <= set(axes):
+            raise Refusal(f"axes {''.join(axes)} are not those of its array {arrays[0].shape}")
+        self._axes = axes
+        self._where, notes = self._planes(arrays[0], choice.plane)
+        sizes = [_size(axes, array) for array in arrays]
+        pyramid = fit_levels(sizes)
+        self._arrays = [arrays[number] for number in pyramid.kept]
+        if len(images) > 1:
+            more = "; --series chooses another" if choice.series is None else ""
+            notes = (f"series {wanted} of {len(images)} is read{more}", *notes)
+        mpp, more_notes = _pixel_size(about, datasets[0], axes)
+        self.header = Header(
+            vendor="ome-zarr",
+            levels=pyramid.levels,
+            bounds=Box(0, 0, *sizes[0]),
+            mpp=mpp,
+            notes=(*notes, *pyramid.notes, *more_notes),
+        )
+        self._bits = _check_samples(arrays[0], about)
+        if self._bits > 8 and not _window_top(about):
+            level = self.header.levels[-1]
+            side = min(1024, level.width), min(1024, level.height)
+            refuse_dark_range(int(self._stored(len(pyramid.levels) - 1, Box(0, 0, *side)).max()),
+                              self._bits)  # fmt: skip
+
+    def _planes(self, array: Any, plane: int | None) -> tuple[dict[str, Any], tuple[str, ...]]:
+        """Return the index of each axis but x and y, and notes on what is not read."""
+        where: dict[str, Any] = {}
+        notes = []
+        for axis, count in zip(self._axes, array.shape, strict=True):
+            if axis == "c":
+                if count not in (1, 3):
+                    raise Refusal(f"{count} channels are not an RGB image")
+                where[axis] = slice(None)
+            elif axis == "z":
+                if plane is not None and not plane < count:
+                    raise Refusal(f"focal plane {plane} does not exist; there are {count}, from 0")
+                where[axis] = count // 2 if plane is None else plane
+                if count > 1:
+                    why = "the middle one; --plane chooses another" if plane is None else "chosen"
+                    notes.append(f"focal plane {where[axis]} of {count} is read ({why})")
+            elif axis not in "xy":
+                where[axis] = 0
+                if count > 1:
+                    notes.append(f"{axis} 0 of {count} is read")
+        return where, tuple(notes)
+
+    def _stored(self, level: int, box: Box) -> NDArray[Any]:
+        """Return the samples (h, w, channels) of a box."""
+        box_of = {"x": slice(box.x0, box.x1), "y": slice(box.y0, box.y1)}
+        index = tuple(box_of.get(axis, self._where.get(axis)) for axis in self._axes)
+        pixels = np.asarray(self._arrays[level][index])
+        left = [axis for axis in self._axes if axis in "xyc"]
+        if "c" not in left:
+            pixels, left = pixels[..., None], [*left, "c"]
+        return pixels.transpose([left.index(axis) for axis in "yxc"])
+
+    def read(self, level: int, box: Box) -> NDArray[np.uint8]:
+        """Return the pixels (h, w, 3) of a box of the level."""
+        pixels = self._stored(level, box)
+        if pixels.dtype != np.uint8:
+            top = 2**self._bits - 1
+            scaled = (pixels.astype(np.uint32) * 255 + top // 2) // top
+            pixels = np.minimum(scaled, 255).astype(np.uint8)
+        if pixels.shape[2] == 1:
+            pixels = np.repeat(pixels, 3, axis=2)
+        return np.ascontiguousarray(pixels)
+
+    def tile(self, level: int) -> tuple[int, int]:
+        """Return width and height of a chunk."""
+        chunks = dict(zip(self._axes, self._arrays[level].chunks, strict=True))
+        return int(chunks["x"]), int(chunks["y"])
+
+    def close(self) -> None:
+        """Do nothing: chunks are opened one by one."""
+
+
+def _images(root: Any) -> list[tuple[Any, Mapping[str, Any]]]:
+    """Return the images of a folder: its own, or those of its numbered groups."""
+
+    def own(group: Any) -> Mapping[str, Any] | None:
+        attributes = dict(group.attrs)
+        attributes = {**attributes, **attributes.get("ome", {})}
+        found = attributes.get("multiscales")
+        if not found:
+            return None
+        return {**found[0], "omero": attributes.get("omero", {})}
+
+    if (about := own(root)) is not None:
+        return [(root, about)]
+    numbered = sorted((name for name, _ in root.groups() if name.isdecimal()), key=int)
+    return [(root[name], about) for name in numbered if (about := own(root[name])) is not None]
+
+
+def _array(group: Any, path: str) -> Any:
+    """Return an array of the group; it may not lie outside the folder."""
+    if path.startswith("/") or ".." in path.split("/"):
+        raise Refusal(f"dataset {path!r} lies outside the folder")
+    array = group[path]
+    if not hasattr(array, "chunks"):
+        raise Refusal(f"dataset {path!r} is no array")
+    if np.prod([int(c) for c in array.chunks]) > 4 * MAX_TILE_PX:
+        raise Refusal(f"its chunks {array.chunks} are too large to decode at once")
+    return array
+
+
+def _size(axes: list[str], array: Any) -> tuple[int, int]:
+    shape = dict(zip(axes, array.shape, strict=True))
+    return int(shape["x"]), int(shape["y"])
+
+
+def _window_top(about: Mapping[str, Any]) -> int:
+    """Return the largest possible sample that the channels state, or 0."""
+    channels = about.get("omero", {}).get("channels", [])
+    tops = [int(c.get("window", {}).get("max", 0)) for c in channels if isinstance(c, dict)]
+    return max(tops, default=0)
+
+
+def _check_samples(array: Any, about: Mapping[str, Any]) -> int:
+    """Return the significant bits of the samples; refuse all but 8 and 16 bits."""
+    if array.dtype.kind != "u" or array.dtype.itemsize > 2:
+        raise Refusal(f"{array.dtype} samples; convert the image to RGB with 8 bits per sample")
+    stored = 8 * int(array.dtype.itemsize)
+    top = _window_top(about)
+    return min(stored, top.bit_length()) if stored == 16 and top else stored
+
+
+def _pixel_size(
+    about: Mapping[str, Any], dataset: Mapping[str, Any], axes: list[str]
+) -> tuple[Mpp | None, tuple[str, ...]]:
+    """Return µm per pixel of the largest array: scales of image and dataset, and the axes' unit."""
+    sizes = []
+    for axis in "xy":
+        entry = about["axes"][axes.index(axis)]
+        stated = entry.get("unit") if isinstance(entry, dict) else None
+        scale = 1.0
+        for holder in (about, dataset):
+            for one in holder.get("coordinateTransformations", []):
+                if one.get("type") == "scale":
+                    scale *= float(one["scale"][axes.index(axis)])
+        unit = unit_of(_UNITS.get(str(stated), str(stated))) if stated else None
+        if unit is None:
+            return None, ((f"unit {stated} of axis {axis} is no length",) if stated else ())
+        sizes.append(scale * unit)
+    return Mpp(sizes[0], sizes[1], "metadata"), ()
