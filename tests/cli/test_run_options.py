@@ -24,6 +24,8 @@ VALUES = {
     "device": [("auto", True), ("cpu", True), ("cuda:99", False), ("tpu", False)],
     "precision": [("auto", True), ("float32", True), ("bfloat16", True), ("float64", False)],
     "mpp": [("0.25", True), ("0", False), ("30", False), ("nan", False), ("x", False)],
+    "series": [("0", True), ("7", False), ("-1", False)],
+    "plane": [("7", False), ("-1", False)],
     "foreground": [("auto", True), ("all", True), ("some", False)],
     "roi": [("roi.geojson", True), ("no.geojson", False), ("text.txt", False)],
     "tile_px": [("64", None), ("96", None), ("256", True), ("520", None), ("1000", None),

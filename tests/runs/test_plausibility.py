@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from wsiseg_models.training.coco import read_image
 
-from wsi_pipeline import RunConfig, run_slide
+from wsi_pipeline import RunConfig, model_from_function, run_slide
 from wsi_pipeline.runs.plausibility import look_warnings, size_warnings
 
 ALL = np.ones((512, 512), np.bool_)
@@ -54,9 +54,16 @@ def test_stains_of_real_fields(shared):
 
 
 def test_a_run_records_its_warnings(slide_path, tmp_path, caplog):
+    def squares(image):
+        labels = np.zeros(image.shape[:2], np.int32)
+        for number, (y, x) in enumerate(np.ndindex(8, 8)):
+            labels[20 * y + 5 : 20 * y + 9, 20 * x + 5 : 20 * x + 9] = number + 1
+        return labels
+
+    model = model_from_function(squares, name="squares", mpp=2.0)
     with caplog.at_level(logging.WARNING):
-        config = RunConfig(out=tmp_path, mpp=0.08, quiet=True)
-        result = run_slide(slide_path, config)
+        config = RunConfig(out=tmp_path, mpp=2.0, min_area_um2=0, min_score=0, quiet=True)
+        result = run_slide(slide_path, config, model=model)
     record = json.loads((result.folder / "run.json").read_text("utf-8"))
     assert any("--mpp" in text for text in record["warnings"])
     assert any("--mpp" in text for text in caplog.messages)
