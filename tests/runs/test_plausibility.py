@@ -57,7 +57,7 @@ def test_a_run_records_its_warnings(slide_path, tmp_path, caplog):
     def squares(image):
         labels = np.zeros(image.shape[:2], np.int32)
         for number, (y, x) in enumerate(np.ndindex(8, 8)):
-            labels[20 * y + 5 : 20 * y + 9, 20 * x + 5 : 20 * x + 9] = number + 1
+            labels[20 * y + 5 : 20 * y + 13, 20 * x + 5 : 20 * x + 13] = number + 1
         return labels
 
     model = model_from_function(squares, name="squares", mpp=2.0)

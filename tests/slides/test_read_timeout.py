@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from faults import Stalling
 
-from wsi_pipeline.core.errors import SlideReadError, SlideTimeoutError
+from wsi_pipeline.core.errors import SlideFormatError, SlideReadError, SlideTimeoutError
 from wsi_pipeline.core.geometry import Box
 from wsi_pipeline.slides import read_timeout as deadline
 from wsi_pipeline.slides import slide
@@ -18,13 +18,13 @@ from wsi_pipeline.slides.slide import open_slide
 
 def test_a_slide_that_does_not_even_open(slide_path, tmp_path, monkeypatch):
     answer = threading.Event()
-    monkeypatch.setattr(slide, "open_reader", lambda path: answer.wait(300))
+    monkeypatch.setattr(slide, "open_reader", lambda path, choice: answer.wait(300))
     with pytest.raises(SlideTimeoutError, match=r"no answer from crowded\.svs"):
         open_slide(slide_path, read_timeout_s=0.1)
     answer.set()
     os.mkfifo(tmp_path / "pipe.svs")
     monkeypatch.undo()
-    with pytest.raises(slide.SlideFormatError):
+    with pytest.raises(SlideFormatError):
         open_slide(tmp_path / "pipe.svs", read_timeout_s=5)
 
 
