@@ -62,7 +62,9 @@ def test_a_run_records_its_warnings(slide_path, tmp_path, caplog):
 
     model = model_from_function(squares, name="squares", mpp=2.0)
     with caplog.at_level(logging.WARNING):
-        config = RunConfig(out=tmp_path, mpp=2.0, min_area_um2=0, min_score=0, quiet=True)
+        config = RunConfig(
+            out=tmp_path, mpp=2.0, min_area_um2=0, min_score=0, foreground="all", quiet=True
+        )
         result = run_slide(slide_path, config, model=model)
     record = json.loads((result.folder / "run.json").read_text("utf-8"))
     assert any("--mpp" in text for text in record["warnings"])

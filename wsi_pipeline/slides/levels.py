@@ -39,7 +39,7 @@ class Pyramid:
 
 
 def fit_levels(
-    sizes: Sequence[tuple[int, int]], tiles: Sequence[tuple[int, int]] | None = None
+    sizes: Sequence[tuple[int, int]], tiles: Sequence[tuple[int, int] | None] | None = None
 ) -> Pyramid:
     """Return the levels among images of one file.
 

@@ -147,8 +147,8 @@ def _openslide_header(path: Path, handle: Any) -> tuple[Header, tuple[int, ...]]
     mpp = _openslide_mpp(properties)
     sizes = handle.level_dimensions
     levels = tuple(
-        Level(*size, downsample)
-        for size, downsample in zip(sizes, handle.level_downsamples, strict=True)
+        Level(width, height, downsample)
+        for (width, height), downsample in zip(sizes, handle.level_downsamples, strict=True)
     )
     notes: tuple[str, ...] = ()
     kept = tuple(range(len(levels)))

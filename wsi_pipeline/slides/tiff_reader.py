@@ -208,6 +208,7 @@ class TiffReader:
             if frame.compression in JPEG
             else {}
         )
+        pixels: NDArray[Any] | None
         if self._ycbcr is not None and data is not None:
             pixels = _decode_jpeg(data, page.jpegtables, self._ycbcr)
         else:
