@@ -13,7 +13,7 @@ from wsiseg_models.predictions import Instances
 from wsiseg_models.registry import MODELS
 from wsiseg_models.training.detection_data import BoxSample
 
-from wsi_pipeline.cli.main import main
+from wsi_pipeline.cli.main import cli
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import UsageError
 from wsi_pipeline.evaluation.box_evaluation import find_boxes
@@ -124,14 +124,12 @@ def test_the_command_measures_a_checkpoint_of_boxes(tmp_path):
     }  # fmt: skip
     (tmp_path / "boxes.json").write_text(json.dumps(document))
     args = ["evaluate", "--checkpoint", str(path), "--data", str(tmp_path / "boxes.json")]
-    run = CliRunner().invoke(
-        main, [*args, "--out", str(tmp_path / "out"), "--score", "0", "--json"]
-    )
+    run = CliRunner().invoke(cli, [*args, "--out", str(tmp_path / "out"), "--score", "0", "--json"])
     assert run.exit_code == 0, run.output
     result = json.loads(run.stdout)
     assert result["boxes"] and not result["partial"] and set(result["scores"]) == {"LSIL", "all"}
     assert json.loads((tmp_path / "out" / "results.json").read_text())["scores"] == result["scores"]
-    shown = CliRunner().invoke(main, [*args, "--partial"])
+    shown = CliRunner().invoke(cli, [*args, "--partial"])
     assert shown.exit_code == 0 and "elsewhere" in shown.stdout
     with pytest.raises(UsageError, match="faster_rcnn gives boxes, and a suite compares outlines"):
         open_models((), [path], RunConfig())

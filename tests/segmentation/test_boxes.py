@@ -177,8 +177,13 @@ def test_a_checkpoint_of_boxes_gives_the_same_boxes_for_every_tile_size(tmp_path
                            foreground="all", min_score=0.0, tile_px=tile_px)  # fmt: skip
         result = run_slide(tmp_path / "field.png", config)
         parts.append(read_parquet(result.folder / "objects.parquet"))
-    whole, tiled = parts
-    assert len(whole) > 20 and abs(len(whole) - len(tiled)) <= 0.02 * len(whole)
-    away = np.abs(whole.bounds()[:, None] - tiled.bounds()[None]).max(2)
-    away[whole.class_index[:, None] != tiled.class_index[None]] = np.inf
-    assert (away.min(1) < 0.1).mean() > 0.98
+    for one, other in (parts, parts[::-1]):
+        bounds = one.bounds()
+        away = np.abs(bounds[:, None] - other.bounds()[None]).max(2)
+        away[one.class_index[:, None] != other.class_index[None]] = np.inf
+        # Large anchors on flat glass have one and the same score, so that rounding decides which
+        # of them stays; they reach the border of the slide.
+        inside = ((bounds > 0) & (bounds < 512)).all(1)
+        inside &= (bounds[:, 2:] - bounds[:, :2] < 128).all(1)
+        assert inside.sum() > 20
+        assert (away.min(1)[inside] < 0.1).all()
