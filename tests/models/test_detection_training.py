@@ -99,8 +99,8 @@ def test_a_detector_learns_two_images_by_heart(tmp_path, name):
     config = DetectorTrainConfig(
         model=name, data=(str(tmp_path / "data"),), out=tmp_path / "out",
         options=TINY | MORE[name] | {"trunk_width": 16}, split="fold:0/3", crop_px=128, batch=2,
-        steps=steps, save_every=steps, workers=0, warmup_steps=10, optimizer="adamw", lr=2e-3, ema=0.9,
-        augmentation=Augmentation(scale=1, stain=0, grey=0, blur=0),
+        steps=steps, save_every=steps, workers=0, warmup_steps=10, optimizer="adamw", lr=2e-3,
+        ema=0.9, augmentation=Augmentation(scale=1, stain=0, grey=0, blur=0),
     )  # fmt: skip
     _, card = load_checkpoint(train_detector(config, quiet=True))
     assert card.metrics["data"]["AP50"] > 0.9, "the held-out image is alike"
