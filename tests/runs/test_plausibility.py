@@ -56,7 +56,7 @@ def test_stains_of_real_fields(shared):
 def test_a_run_records_its_warnings(slide_path, tmp_path, caplog):
     def squares(image):
         labels = np.zeros(image.shape[:2], np.int32)
-        for number, (y, x) in enumerate(np.ndindex(8, 8)):
+        for number, (y, x) in enumerate(np.ndindex(*(side // 20 for side in labels.shape))):
             labels[20 * y + 5 : 20 * y + 13, 20 * x + 5 : 20 * x + 13] = number + 1
         return labels
 
