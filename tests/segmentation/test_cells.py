@@ -18,9 +18,17 @@ from wsiseg_models.instance.config import LIGHT
 from wsiseg_models.registry import MODELS
 
 from wsi_pipeline import RunConfig, run_slide
-from wsi_pipeline.core.objects import Objects
+from wsi_pipeline.core.objects import Objects, is_cell
 from wsi_pipeline.formats.geojson import read_geojson
 from wsi_pipeline.formats.geoparquet import read_parquet
+from wsi_pipeline.runs import work_plan
+from wsi_pipeline.segmentation.cell_features import (
+    CELL_NUCLEI,
+    CELL_OVERLAP,
+    NUCLEUS_OFFSET,
+    NUCLEUS_RATIO,
+    renewed,
+)
 from wsi_pipeline.segmentation.cells import InstanceModel
 from wsi_pipeline.segmentation.mask_atlas import draw_atlas
 from wsi_pipeline.segmentation.model import Instances, paste
@@ -167,6 +175,22 @@ def test_every_cell_is_there_once_with_its_nucleus(tmp_path, tile_px):
     check_all_there(objects, cells, nuclei, links)
     assert len(np.unique(objects.ids, axis=0)) == len(objects)
     assert {"Cell: Area µm^2", "Nucleus/Cell area ratio"} <= set(objects.features)
+
+
+@pytest.mark.parametrize("region_px", [512, 1024])
+def test_measurements_that_depend_on_neighbours_hold_across_seams(tmp_path, monkeypatch, region_px):
+    """Nuclei, ratio, overlap and offset are those of the objects in the file, all at once."""
+    monkeypatch.setattr(work_plan, "REGION_PX", region_px)
+    cells, nuclei, _ = scene(11)
+    model = oracle([*cells, *nuclei], jitter=0.4)
+    objects, _ = found(tmp_path, "a", model, tile_px=256)
+    again = renewed(objects).features
+    for name in (CELL_NUCLEI, CELL_OVERLAP, NUCLEUS_RATIO, NUCLEUS_OFFSET):
+        assert objects.features[name] == pytest.approx(again[name], nan_ok=True, abs=1e-5), name
+    counted = np.bincount(objects.parent[objects.parent >= 0], minlength=len(objects))
+    cell = is_cell(objects)
+    assert (objects.features[CELL_NUCLEI][cell] == counted[cell]).all()
+    assert (np.isnan(objects.features[NUCLEUS_RATIO][cell]) == (counted[cell] == 0)).all()
 
 
 def test_the_result_does_not_depend_on_batch_and_workers(tmp_path):

@@ -18,7 +18,9 @@ from wsi_pipeline.formats.geoparquet import ParquetWriter
 from wsi_pipeline.runs.overlay import Density, draw_overlay, to_png
 from wsi_pipeline.runs.run_folder import RunFolder
 from wsi_pipeline.runs.work_plan import WorkPlan
+from wsi_pipeline.segmentation.cell_features import renewed
 from wsi_pipeline.segmentation.kinds import NOT_CELLS
+from wsi_pipeline.segmentation.stitch import BorderCells
 from wsi_pipeline.slides.slide import Slide
 
 __all__ = ["FinalFiles"]
@@ -107,7 +109,10 @@ class FinalFiles:
                 yield region
 
     def write(
-        self, regions: Iterable[int], duplicates: Mapping[int, NDArray[np.bool_]] | None = None
+        self,
+        regions: Iterable[int],
+        duplicates: Mapping[int, NDArray[np.bool_]] | None = None,
+        neighbours: BorderCells | None = None,
     ) -> None:
         """Write the parts of `regions`, in this order; the files appear when all are written.
 
@@ -115,6 +120,9 @@ class FinalFiles:
         ----------
         duplicates
             by region, bool (n,): objects to leave out, since another region has them too
+        neighbours
+            cells of all regions near the borders; with them what depends on neighbours is measured
+            again, since it was measured before copies were removed
         """
         self._duplicates = duplicates or {}
         path = self.folder.path
@@ -130,6 +138,8 @@ class FinalFiles:
                 self.oversized += oversized
                 self.objects += len(objects)
                 if len(objects):
+                    if neighbours is not None:
+                        objects = renewed(objects, neighbours.near(region, objects))
                     geojson.write(objects)
                     parquet.write(objects)
                     self._density.add(objects)
@@ -154,6 +164,14 @@ class FinalFiles:
         for region, (left, top, right, bottom) in self._bounds.items():
             if left < x1 and right > x0 and top < y1 and bottom > y0:
                 yield self._read(region)[0]
+
+    def without_copies(
+        self, duplicates: Mapping[int, NDArray[np.bool_]]
+    ) -> Iterator[tuple[int, Objects]]:
+        """Yield each region with its objects but for `duplicates`."""
+        self._duplicates = duplicates
+        for region in self.folder.regions():
+            yield region, self._read(region)[0]
 
     def _read(self, region: int) -> tuple[Objects, int]:
         objects, oversized = self.folder.read_part(region)

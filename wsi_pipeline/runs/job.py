@@ -14,6 +14,7 @@ import numpy as np
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.geometry import Region
 from wsi_pipeline.core.machine import peak_bytes
+from wsi_pipeline.core.objects import CELL_CLASS
 from wsi_pipeline.core.progress import progress
 from wsi_pipeline.core.records import RegionFailure, RunRecord
 from wsi_pipeline.core.run_layout import RUN_JSON, run_folder_path
@@ -23,7 +24,7 @@ from wsi_pipeline.runs.provenance import plan_record, provenance_record
 from wsi_pipeline.runs.run_folder import RunFolder, check_output
 from wsi_pipeline.runs.work_plan import WorkPlan, check_settings
 from wsi_pipeline.segmentation.model import Model
-from wsi_pipeline.segmentation.stitch import duplicates
+from wsi_pipeline.segmentation.stitch import BorderCells, duplicates
 from wsi_pipeline.slides.slide import Slide
 
 _log = logging.getLogger(__name__)
@@ -143,7 +144,12 @@ def finish(job: Job) -> RunRecord:
         copies = duplicates(
             parts, cores, scale=plan.scale, reach_px=job.model.reach_px, by_class=job.model.by_class
         )
-        files.write(folder.regions(), copies)
+        neighbours = None
+        if CELL_CLASS in job.model.classes:
+            neighbours = BorderCells(
+                files.without_copies(copies), cores, scale=plan.scale, reach_px=job.model.reach_px
+            )
+        files.write(folder.regions(), copies, neighbours)
     files.write_pictures(plan)
     job.seconds["write"] = earlier + time.perf_counter() - began
     record = _record(job)

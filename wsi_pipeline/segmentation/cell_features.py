@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 from wsi_pipeline.core.objects import Objects, is_cell
 from wsi_pipeline.segmentation.morphometry import morphometry
 
-__all__ = ["CELL_NUCLEI", "CELL_OVERLAP", "NUCLEUS_OFFSET", "NUCLEUS_RATIO", "cell_features"]
+__all__ = [
+    "CELL_NUCLEI",
+    "CELL_OVERLAP",
+    "NUCLEUS_OFFSET",
+    "NUCLEUS_RATIO",
+    "cell_features",
+    "renewed",
+]
 
 NUCLEUS_RATIO = "Nucleus/Cell area ratio"  # QuPath's name
 CELL_NUCLEI = "Cell: Nuclei"
@@ -46,11 +53,28 @@ def cell_features(objects: Objects, mpp: float) -> Objects:
     """
     n = len(objects)
     cells = is_cell(objects)
-    rows = np.flatnonzero(cells)
     table = dict(objects.features)
-    for prefix, which in (("Nucleus", np.flatnonzero(~cells)), ("Cell", rows)):
+    for prefix, which in (("Nucleus", np.flatnonzero(~cells)), ("Cell", np.flatnonzero(cells))):
         for name, column in morphometry(objects.take(which), mpp, prefix=prefix).items():
             table[name] = _column(n, which, column)
+    return renewed(replace(objects, features=table))
+
+
+def renewed(objects: Objects, others: NDArray[np.object_] | None = None) -> Objects:
+    """Measure again what depends on other objects: number of nuclei, ratio, overlap, offset.
+
+    Stitching needs it, since it removes copies of cells and nuclei that were measured with them.
+
+    Parameters
+    ----------
+    objects
+        cells and nuclei; `parent` links a nucleus to its cell
+    others
+        polygons (k,) of further cells, which are not among `objects` but may overlap them
+    """
+    n = len(objects)
+    rows = np.flatnonzero(is_cell(objects))
+    table = dict(objects.features)
     parent = np.full(n, -1) if objects.parent is None else objects.parent
     held = np.flatnonzero(parent >= 0)
     shapes = objects.polygons()
@@ -63,7 +87,8 @@ def cell_features(objects: Objects, mpp: float) -> Objects:
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(count > 0, inside / area[rows], np.nan)
         offset = away / np.sqrt(area[parent[held]] / np.pi)
-        share = _covered(shapes[rows]) / area[rows]
+        cells = shapes[rows] if others is None else np.concatenate([shapes[rows], others])
+        share = _covered(cells)[: len(rows)] / area[rows]
     measured = (
         (NUCLEUS_RATIO, rows, ratio),
         (CELL_NUCLEI, rows, count),

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from wsi_pipeline.core.geometry import Box
 from wsi_pipeline.core.objects import Objects, is_cell
 
-__all__ = ["SAME_IOU", "duplicates"]
+__all__ = ["SAME_IOU", "BorderCells", "duplicates"]
 
 SAME_IOU = 0.5
 """Least IoU of two outlines from different regions that are one object."""
@@ -119,6 +119,44 @@ def duplicates(
         chosen = removed & (table.part == part)
         copies[part][table.index[chosen]] = True
     return copies
+
+
+class BorderCells:
+    """The cells that may overlap cells of another region.
+
+    Parameters
+    ----------
+    parts
+        region number and objects of each region, copies removed
+    cores, scale, reach_px
+        as for `duplicates`
+    """
+
+    def __init__(
+        self,
+        parts: Iterable[tuple[int, Objects]],
+        cores: Mapping[int, Box],
+        *,
+        scale: float,
+        reach_px: int,
+    ) -> None:
+        regions, polygons = [], []
+        for number, objects in parts:
+            table = _border_objects(number, objects, cores[number], scale, reach_px, 0, False)
+            polygons.append(table.polygon[~table.nucleus])
+            regions.append(np.full(len(polygons[-1]), number))
+        self._region = np.concatenate([*regions, np.zeros(0, np.int64)])
+        self._polygon = np.concatenate([*polygons, np.zeros(0, object)])
+        self._tree = shapely.STRtree(self._polygon)
+
+    def near(self, region: int, objects: Objects) -> NDArray[np.object_]:
+        """Return the polygons of other regions' cells within the bounds of a region's objects."""
+        if len(objects) == 0 or len(self._polygon) == 0:
+            return self._polygon[:0]
+        box = objects.bounds()
+        around = shapely.box(*box[:, :2].min(axis=0), *box[:, 2:].max(axis=0))
+        found = np.sort(self._tree.query(around))
+        return self._polygon[found[self._region[found] != region]]
 
 
 def _border_objects(
