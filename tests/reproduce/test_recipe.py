@@ -10,6 +10,7 @@ from wsi_pipeline.cli import train_options
 from wsi_pipeline.cli.reproduce import train_words
 from wsi_pipeline.core.errors import DataError, UsageError
 from wsi_pipeline.evaluation.pixel_metrics import MEASURES, PUBLISHED
+from wsi_pipeline.reproduce.measure import picked
 from wsi_pipeline.reproduce.recipe import PAPERS, choose_rows, read_recipe
 
 BUDGETS = ("published", "small", "fast")
@@ -113,3 +114,14 @@ def test_rows_are_chosen_by_name_or_pattern():
         choose_rows(recipe, ["nope"])
     with pytest.raises(UsageError, match="known papers: dssnet"):
         read_recipe("dssnet", folder=Path("no"))
+
+
+def test_a_place_in_a_result_gives_one_value():
+    result = {
+        "pixels": {"cell": {"IoU": 0.5}},
+        "scores": {"all": {"AP": None}},
+        "parameters M": 1.5,
+    }
+    assert picked(result, "pixels / * / IoU") == 50
+    assert picked(result, "parameters M") == 1.5
+    assert picked(result, "scores / all / AP") is picked(result, "overlap / all / IoU") is None

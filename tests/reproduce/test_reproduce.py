@@ -2,20 +2,14 @@
 
 import json
 
-import numpy as np
 import pytest
 from command_line import complaint, succeed, wsiseg
 from drawn_discs import write_discs
-from wsiseg_models.training.coco import Split
-from wsiseg_models.training.semantic_data import load_set
 
 from wsi_pipeline.cli.reproduce import train_words
 from wsi_pipeline.core.errors import UsageError
-from wsi_pipeline.reproduce.measure import positive_nuclei
 from wsi_pipeline.reproduce.recipe import PAPERS
 from wsi_pipeline.reproduce.run import ReproduceConfig, reproduce
-from wsi_pipeline.segmentation import load_model
-from wsi_pipeline.segmentation.nuclei import PixelModel
 
 RECIPE = """
 title: tiny
@@ -147,27 +141,6 @@ def test_folds_are_held_out_in_turn_and_averaged(place):
     measure = row["measures"][0]
     assert measure["here"] == pytest.approx(sum(measure["each"]) / 2)
     assert "mean of folds 0, 1 of 2" in (place / "out" / "table.md").read_text()
-
-
-def test_positive_nuclei_are_counted_by_their_most_probable_class(place, monkeypatch):
-    """The true nuclei come back, one of them as negative and a negative one as positive."""
-    data, kinds = f"{place}/sets/discs@0.5", ("leukocyte_nucleus", "nucleus")
-    _, (sample,) = load_set(data, mpp=0.5, split=Split("fold:0/4"), categories=kinds)
-    numbers = [k for k in np.unique(sample.labels) if k > 0]
-    swapped = {next(k for k in numbers if sample.classes[k] == c): 3 - c for c in (1, 2)}
-    called = np.zeros(len(sample.classes), int)
-    called[numbers] = [swapped.get(k, sample.classes[k]) for k in numbers]
-    seen = called[sample.labels]
-    answer = np.stack([np.where(seen == c, 250, np.where(seen > 0, 5, 0)) for c in (1, 2)])
-    model = PixelModel(
-        name="t", classes=("negative", "positive"), mpp=0.5, halo_px=0, stride=32, tile_px=64,
-        identity="t", network=lambda images: answer[None].astype(np.uint8),
-    )  # fmt: skip
-    monkeypatch.setattr(load_model, "open_model", lambda *args, **keywords: model)
-    found = positive_nuclei(place, data, "fold:0/4", "positive", kinds, device="cpu")
-    true = int((sample.classes[numbers] == 2).sum())
-    assert true >= 3
-    assert found == {"precision": (true - 1) / true, "recall": (true - 1) / true, "true": true}
 
 
 SMALLEST = {

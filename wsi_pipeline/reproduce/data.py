@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from wsi_pipeline.core.errors import WsisegError
-from wsi_pipeline.core.files import as_output_error, part_path, write_json
+from wsi_pipeline.core.files import as_output_error, part_path
 from wsi_pipeline.synthetic.fields import write_fields
 
 __all__ = ["NotRun", "prepare_set"]
 
 FAST: Mapping[str, Any] = {"count": 5, "size_px": 96, "mpp": 0.75}
 """Generated fields of a fast check."""
-POSITIVE = ("lsil", "hsil")
-"""Kinds of generated cells whose nuclei are large and deformed."""
 
 
 class NotRun(WsisegError):
@@ -45,17 +42,15 @@ def prepare_set(
         the set is not there
     """
     text = entry.get("text", name)
+    fields = dict(entry.get("generated", {}))
     if fast:
-        fields = {**entry.get("generated", {}), **FAST}
-        kinds = fields.pop("kinds", False)
         # All rows share the stand-in, but those that need another kind of truth.
-        return _generated(out / ("fast_kinds" if kinds else "fast"), fields, kinds), (
+        folder = out / ("fast_two_classes" if fields.get("two_classes") else "fast")
+        return _generated(folder, {**fields, **FAST}), (
             f"{FAST['count']} generated fields, not: {text}"
         )
-    if "generated" in entry:
-        fields = dict(entry["generated"])
-        kinds = fields.pop("kinds", False)
-        return _generated(out / name, fields, kinds), text
+    if fields:
+        return _generated(out / name, fields), text
     if root is None:
         raise NotRun(f"{entry['path']} is not here; give its folder with --data-root")
     path, at, mpp = entry["path"].partition("@")
@@ -64,28 +59,13 @@ def prepare_set(
     return f"{root / path}{at}{mpp}", text
 
 
-def _generated(folder: Path, fields: Mapping[str, Any], kinds: bool) -> str:
-    """Write generated fields, unless they are there; with `kinds` two categories of nuclei."""
+def _generated(folder: Path, fields: Mapping[str, Any]) -> str:
+    """Write generated fields, unless they are there."""
     if not (folder / "annotations.json").is_file():
-        keywords = dict(fields)
-        if isinstance(keywords["mpp"], list):
-            keywords["mpp"] = tuple(keywords["mpp"])
+        mpp = fields["mpp"]
+        keywords = {**fields, "mpp": tuple(mpp) if isinstance(mpp, list) else mpp}
         with as_output_error(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
         with part_path(folder) as part:
             write_fields(part, **keywords)
-            if kinds:
-                _by_kind(part / "annotations.json")
     return str(folder)
-
-
-def _by_kind(path: Path) -> None:
-    """Give the nuclei of a generated set the categories ``negative`` and ``positive``."""
-    document = json.loads(path.read_text(encoding="utf-8"))
-    document["annotations"] = [
-        a | {"category_id": 1 + (a["kind"] in POSITIVE)}
-        for a in document["annotations"]
-        if a["category_id"] == 1
-    ]
-    document["categories"] = [{"id": 1, "name": "negative"}, {"id": 2, "name": "positive"}]
-    write_json(path, document)

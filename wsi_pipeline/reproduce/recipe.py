@@ -43,7 +43,7 @@ class Row:
         ``file`` of weights that the published network started from, and the options that go with
         it (``train``)
     evaluate
-        further arguments of the evaluation; ``positive: NAME`` scores the nuclei of one class
+        further arguments of `evaluate_run`
     speed
         what is timed: name → `speed.Timed`
     note
@@ -99,7 +99,7 @@ class Recipe:
 
 def is_percent(place: str) -> bool:
     """Return whether the value at a place of a result is a share, which is shown in percent."""
-    return place.partition(" / ")[0] in ("scores", "pixels", "positive")
+    return place.partition(" / ")[0] in ("scores", "pixels", "overlap", "classes")
 
 
 def read_recipe(paper: str, budget: Budget = "published", folder: Path | None = None) -> Recipe:
