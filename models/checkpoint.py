@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from .class_names import normal_class
 from .files import written_aside
 from .pixel_size import MPP_RANGE, is_plausible_mpp
 
@@ -26,6 +28,7 @@ __all__ = [
     "read_card",
     "save_checkpoint",
     "shipped_models",
+    "state_of",
     "weights_path",
 ]
 
@@ -97,6 +100,10 @@ class Card:
             raise ValueError(f"mpp must be {MPP_RANGE}, got {self.mpp}")
         if not self.classes:
             raise ValueError("a card without classes; name at least one")
+        names = tuple(normal_class(name) for name in self.classes)
+        if len(set(names)) < len(names):
+            raise ValueError(f"classes {names} have a name twice; rename one")
+        object.__setattr__(self, "classes", names)
         if self.halo_px % self.stride or self.halo_px < 0:
             raise ValueError(f"halo_px {self.halo_px} is not a multiple of stride {self.stride}")
         for name, value in (("mean", self.mean), ("std", self.std)):
@@ -191,7 +198,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], Card]:
     card = read_card(path)
     with safe_open(path, "pt") as file:
         names = list(file.keys())
-        return {k: file.get_tensor(k).float() for k in names}, card
+        return state_of({k: file.get_tensor(k).float() for k in names}), card
 
 
 def load_torch_file(path: Path, *, device: str = "cpu") -> Any:
@@ -207,7 +214,36 @@ def load_torch_file(path: Path, *, device: str = "cpu") -> Any:
     import torch
 
     try:
-        return torch.load(path, map_location=device, weights_only=True)  # noqa: TID251
-    except (UnpicklingError, RuntimeError, EOFError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # on other versions of pickle
+            return torch.load(path, map_location=device, weights_only=True)  # noqa: TID251
+    except UnpicklingError as error:
+        raise ValueError(
+            f"{path}: it holds more than weights, for example a whole model; nothing of it was "
+            "run; save model.state_dict() alone"
+        ) from error
+    except (RuntimeError, EOFError) as error:
         reason = str(error).splitlines()[0] if str(error) else "it is empty"
         raise ValueError(f"{path}: not a file of weights alone ({reason})") from error
+
+
+def state_of(content: Any) -> Any:
+    """Return the state dict in what a file of weights holds, without the prefixes of wrappers.
+
+    Training programs store it alone or under ``state_dict`` or ``model``; DataParallel puts
+    ``module.`` before each name and `torch.compile` ``_orig_mod.``.
+
+    Examples
+    --------
+    >>> state_of({"state_dict": {"module._orig_mod.conv.weight": 1}})
+    {'conv.weight': 1}
+    """
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        return content
+    for prefix in ("module.", "_orig_mod.") * 2:
+        if content and all(name.startswith(prefix) for name in content):
+            content = {name.removeprefix(prefix): value for name, value in content.items()}
+    return content

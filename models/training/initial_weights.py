@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint import load_checkpoint, load_torch_file
+from ..checkpoint import load_checkpoint, load_torch_file, state_of
 from ..instance.config import LITE
 from .baseline_config import EncoderTrainConfig
 from .config import RegionTrainConfig, TrainConfig, UNetTrainConfig
@@ -152,11 +152,17 @@ def _parents(name: str) -> list[str]:
 
 
 def _state(path: Path) -> dict[str, Tensor]:
-    """Read the averaged weights of a run's state."""
+    """Read the averaged weights of a run's state, or a state dict."""
     state = load_torch_file(path)
-    if not isinstance(state, dict) or not isinstance(state.get("ema"), dict):
-        raise ValueError(f"{path}: no state of a training; give a run's state.pt or a checkpoint")
-    return dict(state["ema"])
+    if isinstance(state, dict) and isinstance(state.get("ema"), dict):
+        return dict(state["ema"])
+    found = state_of(state)
+    if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
+        raise ValueError(
+            f"{path}: no state of a training and no state dict; give a run's state.pt, a "
+            "checkpoint, or what model.state_dict() returns"
+        )
+    return found
 
 
 def _unfolded(stored: dict[str, Tensor], mine: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..checkpoint import load_torch_file
+from ..checkpoint import load_torch_file, state_of
 from ..detection.retinanet import RetinaNet
 from ..instance.network import InstanceNetwork
 
@@ -60,10 +60,10 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise FileNotFoundError(f"{path}: no such file; nothing is downloaded")
     if path.suffix == ".safetensors":
         try:
-            return load_file(path)
+            return dict(state_of(load_file(path)))
         except SafetensorError as error:
             raise ValueError(f"{path}: not a file of weights alone ({error})") from error
-    state = load_torch_file(path)
+    state = state_of(load_torch_file(path))
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ValueError(f"{path}: holds no state dict; save model.state_dict()")
     return dict(state)

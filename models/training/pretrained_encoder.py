@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..checkpoint import load_torch_file
+from ..checkpoint import load_torch_file, state_of
 from ..instance.config import LITE
 from ..semantic.efficientnet_lite import pretrained_state
 
@@ -43,7 +43,7 @@ def load_encoder(network: nn.Module, source: str) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; nothing is downloaded")
     try:
-        state, skipped = pretrained_state(encoder, load_torch_file(path))
+        state, skipped = pretrained_state(encoder, state_of(load_torch_file(path)))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     encoder.load_state_dict(state)
@@ -136,10 +136,10 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         from safetensors.torch import load_file
 
         try:
-            return dict(load_file(path))
+            return dict(state_of(load_file(path)))
         except SafetensorError as error:
             raise ValueError(f"{path}: not a safetensors file ({error})") from error
-    state = load_torch_file(path)
+    state = state_of(load_torch_file(path))
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ValueError(f"{path}: not the weights of a network, name by name; give such a file")
     return state

@@ -1,0 +1,69 @@
+"""Weights and names from elsewhere: taken, or refused in one line."""
+
+import pickle
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from wsiseg_models.checkpoint import Card, load_checkpoint, read_card, save_checkpoint, state_of
+from wsiseg_models.class_names import normal_class
+from wsiseg_models.training.initial_weights import start_from
+
+CARD = Card(name="dssnet", task="nuclei", classes=("nucleus",), mpp=0.5, halo_px=0)
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 2, 1), nn.Conv2d(2, 2, 1))
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.",
+                                    "_orig_mod.module."])  # fmt: skip
+@pytest.mark.parametrize("key", [None, "state_dict", "model_state_dict", "model"])
+def test_prefixes_of_wrappers_are_left_out(tmp_path, prefix, key):
+    state = network().state_dict()
+    named = {prefix + name: value for name, value in state.items()}
+    path = tmp_path / "weights.pt"
+    torch.save(named if key is None else {key: named, "epoch": 3}, path)
+    fresh = nn.Sequential(nn.Conv2d(3, 2, 1), nn.Conv2d(2, 2, 1))
+    assert start_from(fresh, path)["fresh"] == []
+    assert all(torch.equal(a, b) for a, b in zip(state.values(), fresh.state_dict().values(),
+                                                 strict=True))  # fmt: skip
+    save_checkpoint(tmp_path / "weights.safetensors", named, CARD)
+    assert list(load_checkpoint(tmp_path / "weights.safetensors")[0]) == sorted(state)
+
+
+def test_a_name_that_only_looks_like_a_prefix_stays():
+    state = {"module.a": 1, "b": 2}
+    assert state_of(state) == state
+
+
+@pytest.mark.parametrize("content", [network(), {"model": network()}, {"x": print}])
+def test_a_pickled_model_is_refused_in_one_line(tmp_path, content):
+    path = tmp_path / "model.pt"
+    torch.save(content, path)
+    with pytest.raises(ValueError, match=r"whole model.*state_dict") as error:
+        start_from(network(), path)
+    assert "\n" not in str(error.value)
+    (tmp_path / "plain.pt").write_bytes(pickle.dumps([1, 2]))
+    with pytest.raises(ValueError, match=r"plain\.pt") as error:
+        start_from(network(), tmp_path / "plain.pt")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["", " ", ":", "Tumor:", ": Positive", "A: : B", "A\nB", "A:\t"])
+def test_names_that_break_qupath_are_refused(tmp_path, name):
+    with pytest.raises(ValueError, match="QuPath cannot read it"):
+        normal_class(name)
+    with pytest.raises(ValueError, match="QuPath cannot read it"):
+        replace(CARD, classes=("nucleus", name))
+
+
+def test_names_are_written_as_qupath_writes_them(tmp_path):
+    card = replace(CARD, classes=(" nucleus", "Tumor:Positive", "A :B: C"))
+    assert card.classes == ("nucleus", "Tumor: Positive", "A: B: C")
+    save_checkpoint(tmp_path / "x.safetensors", network().state_dict(), card)
+    assert read_card(tmp_path / "x.safetensors").classes == card.classes
+    with pytest.raises(ValueError, match="twice"):
+        replace(CARD, classes=("A:B", "A: B"))
