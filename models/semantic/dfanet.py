@@ -111,6 +111,8 @@ class _Trunk(nn.Module):
 class DFANet(Sized):
     """RGB (n, 3, h, w), ``(x − 128) / 128``, sides multiples of 32 → logits (n, classes, h, w)."""
 
+    contiguous_on_cpu = True
+
     def __init__(self, config: BaselineConfig) -> None:
         super().__init__()
         self.config = config

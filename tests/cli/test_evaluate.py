@@ -11,7 +11,7 @@ from wsi_pipeline.segmentation import load_model
 
 pytestmark = pytest.mark.usefixtures("cheap_models")
 
-WRITES = {"run", "features", "report", "cohort", "synth", "benchmark", "masks"}
+WRITES = {"run", "features", "report", "cohort", "synth", "benchmark", "masks", "reproduce"}
 """Commands that write files, so that nothing is lost if they print nothing."""
 
 

@@ -108,6 +108,8 @@ def test_a_rewritten_network_finds_the_same(found_by):
 
 def test_half_the_bits_find_the_same_cells(found_by):
     image, target = scene()
+    if found_by.config.mask_iou:
+        pytest.skip("it runs in float32; see the registry")
     quick = faster(found_by).to(torch.bfloat16)
     with torch.no_grad():
         (a,), (b,) = found_by(image), quick(image.to(torch.bfloat16))
@@ -137,7 +139,7 @@ def test_deformable_trunks_run_in_half_precision(implementation):
 def test_asking_for_a_higher_score_only_leaves_out_the_rest(found_by):
     """Although cells below it weigh DoNet's second pass."""
     image, _ = scene()
-    least = 0.8
+    least = 0.3 if found_by.config.mask_iou else 0.8
     strict = type(found_by)(dataclasses.replace(found_by.config, score=least))
     strict = for_inference(strict)
     strict.load_state_dict(found_by.state_dict())
