@@ -29,7 +29,6 @@ from wsi_pipeline.segmentation.nuclei import PixelModel
 from wsi_pipeline.synthetic.svs_writer import plan_slide, render
 
 RESULTS = Path(__file__).parent / "results" / "model_speed.md"
-ROUNDS = 5
 SIDE_PX = 512
 PUBLISHED = {
     "dssnet": 156, "plain_unet": 31, "unetpp": 14, "pgunet": 37, "erfnet": 83, "dfanet": 120,
@@ -58,14 +57,16 @@ def fresh(name: str, device: str, dtype: torch.dtype) -> torch.nn.Module:
 
 
 @torch.inference_mode()
-def tiles_per_second(names: Sequence[str], device: str, precision: str, batch: int) -> str:
+def tiles_per_second(
+    names: Sequence[str], device: str, precision: str, batch: int, rounds: int
+) -> str:
     """Time networks with fresh weights in turns; return the table."""
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     networks = {name: fresh(name, device, dtype) for name in names}
     x = torch.randn(batch, 3, SIDE_PX, SIDE_PX, device=device, dtype=dtype)
     x = x.contiguous(memory_format=torch.channels_last)
     best = dict.fromkeys(names, np.inf)
-    for turn in range(ROUNDS + 1):
+    for turn in range(rounds + 1):
         for name, network in networks.items():
             began = time.perf_counter()
             network(x)
@@ -100,7 +101,7 @@ def per_area(given: argparse.Namespace) -> str:
     ]
     images = [image_for(model) for model in models]
     best = [np.inf] * len(models)
-    for _ in range(ROUNDS):
+    for _ in range(given.rounds):
         for k, (model, image) in enumerate(zip(models, images, strict=True)):
             began = time.perf_counter()
             model.infer_core(image) if isinstance(model, PixelModel) else model.infer(image)
@@ -128,6 +129,7 @@ def main() -> None:
     parser.add_argument("models", nargs="*")
     parser.add_argument("--model", dest="fresh", action="append", default=[])
     parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--checkpoint", type=Path, action="append", default=[])
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto")
@@ -137,7 +139,7 @@ def main() -> None:
     text = ""
     if given.fresh:
         device = device_named(given.device)
-        text += tiles_per_second(given.fresh, device, given.precision, given.batch)
+        text += tiles_per_second(given.fresh, device, given.precision, given.batch, given.rounds)
     if given.models or given.checkpoint:
         text += per_area(given)
     print(text)
