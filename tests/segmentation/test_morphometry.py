@@ -120,7 +120,7 @@ def test_agrees_with_shapely(polygon):
     area, length, circularity, solidity, wide, narrow, _ = measure(polygon)[0]
     shell, hull = shapely.Polygon(polygon.exterior), polygon.convex_hull
     corners = shapely.get_coordinates(hull)
-    span = np.linalg.norm(corners[:, None] - corners, axis=-1).max()
+    span = 2 * shapely.minimum_bounding_radius(polygon)
     edges = np.diff(corners, axis=0)
     normals = np.stack([-edges[:, 1], edges[:, 0]], axis=1) / np.linalg.norm(edges, axis=1)[:, None]
     width = np.ptp(normals @ corners.T, axis=1).min()
@@ -156,6 +156,14 @@ def test_mpp_scales_like_the_polygon(polygon, factor):
 @settings(max_examples=30)
 def test_objects_do_not_influence_each_other(polygons):
     assert measure(*polygons) == [measure(polygon)[0] for polygon in polygons]
+
+
+@given(st.floats(0, 1), st.floats(0.02, 1))
+def test_the_largest_diameter_is_that_of_the_smallest_circle(x, y):
+    """QuPath takes the smallest enclosing circle, not the greatest distance of two vertices."""
+    triangle = shapely.Polygon([(0, 0), (10, 0), (10 * x, 10 * y)])
+    wide = measure(triangle)[0][4]
+    assert wide == pytest.approx(2 * shapely.minimum_bounding_radius(triangle), rel=1e-5)
 
 
 def test_duplicate_vertices_and_many_vertices():

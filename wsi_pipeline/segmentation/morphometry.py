@@ -1,7 +1,7 @@
 """Morphometry: measure shape and optical density of each object, with QuPath's names.
 
 Shapes are computed in one compiled pass over the ragged polygons, relative to each object's first
-vertex, so that coordinates of 10⁵ px lose no digits. It takes 1.5 µs per object;
+vertex, so that coordinates of 10⁵ px lose no digits. It takes 2 µs per object;
 `skimage.measure.regionprops` takes 48 µs and measures pixels instead of polygons.
 """
 
@@ -45,8 +45,8 @@ def morphometry(
     - Length: perimeter including that of holes, as in QuPath
     - Circularity: 4π area ÷ perimeter² of the shell alone, as in QuPath
     - Solidity: area ÷ area of the convex hull, as in QuPath
-    - Max diameter: greatest distance of two vertices (Feret diameter). QuPath uses the smallest
-      enclosing circle, which is up to 15 % larger on triangles and equal on long nuclei
+    - Max diameter: of the smallest enclosing circle, as in QuPath; up to 15 % more than the
+      greatest distance of two vertices
     - Min diameter: least width of the convex hull, as in QuPath
     - Eccentricity: of the ellipse with the polygon's second moments, 0 for a circle
 
@@ -190,7 +190,8 @@ def _shapes(
             out[2, i] = 4 * math.pi * shell_area / shell_length**2
         first, last = rings[objects[i]], rings[objects[i] + 1]
         count = _hull(coords[first:last], points, hull)
-        hull_area, out[4, i], out[5, i] = _calipers(hull, count)
+        hull_area, out[5, i] = _calipers(hull, count)
+        out[4, i] = _circle(hull, count)
         if hull_area > 0:
             out[3, i] = area / hull_area
         if area > 0:
@@ -304,17 +305,16 @@ def _sort(points: NDArray[np.float64], n: int) -> None:
 
 
 @numba.njit(nogil=True, cache=True)
-def _calipers(hull: NDArray[np.float64], size: int) -> tuple[float, float, float]:
-    """Return area, greatest distance of two vertices and least width of a convex polygon.
+def _calipers(hull: NDArray[np.float64], size: int) -> tuple[float, float]:
+    """Return area and least width of a convex polygon.
 
     Rotating calipers (Shamos, Computational Geometry, 1978; Toussaint 1983): while the edge goes
-    around the hull, the vertex farthest from it only moves forward, so all antipodal pairs take
-    one pass. The diameter is the distance of such a pair; the width has an edge on one side.
+    around the hull, the vertex farthest from it only moves forward, so one pass is enough. The
+    width has an edge on one side.
     """
     if size < 3:
-        dx, dy = hull[size - 1, 0] - hull[0, 0], hull[size - 1, 1] - hull[0, 1]
-        return 0.0, math.sqrt(dx * dx + dy * dy), 0.0
-    double_area = farthest = 0.0
+        return 0.0, 0.0
+    double_area = 0.0
     least = math.inf
     far = 1
     for i in range(size):
@@ -324,13 +324,47 @@ def _calipers(hull: NDArray[np.float64], size: int) -> tuple[float, float, float
         double_area += ax * hull[j, 1] - ay * hull[j, 0]
         height = ex * (hull[far, 1] - ay) - ey * (hull[far, 0] - ax)
         while True:
-            dx, dy = hull[far, 0] - ax, hull[far, 1] - ay
-            bx, by = hull[far, 0] - hull[j, 0], hull[far, 1] - hull[j, 1]
-            farthest = max(farthest, dx * dx + dy * dy, bx * bx + by * by)
             ahead = far + 1 if far + 1 < size else 0
             higher = ex * (hull[ahead, 1] - ay) - ey * (hull[ahead, 0] - ax)
             if higher <= height:
                 break
             far, height = ahead, higher
         least = min(least, height / math.sqrt(ex * ex + ey * ey))
-    return double_area / 2, math.sqrt(farthest), least
+    return double_area / 2, least
+
+
+@numba.njit(nogil=True, cache=True)
+def _circle(hull: NDArray[np.float64], size: int) -> float:
+    """Return the diameter of the smallest circle around a convex polygon.
+
+    Chrystal's algorithm (Proceedings of the Edinburgh Mathematical Society 3, 1885): the vertex
+    that sees a side of the hull under the smallest angle lies on its circle. If that angle is not
+    acute, the side is the diameter; if the triangle is acute, its circumscribed circle is the one;
+    else the search goes on from the side that is opposite to the obtuse angle.
+    """
+    i, j = 0, size - 1
+    if size < 3:
+        return math.sqrt((hull[j, 0] - hull[i, 0]) ** 2 + (hull[j, 1] - hull[i, 1]) ** 2)
+    while True:
+        side = math.sqrt((hull[j, 0] - hull[i, 0]) ** 2 + (hull[j, 1] - hull[i, 1]) ** 2)
+        k, least = -1, -2.0
+        for v in range(size):
+            if v in (i, j):
+                continue
+            ux, uy = hull[i, 0] - hull[v, 0], hull[i, 1] - hull[v, 1]
+            wx, wy = hull[j, 0] - hull[v, 0], hull[j, 1] - hull[v, 1]
+            cosine = (ux * wx + uy * wy) / math.sqrt((ux * ux + uy * uy) * (wx * wx + wy * wy))
+            if cosine > least:
+                k, least = v, cosine
+        if least <= 0:
+            return side
+        ex, ey = hull[j, 0] - hull[i, 0], hull[j, 1] - hull[i, 1]
+        if ex * (hull[k, 0] - hull[i, 0]) + ey * (hull[k, 1] - hull[i, 1]) < 0:
+            i = k  # obtuse at i
+        elif -ex * (hull[k, 0] - hull[j, 0]) - ey * (hull[k, 1] - hull[j, 1]) < 0:
+            j = k  # obtuse at j
+        else:
+            ux, uy = hull[i, 0] - hull[k, 0], hull[i, 1] - hull[k, 1]
+            wx, wy = hull[j, 0] - hull[k, 0], hull[j, 1] - hull[k, 1]
+            lengths = math.sqrt((ux * ux + uy * uy) * (wx * wx + wy * wy))
+            return side * lengths / abs(ux * wy - uy * wx)
