@@ -21,6 +21,7 @@ from .config import CELL, InstanceConfig
 from .heads import BoxBranch, MaskIoUBranch, build_mask_branch
 from .losses import box_loss
 from .mask_losses import GRID, mask_losses
+from .targets import drop_unknown
 
 __all__ = ["Detections", "RegionHeads", "Samples"]
 
@@ -128,7 +129,7 @@ class RegionHeads(nn.Module):
 
     def learned(self, labels: Tensor, boxes: Tensor, target: dict[str, Tensor]) -> Tensor:
         """Return `labels` (n,) of boxes (n, 4), with −1 for those that are not to be learned."""
-        return labels
+        return drop_unknown(labels, boxes, target)
 
     def _drawn(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Draw positive and negative samples (n,) of one image."""

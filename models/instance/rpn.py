@@ -10,6 +10,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.models.detection.rpn import RPNHead as _RPNHead
 
 from .config import InstanceConfig
+from .targets import drop_unknown
 
 __all__ = ["RegionProposals"]
 
@@ -41,6 +42,14 @@ class RegionProposals(RegionProposalNetwork):  # type: ignore[misc]
         )
         self.beta = 0.0 if config.rpn_box_loss == "l1" else config.rpn_beta
 
+    def assign_targets_to_anchors(
+        self, anchors: list[Tensor], targets: list[dict[str, Tensor]]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Return label and box of each anchor; −1 where it is not known to be background."""
+        labels, boxes = super().assign_targets_to_anchors(anchors, targets)
+        known = [drop_unknown(*each) for each in zip(labels, anchors, targets, strict=True)]
+        return known, boxes
+
     def compute_loss(
         self, objectness: Tensor, deltas: Tensor, labels: list[Tensor], wanted: list[Tensor]
     ) -> tuple[Tensor, Tensor]:
@@ -50,6 +59,8 @@ class RegionProposals(RegionProposalNetwork):  # type: ignore[misc]
         boxes = F.smooth_l1_loss(
             deltas[positive], torch.cat(wanted)[positive], beta=self.beta, reduction="sum"
         )
+        if not len(sampled):
+            return objectness.sum() * 0, boxes
         truth = torch.cat(labels)[sampled]
         bce = F.binary_cross_entropy_with_logits(objectness.flatten()[sampled], truth)
         return bce, boxes / max(len(sampled), 1)

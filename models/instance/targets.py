@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import roi_align
 
 from .config import CELL
 
-__all__ = ["check_targets", "decompose", "iou_with_truth", "project"]
+__all__ = ["check_targets", "decompose", "drop_unknown", "iou_with_truth", "project"]
 
 
 def decompose(masks: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,6 +64,32 @@ def iou_with_truth(logits: Tensor, whole: Tensor, boxes: Tensor, area: Tensor) -
     cell = (boxes[:, 2:] - boxes[:, :2]).prod(1) / whole.shape[1] ** 2
     shared = (mask * whole).sum((1, 2)) * cell
     return shared / (mask.sum((1, 2)) * cell + area - shared).clamp(min=1e-6)
+
+
+def drop_unknown(labels: Tensor, boxes: Tensor, target: Mapping[str, Tensor]) -> Tensor:
+    """Return labels (n,) of boxes (n, 4), with −1 for background that may be none.
+
+    That is a box labelled 0 with more than half of its area where the target's ``unknown`` (h, w)
+    is set.
+
+    Examples
+    --------
+    >>> target = {"unknown": torch.tensor([[1, 1, 0, 0]])}
+    >>> boxes = torch.tensor([[0.0, 0, 2, 1], [1, 0, 4, 1], [0, 0, 2, 1]])
+    >>> drop_unknown(torch.tensor([0, 0, 2]), boxes, target).tolist()
+    [-1, 0, 2]
+    """
+    if "unknown" not in target or not len(boxes):
+        return labels
+    unknown = target["unknown"]
+    sums = F.pad(unknown.double().cumsum(0).cumsum(1), (1, 0, 1, 0))
+    h, w = unknown.shape
+    x0, y0 = (boxes[:, i].floor().long().clamp(0, n - 1) for i, n in ((0, w), (1, h)))
+    x1, y1 = (boxes[:, i].ceil().long().clamp(1, n) for i, n in ((2, w), (3, h)))
+    x1, y1 = torch.maximum(x1, x0 + 1), torch.maximum(y1, y0 + 1)
+    inside = sums[y1, x1] - sums[y0, x1] - sums[y1, x0] + sums[y0, x0]
+    mostly = inside > 0.5 * (x1 - x0) * (y1 - y0)
+    return torch.where((labels == 0) & mostly, -torch.ones_like(labels), labels)
 
 
 def check_targets(

@@ -3,26 +3,32 @@
 A set is a folder with ``annotations*.json`` (COCO; polygons or RLE) and its images. Training and
 evaluation read sets here, and only here. Each error names the file and the annotation.
 
-A set without a pixel size gets one from its nuclei: an intermediate squamous nucleus, which
-cervical cytology uses as its measure, has 35–50 µm² (`NUCLEUS_UM2` is the middle).
+Everything that is not annotated is background, unless the set states something else. Nothing is
+known where a crowd (``iscrowd``) is, outside the ``annotated_area`` of an image (polygons or RLE,
+as in ``segmentation``), and, where there is none, outside the objects of an image that has
+``"exhaustive": false`` (in the image, the document or its ``info``).
 """
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
-from numpy.typing import NDArray
-
 from ..pixel_size import MPP_RANGE, is_plausible_mpp
-from .coco_masks import Bools, Window, decode_mask, extent, scaled_rle
+from .coco_document import (
+    entry_key,
+    exhaustive,
+    read_document,
+    require,
+    show_left_out,
+    stated_size,
+)
+from .coco_types import CELLS, NUCLEUS, UNSURE, Annotation, CocoFile, CocoImage
+from .image_files import IMAGE_SUFFIXES, find_image, image_shape, read_image, resize_image
+from .set_mpp import image_mpps, origin_text
 from .split import Split
 
 __all__ = [
@@ -40,158 +46,8 @@ __all__ = [
     "read_coco",
     "read_image",
     "resize_image",
+    "show_left_out",
 ]
-
-NUCLEUS_UM2 = 42.0
-
-NUCLEUS = ("nucleus", "nucleus_out_of_focus", "overlapped_nuclei", "non-viable_nucleus",
-           "negative_nucleus", "positive_nucleus")  # fmt: skip
-"""Categories that are one nucleus each."""
-CELLS = ("cytoplasm", "cell")
-"""Categories that are one whole cell each, its nucleus included."""
-UNSURE = ("leukocyte_nucleus",)
-"""Categories that are neither object nor background."""
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
-"""Ends of the names of images, where a folder has no list of them."""
-
-
-@dataclass(frozen=True)
-class Annotation:
-    """One annotated instance.
-
-    Attributes
-    ----------
-    where
-        file and id, for error messages
-    category
-        name in lower case
-    segmentation
-        polygons or RLE as they stand in the file
-    stated_area
-        area in pixels of the image file; 0 where the file states none
-    crowd
-        whether it stands for many instances (``iscrowd``)
-    cell_id
-        number of the cell that it is or lies in; −1 unknown
-    mark
-        ``point`` (x, y) or ``bbox`` (x, y, width, height) as it stands in the file
-    bbox
-        ``bbox`` (x, y, width, height) as it stands in the file; None where there is none
-    """
-
-    where: str
-    category: str
-    segmentation: Any
-    stated_area: float
-    crowd: bool
-    cell_id: int
-    mark: Any = None
-    bbox: Any = None
-
-    def mask(self, shape: tuple[int, int]) -> tuple[Window, Bools]:
-        """Decode the mask in an image of `shape` (h, w); see `decode_mask`.
-
-        Raises
-        ------
-        ValueError
-            the segmentation is broken; the message names file and annotation
-        """
-        with _named(self.where):
-            return decode_mask(self.segmentation, shape)
-
-    def rle(self, image_shape: tuple[int, int], shape: tuple[int, int]) -> Any:
-        """Return the mask as RLE of an image that was brought to `shape`; see `scaled_rle`.
-
-        Raises
-        ------
-        ValueError
-            the segmentation is broken; the message names file and annotation
-        """
-        with _named(self.where):
-            return scaled_rle(self.segmentation, image_shape, shape)
-
-    def box(self, shape: tuple[int, int]) -> tuple[float, float, float, float]:
-        """Return x0, y0, x1, y1: as stated, otherwise around the mask in an image (h, w).
-
-        Raises
-        ------
-        ValueError
-            it has neither box nor mask, or a broken one; the message names file and annotation
-        """
-        if self.bbox is None:
-            if not self.segmentation:
-                raise ValueError(f"{self.where} has neither bbox nor segmentation; give one")
-            return self.mask(shape)[0]
-        with _named(self.where):
-            x, y, width, height = (float(v) for v in self.bbox)
-            if not all(map(math.isfinite, (x, y, width, height))) or min(width, height) < 0:
-                raise ValueError(f"bbox {self.bbox} is not x, y, width, height")
-        return x, y, x + width, y + height
-
-    @property
-    def area(self) -> float:
-        """Pixels: as stated, otherwise counted."""
-        if self.stated_area:
-            return self.stated_area
-        with _named(self.where):
-            return float(decode_mask(self.segmentation, extent(self.segmentation))[1].sum())
-
-    @property
-    def point(self) -> tuple[float, float]:
-        """The marked point x, y: as stated, otherwise the centre of the box."""
-        with _named(self.where):
-            x, y, *size = (float(v) for v in self.mark)
-            width, height = size or (0.0, 0.0)
-        return x + width / 2, y + height / 2
-
-
-@contextmanager
-def _named(where: str) -> Iterator[None]:
-    """Put the file and the annotation in front of an error."""
-    try:
-        yield
-    except (ValueError, TypeError, OverflowError) as error:
-        raise ValueError(f"{where} cannot be read: {error}") from error
-
-
-@dataclass(frozen=True)
-class CocoImage:
-    """One image file with its annotations; `mpp` is None where the set does not state it."""
-
-    path: Path
-    name: str
-    mpp: float | None
-    annotations: tuple[Annotation, ...]
-
-
-@dataclass(frozen=True)
-class CocoFile:
-    """One annotation file.
-
-    Attributes
-    ----------
-    path
-        the file; the set is named after its folder
-    categories
-        their names in lower case, in the file's order
-    images
-        those whose file is there, sorted by name
-    missing
-        number of images whose file is not there
-    licence
-        licence of the set; empty where the file states none
-    """
-
-    path: Path
-    categories: tuple[str, ...]
-    images: tuple[CocoImage, ...]
-    missing: int = 0
-    licence: str = ""
-
-    @property
-    def group(self) -> str:
-        """Name of the set: its folder."""
-        return self.path.parent.name
 
 
 def annotation_files(spec: str) -> tuple[list[Path], float | None]:
@@ -221,91 +77,147 @@ def annotation_files(spec: str) -> tuple[list[Path], float | None]:
 def read_coco(file: Path) -> CocoFile:
     """Read one annotation file and check its entries; masks are decoded later.
 
-    Annotations of images that are not there are left out.
+    Annotations of images that are not there, and repetitions, are left out.
 
     Raises
     ------
     ValueError
-        no such file, no JSON, no COCO, or a broken entry; the message names file and entry
+        no such file, no JSON, no COCO, a broken entry, or an image of another size than stated;
+        the message names file and entry
     """
-    document = _document(file)
-    names = {}
-    for number, entry in enumerate(document["categories"]):
-        _require(entry, ("id", "name"), f"{file}: category number {number}")
-        names[entry["id"]] = str(entry["name"]).lower()
-    of_image: dict[Any, list[Annotation]] = {}
-    entries = []
+    document = read_document(file)
+    names = _categories(document["categories"], file)
+    info = document["info"] if isinstance(document.get("info"), Mapping) else {}
+    images: dict[str, CocoImage] = {}
+    lacking, paths = set[str](), set[Path]()
     for number, entry in enumerate(document["images"]):
-        _require(entry, ("id", "file_name"), f"{file}: image number {number}")
-        if (file.parent / entry["file_name"]).is_file():
-            entries.append(entry)
-            of_image[entry["id"]] = []
-    for number, entry in enumerate(document["annotations"]):
-        where = f"{file}: annotation {_id(entry, number)}"
-        _require(entry, ("image_id", "category_id"), where)
-        if entry["image_id"] in of_image:
-            of_image[entry["image_id"]].append(_annotation(entry, names, where))
-    info = document.get("info") or {}
-    images = [
-        CocoImage(
-            file.parent / entry["file_name"],
-            entry["file_name"],
-            _mpp(entry.get("mpp", info.get("mpp")), f"{file}: image {entry['file_name']}"),
-            tuple(of_image[entry["id"]]),
-        )
-        for entry in entries
-    ]
+        key, image = _image(entry, number, file, (document, info))
+        if key in images or key in lacking:
+            raise ValueError(f"{image.where}: another image has its id {key}; give each its own")
+        if image.path in paths:
+            raise ValueError(f"{image.where} is listed twice; give it one entry")
+        paths.add(image.path)
+        if image.path.is_file():
+            images[key] = image
+        else:
+            lacking.add(key)
+    found, repeated = _annotations(document["annotations"], names, images, lacking, file)
+    complete = [replace(image, annotations=tuple(found[key])) for key, image in images.items()]
     return CocoFile(
         path=file,
         categories=tuple(names.values()),
-        images=tuple(sorted(images, key=lambda image: image.name)),
-        missing=len(document["images"]) - len(images),
+        images=tuple(sorted(complete, key=lambda image: image.name)),
+        missing=len(lacking),
         licence=str(info.get("licence", "")),
+        left_out={"image not there": len(lacking), "annotated twice": repeated},
     )
 
 
-def _document(file: Path) -> dict[str, Any]:
-    """Read a JSON file that has the three parts of COCO."""
-    if not file.is_file():
-        raise ValueError(f"{file} does not exist; give a folder with annotations*.json")
-    try:
-        document = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is not JSON ({error}); is it cut off?") from error
-    parts = ("images", "annotations", "categories")
-    lacking = [k for k in parts if not isinstance(document, dict) or k not in document]
-    if lacking:
-        raise ValueError(f"{file} has no {', '.join(lacking)}; it must be a COCO file")
-    return dict(document)
+def _categories(entries: Sequence[Any], file: Path) -> dict[str, str]:
+    """Return id → name in lower case."""
+    names: dict[str, str] = {}
+    for number, entry in enumerate(entries):
+        where = f"{file}: category number {number}"
+        require(entry, ("id", "name"), where)
+        key = entry_key(entry["id"], where)
+        if key in names:
+            raise ValueError(f"{where}: another category has its id {key}; give each its own")
+        names[key] = str(entry["name"]).strip().lower()
+    return names
 
 
-def _require(entry: Any, keys: Sequence[str], where: str) -> None:
-    for key in keys:
-        if not isinstance(entry, Mapping) or key not in entry:
-            raise ValueError(f"{where} has no {key}; it must be a COCO file")
+def _image(
+    entry: Any, number: int, file: Path, above: Sequence[Mapping[str, Any]]
+) -> tuple[str, CocoImage]:
+    """Return id and image of an entry, without its annotations.
+
+    Parameters
+    ----------
+    above
+        document and its ``info``, which may state what the entry does not
+    """
+    where = f"{file}: image number {number}"
+    require(entry, ("id", "file_name"), where)
+    if not isinstance(entry["file_name"], str):
+        raise ValueError(f"{where} has the file_name {entry['file_name']!r}; it must be text")
+    path = find_image(file.parent, entry["file_name"])
+    name = entry["file_name"].replace("\\", "/")
+    key, where = entry_key(entry["id"], where), f"{file}: image {name}"
+    shape = image_shape(path) if path.is_file() else (0, 0)
+    stated = stated_size(entry, where)
+    if path.is_file() and stated is not None and stated != shape:
+        raise ValueError(
+            f"{where} has {shape[1]} x {shape[0]} pixels, and the file states {stated[1]} x "
+            f"{stated[0]}, so its outlines belong to another image; export them again"
+        )
+    area = entry.get("annotated_area", above[0].get("annotated_area"))
+    if isinstance(area, list) and area and not isinstance(area[0], list):
+        area = [area]  # one polygon
+    return key, CocoImage(
+        path, name, _mpp(entry.get("mpp", above[1].get("mpp")), where), (), shape,
+        exhaustive((entry, *above), where), area, where,
+    )  # fmt: skip
 
 
-def _id(entry: Any, number: int) -> Any:
-    default = f"number {number}"
-    return entry.get("id", default) if isinstance(entry, Mapping) else default
+def _annotations(
+    entries: Sequence[Any],
+    names: Mapping[str, str],
+    images: Mapping[str, CocoImage],
+    lacking: Collection[str],
+    file: Path,
+) -> tuple[dict[str, list[Annotation]], int]:
+    """Return the annotations of each image that is there, and how many are repetitions."""
+    found: dict[str, list[Annotation]] = {key: [] for key in images}
+    seen: set[int] = set()
+    repeated = 0
+    for number, entry in enumerate(entries):
+        default = f"number {number}"
+        name = entry.get("id", default) if isinstance(entry, Mapping) else default
+        where = f"{file}: annotation {name}"
+        require(entry, ("image_id", "category_id"), where)
+        key = entry_key(entry["image_id"], f"{where}: its image")
+        if key not in images:
+            if key not in lacking:
+                raise ValueError(
+                    f"{where} has the image_id {entry['image_id']!r}, which no image of the file "
+                    "has; list the image, or remove the annotation"
+                )
+            continue
+        made = _annotation(entry, names, where, images[key].shape)
+        mark = hash((key, made.category, made.cell_id, repr(made.segmentation)))
+        if made.segmentation and mark in seen:
+            repeated += 1
+            continue
+        seen.add(mark)
+        found[key].append(made)
+    return found, repeated
 
 
-def _annotation(entry: Mapping[str, Any], names: Mapping[Any, str], where: str) -> Annotation:
-    category = entry["category_id"]
+def _annotation(
+    entry: Mapping[str, Any], names: Mapping[str, str], where: str, shape: tuple[int, int]
+) -> Annotation:
+    category = entry_key(entry["category_id"], f"{where}: its category")
     if category not in names:
         known = ", ".join(f"{k} {name}" for k, name in names.items()) or "none"
-        raise ValueError(f"{where} has the category_id {category!r}; the file has {known}")
+        raise ValueError(f"{where} has the category_id {category}; the file has {known}")
     try:
         area = float(entry.get("area") or 0)
         cell = entry.get("cell_id")
         cell_id = -1 if cell is None else int(cell)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"{where} cannot be read: area or cell_id is no number: {error}") from None
     if not 0 <= area < math.inf:
         raise ValueError(f"{where} has the area {area:g}; it must be 0 or above")
     mask, bbox = entry.get("segmentation"), entry.get("bbox")
-    crowd, mark = bool(entry.get("iscrowd")), entry.get("point", bbox)
-    return Annotation(where, names[category], mask, area, crowd, cell_id, mark, bbox)
+    crowd, mark = _crowd(entry.get("iscrowd"), where), entry.get("point", bbox)
+    return Annotation(where, names[category], mask, area, crowd, cell_id, mark, bbox, shape)
+
+
+def _crowd(value: Any, where: str) -> bool:
+    """Return whether ``iscrowd`` states a crowd; null states none."""
+    if value not in (None, 0, 1, "0", "1", ""):
+        raise ValueError(f"{where} has iscrowd {value!r}; it must be 0 or 1")
+    return value in (1, "1")
 
 
 def _mpp(value: Any, where: str) -> float | None:
@@ -315,73 +227,3 @@ def _mpp(value: Any, where: str) -> float | None:
     if isinstance(value, str) or not is_plausible_mpp(value):
         raise ValueError(f"{where} states mpp {value!r}; it must be a number, {MPP_RANGE}")
     return float(value)
-
-
-def image_mpps(
-    coco: CocoFile, areas: Sequence[Sequence[float]], given: float | None
-) -> list[float]:
-    """Return µm per pixel of each image: given, stated by the set, or estimated from its nuclei.
-
-    A set gathered from many microscopes is estimated image by image, any other as a whole. It is
-    recognised by median areas that differ more than four times.
-
-    Parameters
-    ----------
-    areas
-        pixels of each nucleus of each image
-
-    Raises
-    ------
-    ValueError
-        an image has no stated pixel size and the set has no nuclei
-    """
-    if given is not None:
-        return [given] * len(coco.images)
-    everything = [area for per_image in areas for area in per_image]
-    lacking = [image.name for image in coco.images if image.mpp is None]
-    if lacking and not everything:
-        raise ValueError(
-            f"{coco.path} states no pixel size for {lacking[0]} and has no nuclei to estimate it "
-            "from; give DIR@MPP"
-        )
-    if not everything:
-        return [image.mpp or 0.0 for image in coco.images]
-    overall = float((NUCLEUS_UM2 / np.median(everything)) ** 0.5)
-    medians = [float(np.median(v)) if len(v) >= 3 else math.nan for v in areas]
-    known = [m for m in medians if not math.isnan(m)]
-    low, high = np.quantile(known, [0.1, 0.9]) if known else (1.0, 1.0)
-    mixed = high > 4 * low
-    each = [(NUCLEUS_UM2 / m) ** 0.5 if mixed and m == m else overall for m in medians]
-    return [image.mpp or mpp for image, mpp in zip(coco.images, each, strict=True)]
-
-
-def origin_text(coco: CocoFile, mpps: Sequence[float], stated: bool) -> str:
-    """Describe a set in one line, for the card of what is trained on it."""
-    known = stated or any(image.mpp for image in coco.images)
-    size = "–".join(f"{v:.3g}" for v in sorted({min(mpps, default=0), max(mpps, default=0)}))
-    how = "stated" if known else f"estimated from nuclei of {NUCLEUS_UM2:g} µm²"
-    return f"{coco.group} (licence: {coco.licence or 'not stated'}; {size} µm per px, {how})"
-
-
-def read_image(path: Path) -> NDArray[np.uint8]:
-    """Read an image file as RGB uint8 (h, w, 3).
-
-    Raises
-    ------
-    ValueError
-        OpenCV cannot read the file
-    """
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
-    if image is None:
-        raise ValueError(f"{path}: not an image that OpenCV reads; use PNG, TIFF or JPEG")
-    return image.astype(np.uint8)
-
-
-def resize_image(image: NDArray[np.uint8], scale: float) -> NDArray[np.uint8]:
-    """Resize an image (h, w, 3) by `scale`; changes of 2 % and less are not made."""
-    if abs(scale - 1) <= 0.02:
-        return image
-    height, width = image.shape[:2]
-    size = max(8, round(width * scale)), max(8, round(height * scale))
-    way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    return cv2.resize(image, size, interpolation=way).astype(np.uint8)

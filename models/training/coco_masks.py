@@ -10,11 +10,17 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Bools", "Window", "decode_mask", "extent", "run_lengths", "scaled_rle"]
+__all__ = ["Bools", "Window", "decode_mask", "run_lengths", "scaled_rle"]
 
 Bools = NDArray[np.bool_]
 Window = tuple[int, int, int, int]
 """x0, y0, x1, y1 of a part of an image, pixels."""
+
+FARTHEST_PX = 2**17
+"""Points of an outline lie within this distance of the image's corner, or within twice its side.
+
+pycocotools takes memory for each pixel of an outline's length, and crashes on huge numbers.
+"""
 
 
 def decode_mask(segmentation: Any, shape: tuple[int, int]) -> tuple[Window, Bools]:
@@ -71,7 +77,8 @@ def scaled_rle(segmentation: Any, image_shape: tuple[int, int], shape: tuple[int
 
     if isinstance(segmentation, list):
         scale = np.array([shape[1] / image_shape[1], shape[0] / image_shape[0]])
-        rings = [(ring * scale).ravel().tolist() for ring in _rings(segmentation)]
+        outlines = _rings(segmentation, image_shape)
+        rings = [(ring * scale).ravel().tolist() for ring in outlines]
         return coco.merge(coco.frPyObjects(rings, *shape))
     counts = run_lengths(segmentation, image_shape).tolist()
     rle = coco.frPyObjects({"size": list(image_shape), "counts": counts}, *image_shape)
@@ -81,19 +88,30 @@ def scaled_rle(segmentation: Any, image_shape: tuple[int, int], shape: tuple[int
     return coco.encode(np.asfortranarray(mask))
 
 
-def _rings(polygons: Sequence[Any]) -> list[NDArray[np.float64]]:
-    """Return the points (n, 2) of each polygon."""
-    rings = [np.asarray(polygon, float).reshape(-1, 2) for polygon in polygons]
-    if not rings or any(len(ring) < 3 or not np.isfinite(ring).all() for ring in rings):
-        raise ValueError("a polygon has three or more points, all of them numbers")
-    return rings
+def _rings(polygons: Sequence[Any], shape: tuple[int, int]) -> list[NDArray[np.float64]]:
+    """Return the points (n, 2) of each polygon, checked for an image of `shape` (h, w)."""
+    rings = [np.asarray(polygon, float).ravel() for polygon in polygons]
+    if not rings or any(ring.size < 6 or not np.isfinite(ring).all() for ring in rings):
+        raise ValueError(
+            "a polygon has three or more points, all of them numbers; draw it again, or remove "
+            "the annotation"
+        )
+    if odd := [ring.size for ring in rings if ring.size % 2]:
+        raise ValueError(f"a polygon has {odd[0]} numbers; it takes an x and a y for each point")
+    farthest = max(FARTHEST_PX, 2 * max(shape))
+    for ring in rings:
+        if (largest := float(np.abs(ring).max())) > farthest:
+            raise ValueError(
+                f"a coordinate is {largest:g} pixels away from an image of {shape[1]} x {shape[0]}"
+            )
+    return [ring.reshape(-1, 2) for ring in rings]
 
 
 def _draw_polygons(polygons: Sequence[Any], shape: tuple[int, int]) -> tuple[int, int, Bools]:
     """Draw the union of polygons: x0, y0 and the mask from there on."""
     from pycocotools import mask as coco
 
-    rings = _rings(polygons)
+    rings = _rings(polygons, shape)
     points = np.concatenate(rings)
     x0, y0 = np.maximum(np.floor(points.min(0)).astype(int) - 1, 0).tolist()
     x1, y1 = np.minimum(np.ceil(points.max(0)).astype(int) + 1, shape[::-1]).tolist()
@@ -132,10 +150,14 @@ def run_lengths(segmentation: Any, shape: tuple[int, int]) -> NDArray[np.int64]:
     if size != tuple(shape):
         raise ValueError(f"its mask has {size} and its image {tuple(shape)} rows and columns")
     counts = segmentation["counts"]
-    runs = np.asarray(counts if isinstance(counts, list) else _unpack(counts), np.int64)
-    if (runs < 0).any() or runs.sum() != math.prod(shape):
-        raise ValueError(f"its runs cover {runs.sum()} of {math.prod(shape)} pixels")
-    return runs
+    numbers = counts if isinstance(counts, list) else _unpack(counts)
+    if not all(isinstance(n, int) or (isinstance(n, float) and n.is_integer()) for n in numbers):
+        raise ValueError("its runs are not whole numbers")
+    # Python's numbers have no largest one, so a sum of huge runs cannot come out right by chance.
+    covered = sum(map(int, numbers))
+    if any(n < 0 for n in numbers) or covered != math.prod(shape):
+        raise ValueError(f"its runs cover {covered} of {math.prod(shape)} pixels; is it cut off?")
+    return np.asarray(numbers, np.int64)
 
 
 def _unpack(text: str | bytes) -> list[int]:
@@ -162,20 +184,3 @@ def _unpack(text: str | bytes) -> list[int]:
     if shift:
         raise ValueError("a compressed RLE ends within a number")
     return runs
-
-
-def extent(segmentation: Any) -> tuple[int, int]:
-    """Return height and width of the smallest image that a mask fits into.
-
-    Raises
-    ------
-    ValueError
-        as `decode_mask`
-    """
-    if isinstance(segmentation, list):
-        x, y = np.concatenate(_rings(segmentation)).max(0)
-        return max(math.ceil(y) + 1, 0), max(math.ceil(x) + 1, 0)
-    if not isinstance(segmentation, dict) or "size" not in segmentation:
-        raise ValueError("its segmentation is neither polygons nor RLE with a size")
-    height, width = segmentation["size"]
-    return int(height), int(width)

@@ -32,7 +32,8 @@ teacher's part (n, 1 + k, h, w): weight, then the probability of each class; (n,
 teacher."""
 
 InstanceBatch = tuple[NDArray[np.uint8], list[dict[str, NDArray[np.generic]]]]
-"""Images (n, h, w, 3); for each boxes (k, 4), labels (k,), masks (k, h, w)."""
+"""Images (n, h, w, 3); for each boxes (k, 4), labels (k,), masks (k, h, w), and perhaps unknown
+(h, w)."""
 
 STRIDE = 32
 
@@ -43,15 +44,21 @@ GAP_WEIGHT = 5.0
 
 
 def targets_of(sample: InstanceSample) -> dict[str, NDArray[np.generic]]:
-    """Return the target of an image: boxes float32 xyxy, labels int64, masks uint8."""
+    """Return the target of an image: boxes float32 xyxy, labels int64, masks uint8.
+
+    With ``unknown`` uint8 (h, w) where the sample has it.
+    """
     masks = np.zeros((len(sample), *sample.image.shape[:2]), np.uint8)
     for i, mask in enumerate(sample.masks):
         sample.view(masks[i], i)[:] = mask
-    return {
+    target: dict[str, NDArray[np.generic]] = {
         "boxes": sample.windows.astype(np.float32),
         "labels": sample.labels.astype(np.int64),
         "masks": masks,
     }
+    if sample.unknown is not None:
+        target["unknown"] = sample.unknown.astype(np.uint8)
+    return target
 
 
 class InstanceCrops(Dataset[InstanceBatch]):
@@ -160,7 +167,7 @@ class Crops(Dataset[Batch]):
             if self.gaps:
                 targets[i][contacts(labels, GAP_PX) & (labels >= 0)] = 0
                 weights[i][contacts(labels, GAP_PX + 1)] = GAP_WEIGHT
-            edges[i, 0] = IGNORE if sample.unlabelled else edge_target(labels)
+            edges[i, 0] = edge_target(labels)
             if planes is not None:
                 soft[i, 0] = sample.teacher_weight * (planes[0] == 255)
                 soft[i, 1:] = planes[1:] / np.float32(255)

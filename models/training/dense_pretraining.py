@@ -30,6 +30,14 @@ def dense_maps(target: dict[str, Tensor], size: tuple[int, int]) -> Tensor:
     return torch.stack([nuclei > 0, cells > 0, cells > 1]).float()
 
 
+def _known(target: dict[str, Tensor], size: tuple[int, int]) -> Tensor:
+    """Return 1 where the maps are known, else 0, float (1, h, w)."""
+    if "unknown" not in target:
+        return target["masks"].new_ones((1, *size), dtype=torch.float32)
+    free = target["unknown"] == 0
+    return (free | (target["masks"] > 0).any(0))[None].float()
+
+
 class Dense(nn.Module):
     """The backbone of an instance network with one 1×1 head for all levels up to stride 32.
 
@@ -53,12 +61,14 @@ class Dense(nn.Module):
             return finest
         size = (images.shape[2], images.shape[3])
         maps = torch.stack([dense_maps(t, size) for t in targets])
+        known = torch.stack([_known(t, size) for t in targets])
         terms = []
         for level in levels:
             true = F.adaptive_avg_pool2d(maps, (level.shape[2], level.shape[3]))
             logits = self.dense(level).float()
             loss = F.binary_cross_entropy_with_logits(logits, true, reduction="none")
-            terms.append(loss.mean((0, 2, 3)))
+            weight = F.adaptive_avg_pool2d(known, (level.shape[2], level.shape[3]))
+            terms.append((loss * weight).mean((0, 2, 3)))
         return dict(zip(MAPS, torch.stack(terms).mean(0).unbind(), strict=True))
 
 

@@ -63,6 +63,9 @@ class InstanceSample:
         uint8 (k,): 1 cell, 2 nucleus
     cell_id
         int64 (k,): number of the cell that it is or lies in, −1 unknown
+    unknown
+        bool (h, w), where it is not known whether there are other instances; None: it is known
+        everywhere
     group, name, mpp, origin
         as in `wsiseg_models.training.semantic_data.Sample`
     """
@@ -76,6 +79,7 @@ class InstanceSample:
     name: str = ""
     mpp: float = 0.5
     origin: str = ""
+    unknown: Bools | None = None
 
     def __len__(self) -> int:
         return len(self.masks)
@@ -116,7 +120,8 @@ def load_instance_set(spec: str, *, mpp: float, split: Split) -> InstanceSet:
     """Load the training samples and the held-out samples of one set, at `mpp` µm per pixel.
 
     Images without annotations stay, as examples of background. Annotations of leukocytes, crowds
-    and specks, and images that are not there, are left out and counted.
+    and specks, and images that are not there, are left out and counted. Under leukocytes and
+    crowds, and where nobody annotated (`CocoImage.unknown`), nothing is learned.
 
     Parameters
     ----------
@@ -152,20 +157,19 @@ def _file_samples(
     coco: CocoFile, stated: float | None, mpp: float, skipped: Counter[str]
 ) -> list[InstanceSample]:
     """Load the samples of one annotation file, in order of their names."""
-    skipped["image not there"] += coco.missing
+    skipped.update(coco.left_out)
     with ThreadPoolExecutor() as pool:
         pixels = list(pool.map(read_image, [image.path for image in coco.images]))
     masks, areas = [], []
-    for image, array in zip(coco.images, pixels, strict=True):
-        height, width = array.shape[:2]
-        found, nuclei = _image_masks(image.annotations, (height, width), skipped)
+    for image in coco.images:
+        found, nuclei = _image_masks(image.annotations, image.shape, skipped)
         masks.append(found)
         areas.append(nuclei)
     mpps = image_mpps(coco, areas, stated)
     origin = origin_text(coco, mpps, stated is not None)
     samples = []
     for image, array, found, image_mpp in zip(coco.images, pixels, masks, mpps, strict=True):
-        sample = _sample(array, found, image_mpp / mpp, skipped)
+        sample = _sample(array, found, image.unknown(UNSURE), image_mpp / mpp, skipped)
         samples.append(replace(sample, group=coco.group, name=image.name, mpp=mpp, origin=origin))
     return samples
 
@@ -196,7 +200,11 @@ def _image_masks(
 
 
 def _sample(
-    image: NDArray[np.uint8], found: Sequence[_Found], scale: float, skipped: Counter[str]
+    image: NDArray[np.uint8],
+    found: Sequence[_Found],
+    unknown: Bools | None,
+    scale: float,
+    skipped: Counter[str],
 ) -> InstanceSample:
     """Make a sample of an image and its instances, resized by `scale`."""
     sample = InstanceSample(
@@ -205,6 +213,7 @@ def _sample(
         tuple(f.mask for f in found),
         np.array([f.label for f in found], np.uint8),
         np.array([f.cell_id for f in found], np.int64),
+        unknown=unknown,
     )
     smaller = resize_image(image, scale)
     if smaller.shape == image.shape:
@@ -216,7 +225,11 @@ def _sample(
     kept, windows, masks = warp_masks(sample, matrix, shape)
     large = np.array([m.sum() >= MIN_AREA_PX for m in masks], bool)
     skipped["under 4 px"] += len(sample) - int(large.sum())
-    return _take(replace(sample, image=smaller, windows=windows, masks=masks), kept, large)
+    if unknown is not None:
+        way = cv2.INTER_NEAREST_EXACT
+        unknown = cv2.resize(unknown.astype(np.uint8), shape[::-1], interpolation=way) > 0
+    changed = replace(sample, image=smaller, windows=windows, masks=masks, unknown=unknown)
+    return _take(changed, kept, large)
 
 
 def _take(sample: InstanceSample, kept: NDArray[np.integer], wanted: Bools) -> InstanceSample:
@@ -293,4 +306,11 @@ def warp(
     area = np.array([m.sum() for m in masks])
     whole = np.array([sample.masks[i].sum() for i in kept]) * zoom
     wanted = np.asarray((area >= min_px) & (area >= visible * whole), bool)
-    return _take(replace(sample, image=image, windows=windows, masks=masks), kept, wanted)
+    unknown = sample.unknown
+    if unknown is not None:
+        unknown = cv2.warpAffine(
+            unknown.astype(np.uint8), matrix, (size, size),
+            flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP,
+        ) > 0  # fmt: skip
+    changed = replace(sample, image=image, windows=windows, masks=masks, unknown=unknown)
+    return _take(changed, kept, wanted)

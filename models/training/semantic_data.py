@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -91,6 +92,7 @@ def load_set(
     split: Split,
     categories: Sequence[str] = (),
     unsure: Sequence[str] = UNSURE,
+    left_out: Counter[str] | None = None,
 ) -> tuple[list[Sample], list[Sample]]:
     """Load the training samples and the held-out samples of one set, at `mpp` µm per pixel.
 
@@ -101,7 +103,10 @@ def load_set(
     categories
         COCO categories that become classes 1, 2, …; empty: all nuclei are class 1
     unsure
-        COCO categories whose pixels are not learned
+        COCO categories whose pixels are not learned; crowds and what nobody annotated
+        (`CocoImage.unknown`) are not learned either
+    left_out
+        gets the number of images and annotations that are not learned, by reason
 
     Raises
     ------
@@ -112,8 +117,9 @@ def load_set(
     files, stated = annotation_files(spec)
     train: list[Sample] = []
     held: list[Sample] = []
+    counts: Counter[str] = Counter() if left_out is None else left_out
     for file in files:
-        samples = _file_samples(read_coco(file), stated, mpp, categories, unsure)
+        samples = _file_samples(read_coco(file), stated, mpp, categories, unsure, counts)
         for position, sample in enumerate(samples):
             (held if split.holds_out(position, len(samples)) else train).append(sample)
     if not train and not held:
@@ -127,24 +133,32 @@ def _file_samples(
     mpp: float,
     categories: Sequence[str],
     unsure: Sequence[str],
+    left_out: Counter[str],
 ) -> list[Sample]:
     """Load the samples of one annotation file, in order of their names."""
     class_of = _classes(coco, categories)
     wanted = [
-        [a for a in image.annotations if a.category in class_of or a.category in unsure]
+        [a for a in image.annotations if a.category in class_of and not a.crowd]
         for image in coco.images
     ]
-    areas = [[a.area for a in found if a.category in class_of] for found in wanted]
+    areas = [[a.area for a in found] for found in wanted]
+    left_out.update(coco.left_out)
+    for annotation in (a for image in coco.images for a in image.annotations):
+        if annotation.crowd or annotation.category not in class_of:
+            left_out["crowd" if annotation.crowd else annotation.category] += 1
     mpps = image_mpps(coco, areas, stated)
     origin = origin_text(coco, mpps, stated is not None)
 
     def load(image: CocoImage, found: Sequence[Annotation], image_mpp: float) -> Sample:
-        pixels = _pixels(image, found, class_of, image_mpp / mpp)
+        pixels = _pixels(image, found, class_of, unsure, image_mpp / mpp)
         source = image.path, image_mpp
         return Sample(*pixels, coco.group, image.name, mpp, origin, source)
 
     with ThreadPoolExecutor() as pool:
-        return list(pool.map(load, coco.images, wanted, mpps))
+        samples = list(pool.map(load, coco.images, wanted, mpps))
+    drawn = sum(len(sample.classes) - 1 for sample in samples)
+    left_out["without a pixel"] += sum(map(len, wanted)) - drawn
+    return samples
 
 
 def _classes(coco: CocoFile, categories: Sequence[str]) -> dict[str, int]:
@@ -164,24 +178,26 @@ def _classes(coco: CocoFile, categories: Sequence[str]) -> dict[str, int]:
 
 
 def _pixels(
-    entry: CocoImage, annotations: Sequence[Annotation], class_of: Mapping[str, int], scale: float
+    entry: CocoImage,
+    annotations: Sequence[Annotation],
+    class_of: Mapping[str, int],
+    unsure: Sequence[str],
+    scale: float,
 ) -> tuple[NDArray[np.uint8], NDArray[np.int32], NDArray[np.uint8]]:
     """Return image, labels and classes of a `Sample`, resized by `scale`.
 
     Whole cells are drawn first, so that their nuclei lie on them.
     """
     image = read_image(entry.path)
-    height, width = image.shape[:2]
-    labels = np.zeros((height, width), np.int32)
+    labels = np.zeros(image.shape[:2], np.int32)
+    if (unknown := entry.unknown(unsure)) is not None:
+        labels[unknown] = -1
     classes = [0]
     for annotation in sorted(annotations, key=lambda a: a.category not in CELLS):
-        (x0, y0, x1, y1), inside = annotation.mask((height, width))
-        view = labels[y0:y1, x0:x1]
-        if annotation.category in class_of:
+        (x0, y0, x1, y1), inside = annotation.mask(entry.shape)
+        if inside.size:
             classes.append(class_of[annotation.category])
-            view[inside] = len(classes) - 1
-        else:
-            view[inside & (view == 0)] = -1
+            labels[y0:y1, x0:x1][inside] = len(classes) - 1
     image = resize_image(image, scale)
     if image.shape[:2] != labels.shape:
         size = image.shape[1::-1]
@@ -192,13 +208,16 @@ def _pixels(
 def edge_target(labels: NDArray[np.int32]) -> NDArray[np.float32]:
     """Draw the contour of every nucleus at 1/2 scale: float32 (h/2, w/2), 0 or 1.
 
+    It is `IGNORE` where a pixel is unknown, but for the contour of a nucleus there.
+
     Source: Luo et al. 2022 (DSSNet), section 2.4.
     """
     shown = np.maximum(labels, 0).astype(np.float32)
     kernel = np.ones((3, 3), np.uint8)
     contour = (cv2.dilate(shown, kernel) != cv2.erode(shown, kernel)) & (shown > 0)
     h, w = contour.shape
-    return contour.reshape(h // 2, 2, w // 2, 2).any((1, 3)).astype(np.float32)
+    drawn, unknown = (m.reshape(h // 2, 2, w // 2, 2).any((1, 3)) for m in (contour, labels < 0))
+    return np.where(drawn, 1, np.where(unknown, IGNORE, 0)).astype(np.float32)
 
 
 def contacts(labels: NDArray[np.int32], reach: int) -> NDArray[np.bool_]:

@@ -14,7 +14,7 @@ import torch
 
 from .. import registry
 from ..checkpoint import Card
-from .coco import Split
+from .coco import Split, show_left_out
 from .config import InstanceTrainConfig
 from .crops import InstanceCrops
 from .dense_pretraining import Dense, validate_dense
@@ -60,7 +60,7 @@ def train_instances(config: InstanceTrainConfig, *, quiet: bool = False) -> Path
 
 def _train(config: InstanceTrainConfig, quiet: bool) -> Path:
     skipped: Counter[str] = Counter()
-    data = gather_sets(config, lambda spec: _load(config, spec, skipped))
+    data = gather_sets(config, lambda spec: _load(config, spec, skipped, quiet))
     if not any(len(s) for s in data.samples):
         raise ValueError(f"{', '.join(config.data)}: no cell and no nucleus to learn from")
     normal = Normal(*statistics(config, data.samples), config.device)
@@ -99,10 +99,11 @@ def _train(config: InstanceTrainConfig, quiet: bool) -> Path:
 
 
 def _load(
-    config: InstanceTrainConfig, spec: str, skipped: Counter[str]
+    config: InstanceTrainConfig, spec: str, skipped: Counter[str], quiet: bool
 ) -> tuple[list[InstanceSample], list[InstanceSample]]:
     found = load_instance_set(spec, mpp=config.mpp, split=Split(config.split))
     skipped.update(found.skipped)
+    show_left_out(spec, found.skipped, quiet=quiet)
     return found.train, found.held
 
 

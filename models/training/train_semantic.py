@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from .. import registry
 from ..checkpoint import Card
 from ..precision import autocast
 from .baseline_config import grow, stage_at
-from .coco import Split
+from .coco import Split, show_left_out
 from .config import SemanticTrainConfig
 from .crops import Crops
 from .finish import averaged_network, training_record, write_checkpoint
@@ -164,8 +165,11 @@ def _load(config: SemanticTrainConfig, quiet: bool) -> WeightedSets[Sample]:
     teacher = Teacher(settings, config.classes, config.device) if settings.teacher else None
 
     def labelled(spec: str) -> tuple[list[Sample], list[Sample]]:
-        split = Split(config.split)
-        train, held = load_set(spec, mpp=config.mpp, split=split, categories=config.categories)
+        split, left_out = Split(config.split), Counter[str]()
+        train, held = load_set(
+            spec, mpp=config.mpp, split=split, categories=config.categories, left_out=left_out
+        )
+        show_left_out(spec, left_out, quiet=quiet)
         if settings.unlabelled:
             kept.update(file_hash(s.source[0]) for s in held)
         return train, held

@@ -82,6 +82,17 @@ def hits_of(iou: NDArray[np.float64]) -> NDArray[np.bool_]:
     return hits
 
 
+def _judged(found: Instances, sample: InstanceSample, label: int) -> NDArray[np.bool_]:
+    """Return which boxes (n,) do not lie mostly where other instances of `label` may be."""
+    if sample.unknown is None:
+        return np.ones(len(found.boxes), bool)
+    unknown = sample.unknown & (sample.count(label) == 0)
+    (x0, y0), (x1, y1) = np.floor(found.boxes[:, :2].T), np.ceil(found.boxes[:, 2:].T)
+    corners = np.maximum(np.stack([x0, y0, x1, y1], 1), 0).astype(int)
+    shares = [unknown[b:d, a:c].mean() if a < c and b < d else 0.0 for a, b, c, d in corners]
+    return np.asarray(np.array(shares) <= 0.5, bool)
+
+
 def validate_instances(
     detect: Callable[[NDArray[np.uint8]], Instances],
     samples: Sequence[InstanceSample],
@@ -102,7 +113,7 @@ def validate_instances(
         found = detect(sample.image)
         for c in range(len(classes)):
             mine, true = found.class_index == c, np.flatnonzero(sample.labels == c + 1)
-            part = found.take(mine)
+            part = found.take(mine & _judged(found, sample, c + 1))
             boxes = box_iou(part.boxes, sample.windows[true])
             pasted = [_placed(w, m) for w, m in paste(part, sample.image.shape[:2])]
             masks = np.zeros_like(boxes)
