@@ -48,7 +48,8 @@ class BoxSample:
     ignore
         float32 (m, 4): regions that are neither object nor background
     partial
-        whether only some objects are marked: nothing is known outside `boxes`
+        whether only some objects are marked, in the set or by its own statement (`CocoImage`):
+        nothing is known outside `boxes`
     group, name, mpp, origin
         as in `wsiseg_models.training.semantic_data.Sample`
     """
@@ -141,7 +142,7 @@ def load_box_set(
         samples = _file_samples(read_coco(file), stated, mpp, numbers, partial, skipped)
         for position, sample in enumerate(samples):
             held = split.holds_out(position, len(samples))
-            if len(sample) or not partial:
+            if len(sample) or not sample.partial:
                 (found.held if held else found.train).append(sample)
     if not found.train and not found.held:
         raise ValueError(
@@ -160,7 +161,7 @@ def _file_samples(
     skipped: Counter[str],
 ) -> list[BoxSample]:
     """Load the samples of one annotation file, in order of their names."""
-    skipped["image not there"] += coco.missing
+    skipped.update(coco.left_out)
     nuclei = [
         [a.area for a in image.annotations if a.category in NUCLEUS and _has_area(a)]
         for image in coco.images
@@ -177,9 +178,10 @@ def _file_samples(
         skipped["under 2 px"] += int(small.sum())
         skipped["ignored"] += int((labels == 0).sum())
         known = (labels > 0) & ~small
+        some = partial or not image.exhaustive or image.annotated_area is not None
         samples.append(
             BoxSample(
-                smaller, boxes[known], labels[known], boxes[labels == 0], partial,
+                smaller, boxes[known], labels[known], boxes[labels == 0], some,
                 group=coco.group, name=image.name, mpp=mpp, origin=origin,
             )
         )  # fmt: skip

@@ -130,7 +130,7 @@ def test_folders_that_cannot_be_used(sets, tmp_path):
         with pytest.raises(UsageError, match=f"unknown split '{split}'"):
             find_sets(sets, split)
     (sets / "traced/images/0.png").write_text("x")
-    with pytest.raises(DataError, match=r"0\.png is not an image"):
+    with pytest.raises(DataError, match=r"0\.png: not an image"):
         find_sets(sets, "all")
     write_marks(sets / "marked")
     boxes = json.loads((sets / "marked/boxes.json").read_text())

@@ -126,6 +126,8 @@ def _refuse(names: tuple[str, ...], data: bool) -> None:
 
 def _evaluate_data(settings: Mapping[str, Any], as_json: bool, quiet: bool) -> None:
     """Measure one model on COCO folders and print the scores."""
+    from wsiseg_models.training.coco_document import left_out_text
+
     from wsi_pipeline.evaluation.coco_evaluation import evaluate_run, score_rows
     from wsi_pipeline.evaluation.hidden_parts import describe_groups
 
@@ -143,6 +145,9 @@ def _evaluate_data(settings: Mapping[str, Any], as_json: bool, quiet: bool) -> N
     if as_json:
         click.echo(to_json(result))
     elif not quiet:
+        for spec, counts in result["left_out"].items():
+            if text := left_out_text(spec, counts):
+                click.echo(text, err=True)
         click.echo(
             f"{result['model']} at {result['mpp']:g} µm per pixel; AP from score "
             f"{result['score']:g}, the rest from {result['cut']:g}"
@@ -162,6 +167,8 @@ def _evaluate_data(settings: Mapping[str, Any], as_json: bool, quiet: bool) -> N
 
 def _evaluate_suite(folder: Path, settings: Mapping[str, Any], as_json: bool, quiet: bool) -> None:
     """Measure models on all sets of a folder and print the tables."""
+    from wsiseg_models.training.coco_document import left_out_text
+
     from wsi_pipeline.evaluation.suite import run_suite
     from wsi_pipeline.evaluation.suite_report import suite_tables
     from wsi_pipeline.runs.segment_whole import segment_whole
@@ -177,6 +184,9 @@ def _evaluate_suite(folder: Path, settings: Mapping[str, Any], as_json: bool, qu
     if as_json:
         click.echo(to_json(suite))
     elif not quiet:
+        for one in suite["sets"]:
+            if text := left_out_text(one["name"], one["left_out"]):
+                click.echo(text, err=True)
         for title, rows in suite_tables(suite, earlier):
             click.echo(f"{title}\n{table(rows)}\n")
         for note in (note for model in suite["models"] for note in model["notes"]):

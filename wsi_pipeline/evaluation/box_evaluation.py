@@ -19,7 +19,13 @@ __all__ = ["evaluate_boxes", "find_boxes", "read_boxes"]
 
 
 def read_boxes(
-    spec: str, classes: Sequence[str], *, mpp: float, split: str = "all", partial: bool = False
+    spec: str,
+    classes: Sequence[str],
+    *,
+    mpp: float,
+    split: str = "all",
+    partial: bool = False,
+    left_out: dict[str, dict[str, int]] | None = None,
 ) -> list[BoxSample]:
     """Return the images of one COCO set with their true boxes, at `mpp` µm per pixel.
 
@@ -31,6 +37,8 @@ def read_boxes(
         ``all``, or ``fold:K/N`` or ``time:SHARE`` for the images that training held out
     partial
         whether only some objects are marked
+    left_out
+        gets for `spec` the number of images and annotations that are not used, by reason
 
     Raises
     ------
@@ -48,6 +56,8 @@ def read_boxes(
         found = load_box_set(spec, mpp=mpp, split=rule, classes=classes, partial=partial)
     except ValueError as error:
         raise DataError(str(error)) from error
+    if left_out is not None:
+        left_out[spec] = {reason: n for reason, n in sorted(found.skipped.items()) if n}
     samples = found.train if split == "all" else found.held
     if not any(len(sample) for sample in samples):
         raise DataError(
@@ -83,12 +93,13 @@ def evaluate_boxes(
     max_dets: int | None = 100,
     partial: bool = False,
     quiet: bool = True,
+    left_out: dict[str, dict[str, int]] | None = None,
 ) -> dict[str, dict[str, float]]:
     """Return the scores of a detector over all images of the sets; see `score_boxes`.
 
     Parameters
     ----------
-    specs, split, partial
+    specs, split, partial, left_out
         see `read_boxes`
     score
         boxes below this score are ignored
@@ -102,7 +113,9 @@ def evaluate_boxes(
     """
     judged = []
     for spec in specs:
-        samples = read_boxes(spec, model.classes, mpp=model.mpp, split=split, partial=partial)
+        samples = read_boxes(
+            spec, model.classes, mpp=model.mpp, split=split, partial=partial, left_out=left_out
+        )
         bar = progress(len(samples), desc=f"{model.name} on {spec}", unit="image", quiet=quiet)
 
         def find(image: NDArray[np.uint8]) -> Instances:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,7 +60,8 @@ def evaluate_run(
     Returns
     -------
     dict
-        the settings; under ``scores`` class → name → value, None where undefined; under
+        the settings; under ``left_out`` set → reason → number of images and annotations that are
+        not used; under ``scores`` class → name → value, None where undefined; under
         ``overlap`` group → name → value of the parts of cells, empty without cells; of a network
         that classifies pixels under ``pixels`` the same of pixels, and under ``published`` what
         its paper reports of other images; of one with several classes of nuclei under ``classes``
@@ -85,7 +87,9 @@ def evaluate_run(
     kinds: dict[str, dict[str, float]] = {}
     about: dict[str, Any] = {"split": split, "score": score, "cut": cut, "quiet": quiet}
     about["max_dets"] = max_dets or None
-    more: dict[str, Any] = {}
+    left_out: dict[str, dict[str, int]] = {}
+    about["left_out"] = left_out
+    more: dict[str, Any] = {"left_out": left_out}
     parts: Mapping[str, Mapping[str, float]] = {}
     if isinstance(opened, BoxModel):
         numbers = evaluate_boxes(opened, data, partial=partial, **about)
@@ -159,6 +163,7 @@ def evaluate_model(
     pixels: dict[str, PixelCounts] | None = None,
     kinds: dict[str, dict[str, float]] | None = None,
     categories: Sequence[str] = (),
+    left_out: dict[str, dict[str, int]] | None = None,
 ) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
     """Return the scores of a model over all images of the sets, and those of the parts of cells.
 
@@ -179,6 +184,8 @@ def evaluate_model(
         gets the scores of each class of nuclei, of a network that has several
     categories
         COCO category of each of these classes; by default it has the name of the class
+    left_out
+        gets for each of `specs` the number of images and annotations that are not used, by reason
 
     Raises
     ------
@@ -204,7 +211,8 @@ def evaluate_model(
     found, truth = [], []
     for spec in specs:
         bar = progress(0, desc=f"{model.name} on {spec}", unit="image", quiet=quiet)
-        for field in read_set(spec, mpp=model.mpp, split=split, nuclei=wanted):
+        counts = Counter[str]()
+        for field in read_set(spec, mpp=model.mpp, split=split, nuclei=wanted, left_out=counts):
             if not set(classes) & set(field.truth):
                 known = ", ".join(field.truth) or "nothing"
                 raise DataError(f"{spec} has truth for {known}, not for {' or '.join(classes)}")
@@ -215,11 +223,13 @@ def evaluate_model(
                 count_pixels(pixels, names, answers.pop()[0], truth[-1])
             bar.update()
         bar.close()
+        if left_out is not None:
+            left_out[spec] = {reason: n for reason, n in sorted(counts.items()) if n}
     scores = score_instances(found, truth, classes, cut=cut, max_dets=max_dets)
     if several and kinds is not None:
         kinds |= score_classes(found, truth, several, cut=cut)
     parts = [
-        mask_parts(f[CELL_CLASS].above(cut), t[CELL_CLASS])
+        mask_parts(f[CELL_CLASS].judged(t[CELL_CLASS]).above(cut), t[CELL_CLASS])
         for f, t in zip(found, truth, strict=True)
         if CELL_CLASS in f and CELL_CLASS in t
     ]

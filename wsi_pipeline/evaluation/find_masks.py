@@ -12,7 +12,7 @@ from scipy.ndimage import find_objects
 
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import UsageError
-from wsi_pipeline.evaluation.mask_metrics import Masks
+from wsi_pipeline.evaluation.masks import Masks
 from wsi_pipeline.evaluation.nucleus_metrics import instances_of
 from wsi_pipeline.segmentation.cells import InstanceModel
 from wsi_pipeline.segmentation.components import from_label_image

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco
 
 from wsi_pipeline.evaluation.hidden_parts import CellParts, match_cells
-from wsi_pipeline.evaluation.mask_metrics import Masks, Rle, mask_overlaps
+from wsi_pipeline.evaluation.mask_metrics import mask_overlaps
+from wsi_pipeline.evaluation.masks import Masks, Rle
 
 __all__ = ["mask_parts"]
 

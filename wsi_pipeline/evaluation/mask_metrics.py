@@ -14,7 +14,6 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from pycocotools import mask as coco
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from wsi_pipeline.evaluation.masks import Masks
 from wsi_pipeline.evaluation.matching import (
     Match,
     Overlaps,
@@ -47,48 +47,6 @@ __all__ = [
 
 COUNTS = ("images", "true", "found", "beyond AP's limit")
 """Scores that are counts; over several classes they are added."""
-
-Rle = Mapping[str, Any]
-
-
-@dataclass(frozen=True, eq=False)
-class Masks:
-    """Instances of one class in one image, k of them; they may overlap.
-
-    Attributes
-    ----------
-    rles
-        k masks as COCO's compressed run lengths
-    scores
-        float64 (k,), 0 to 1; 1 for true instances
-    shape
-        height and width of the image
-    """
-
-    rles: Sequence[Rle]
-    scores: NDArray[np.float64]
-    shape: tuple[int, int]
-
-    def __len__(self) -> int:
-        return len(self.rles)
-
-    @property
-    def area(self) -> NDArray[np.float64]:
-        """Number of pixels of each mask, float64 (k,)."""
-        return np.asarray(coco.area(list(self.rles)), np.float64).reshape(-1)
-
-    @property
-    def union(self) -> Rle:
-        """The pixels of all instances, as one mask."""
-        nothing = coco.encode(np.zeros(self.shape, np.uint8, order="F"))
-        united: Rle = coco.merge([nothing, *self.rles])
-        return united
-
-    def above(self, score: float) -> Masks:
-        """Return the instances at or above a score."""
-        kept = self.scores >= score
-        rles = [rle for rle, keep in zip(self.rles, kept, strict=True) if keep]
-        return Masks(rles, self.scores[kept], self.shape)
 
 
 def mask_overlaps(found: Masks, truth: Masks) -> Overlaps:
@@ -286,7 +244,7 @@ def score_class(
         "AJI": _mean([aggregated_jaccard(t, kumar_pairs(t)) for t in tables]),
         "AJI (DoNet)": donet_aji(tables),
         "F1 (DoNet)": donet_f1(tables),
-        **challenge_cells(tables, [h * w for h, w in (masks.shape for masks in truth)]),
+        **challenge_cells(tables, [masks.known_px for masks in truth]),
         **challenge_nuclei(tables),
         "pixel IoU": float(ratio(shared, united)),
     }
@@ -306,11 +264,16 @@ def score_instances(
     ----------
     found, truth
         class → instances, one entry per image; an image without truth for a class is left out of
-        the scores of that class
+        the scores of that class, and a found instance that lies mostly in unknown pixels counts
+        nowhere
     cut, max_dets
         see `score_class`
     """
     out: dict[str, dict[str, float]] = {}
+    found = [
+        {k: one.judged(t[k]) if k in t else one for k, one in f.items()}
+        for f, t in zip(found, truth, strict=True)
+    ]
     for name in classes:
         seen = [(f[name], t[name]) for f, t in zip(found, truth, strict=True) if name in t]
         out[name] = score_class([f for f, _ in seen], [t for _, t in seen], cut=cut,
@@ -334,24 +297,29 @@ def _with_background(
     known = [(f, t) for f, t in zip(found, truth, strict=True) if len(t) == len(f)]
     if not known:
         return math.nan
-    shared, united = _pixels([_joined(f) for f, _ in known], [_joined(t) for _, t in known])
-    pixels = sum(t[0].shape[0] * t[0].shape[1] for _, t in known)
+    joined = [_joined(t) for _, t in known]
+    shared, united = _pixels([_joined(f) for f, _ in known], joined)
+    pixels = sum(masks.known_px for masks in joined)
     return _mean([*iou, float(ratio(pixels - united, pixels - shared))])
 
 
 def _joined(parts: Sequence[Masks]) -> Masks:
     """Return the instances of several classes as one class."""
     rles = [rle for masks in parts for rle in masks.rles]
-    return Masks(rles, np.concatenate([masks.scores for masks in parts]), parts[0].shape)
+    unknown = [masks.unknown for masks in parts if masks.unknown is not None]
+    both = coco.merge(unknown, intersect=True) if unknown else None
+    return Masks(rles, np.concatenate([masks.scores for masks in parts]), parts[0].shape, both)
 
 
 def _pixels(found: Sequence[Masks], truth: Sequence[Masks]) -> tuple[int, int]:
-    """Return the number of pixels in found and true instances, and in either."""
+    """Return the number of known pixels in found and true instances, and in either."""
     shared = united = 0
     for a, b in zip(found, truth, strict=True):
         both = [a.union, b.union]
         shared += int(coco.area(coco.merge(both, intersect=True)))
         united += int(coco.area(coco.merge(both)))
+        if b.unknown is not None:
+            united -= int(coco.area(coco.merge([a.union, b.unknown], intersect=True)))
     return shared, united
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
-from wsi_pipeline.evaluation.mask_metrics import Masks
+from wsi_pipeline.evaluation.masks import Masks
 from wsi_pipeline.evaluation.matching import ratio
 from wsi_pipeline.segmentation.nuclei import CELL_NAMES, PixelModel
 
@@ -132,7 +132,7 @@ def count_pixels(
     probability: NDArray[np.uint8],
     truth: Mapping[str, Masks],
 ) -> None:
-    """Add the pixels of an image to the counts of each class of which it has the truth.
+    """Add the known pixels of an image to the counts of each class of which it has the truth.
 
     Parameters
     ----------
@@ -142,6 +142,10 @@ def count_pixels(
     for name, true in true_classes(classes, truth).items():
         h, w = true.shape
         found = found_class(probability[:, :h, :w], classes.index(name))
+        unknown = truth["cell" if name in CELL_NAMES else name].unknown
+        if unknown is not None:
+            known = coco.decode(unknown) == 0
+            found, true = found[known], true[known]
         counts.setdefault(name, PixelCounts()).add(found, true)
 
 

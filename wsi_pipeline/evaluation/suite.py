@@ -221,4 +221,5 @@ def _describe(one: SuiteSet) -> dict[str, Any]:
         "mpp": [min(mpps), max(mpps)],
         "kept_back": one.kept_back,
         "marked": one.marked,
+        "left_out": dict(one.left_out),
     }

@@ -107,6 +107,8 @@ def compare(
     large = shapely.area(truth) * mpp**2 >= min_area_um2
     unknown = shapely.union_all(np.concatenate([unsure, truth[~large]]))
     truth, density = truth[large], density[large]
+    if len(unsure):  # a drawn object that fits a true one counts, wherever it lies
+        unknown = shapely.difference(unknown, shapely.union_all(truth))
     inside = shapely.area(shapely.intersection(drawn, unknown))
     counted = inside <= 0.5 * shapely.area(drawn)
     drawn, scores = drawn[counted], scores[counted]

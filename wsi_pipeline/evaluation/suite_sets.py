@@ -7,14 +7,14 @@ the images are crops of single cells.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import shapely
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 from wsiseg_models.training.coco import (
     CELLS,
     NUCLEUS,
@@ -114,6 +114,8 @@ class SuiteSet:
         whether its truth is marked points, not outlines
     licence
         as the file states it
+    left_out
+        reason → number of images and annotations that are not used
     """
 
     name: str
@@ -122,6 +124,7 @@ class SuiteSet:
     kept_back: bool
     marked: bool
     licence: str
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def tissue(self) -> bool:
@@ -201,7 +204,7 @@ def _reason_to_leave_out(document: CocoFile) -> str:
     """Return why a set cannot be measured; empty if it can."""
     if not document.images:
         return "has no images"
-    sides = [min(_size(image.path)) for image in document.images]
+    sides = [min(image.shape) for image in document.images]
     if np.median(sides) < LEAST_SIDE_PX:
         return f"has crops of single cells ({np.median(sides):.0f} px), not fields"
     if _marked(document):
@@ -212,15 +215,6 @@ def _reason_to_leave_out(document: CocoFile) -> str:
     if not categories & {*NUCLEUS} and any(image.mpp is None for image in document.images):
         return "states no mpp and has no nuclei to estimate it from"
     return ""
-
-
-def _size(path: Path) -> tuple[int, int]:
-    """Return width and height of an image without decoding it."""
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except (UnidentifiedImageError, OSError) as error:
-        raise DataError(f"{path} is not an image ({error}); copy it again") from error
 
 
 def _marked(document: CocoFile) -> bool:
@@ -238,7 +232,10 @@ def _sets_of(
     categories = {a.category for image in document.images for a in image.annotations}
     read = _marked_field if _marked(document) else _traced_field
     fields = [read(document.images[k], mpps[k], categories) for k in chosen]
-    whole = SuiteSet(name, tuple(fields), count, kept_back, _marked(document), document.licence)
+    whole = SuiteSet(
+        name, tuple(fields), count, kept_back, _marked(document), document.licence,
+        _left_out(document, chosen),
+    )  # fmt: skip
     if fields:
         yield whole
     if name in UNTRACED:
@@ -247,7 +244,20 @@ def _sets_of(
         blank = [SuiteField(path, path.name, float(np.median(mpps))) for path in paths]
         own = f"{document.group}/{folder}"
         if blank:
-            yield replace(whole, name=own, fields=tuple(blank), images=len(blank), kept_back=True)
+            yield replace(
+                whole, name=own, fields=tuple(blank), images=len(blank), kept_back=True, left_out={}
+            )
+
+
+def _left_out(document: CocoFile, chosen: Sequence[int]) -> dict[str, int]:
+    """Count what of the chosen images is not used, by reason."""
+    counts = Counter(document.left_out)
+    for annotation in (a for k in chosen for a in document.images[k].annotations):
+        if annotation.crowd:
+            counts["crowd"] += 1
+        elif not _marked(document) and annotation.category not in (*NUCLEUS, *CELLS):
+            counts[annotation.category] += 1
+    return {reason: n for reason, n in sorted(counts.items()) if n}
 
 
 def _areas(image: CocoImage) -> list[float]:
@@ -265,19 +275,20 @@ def _marked_field(image: CocoImage, mpp: float, categories: set[str]) -> SuiteFi
 
 def _traced_field(image: CocoImage, mpp: float, categories: set[str]) -> SuiteField:
     """Decode the truth of an image."""
-    width, height = _size(image.path)
 
     def areas(wanted: Sequence[str]) -> Areas | None:
         if not categories & {*wanted}:
             return None
         taken = [a for a in image.annotations if a.category in wanted and not a.crowd]
-        return _outlined(taken, (height, width))
+        return _outlined(taken, image.shape)
 
-    doubtful = [a for a in image.annotations if a.category in UNSURE or a.crowd]
+    unknown = image.unknown(UNSURE)
+    unsure = np.zeros(0, object)
+    if unknown is not None:
+        unsure = np.array([mask_area((0, 0, *image.shape[::-1]), unknown)], object)
     return SuiteField(
-        image.path, image.name, mpp,
-        nuclei=areas(NUCLEUS), cells=areas(CELLS), unsure=_outlined(doubtful, (height, width)),
-    )  # fmt: skip
+        image.path, image.name, mpp, nuclei=areas(NUCLEUS), cells=areas(CELLS), unsure=unsure
+    )
 
 
 def _outlined(annotations: Sequence[Annotation], shape: tuple[int, int]) -> Areas:

@@ -1,0 +1,439 @@
+"""What annotation files in use have wrong: the right target for every reader, or an error.
+
+The readers are those of both trainings, of `evaluate` and of its suite.
+"""
+
+import json
+import unicodedata
+from collections import Counter
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+import torch
+from drawn_cells import RADIUS, centres, change, disc
+from PIL import Image
+from pycocotools import mask as coco
+from tiny_networks import BUILDERS, TINY, empty, scene
+from wsiseg_models.training.coco import Split, read_image
+from wsiseg_models.training.coco_document import left_out_text
+from wsiseg_models.training.crops import targets_of
+from wsiseg_models.training.dense_pretraining import Dense
+from wsiseg_models.training.instance_data import load_instance_set, warp
+from wsiseg_models.training.semantic_data import IGNORE, edge_target, load_set
+
+from wsi_pipeline.evaluation.coco_fields import read_set
+from wsi_pipeline.evaluation.suite_sets import find_sets
+
+NONE = Split("none")
+FAR = [9e15, 1, 9e15, 5, 3, 5]
+UNTURNED = {1: lambda a: a, 3: lambda a: a[::-1, ::-1], 6: lambda a: np.rot90(a, 1),
+            8: lambda a: np.rot90(a, -1), 2: lambda a: a[:, ::-1], 4: lambda a: a[::-1],
+            5: lambda a: a.transpose(1, 0, 2),
+            7: lambda a: a[::-1, ::-1].transpose(1, 0, 2)}  # fmt: skip
+"""Orientation → how an upright image is stored."""
+
+
+def pixels(folder):
+    samples, _ = load_set(f"{folder}@0.5", mpp=0.5, split=NONE, categories=("nucleus",))
+    return [(s.image, s.labels > 0, s.labels < 0) for s in samples]
+
+
+def instances(folder):
+    found = []
+    for sample in load_instance_set(f"{folder}@0.5", mpp=0.5, split=NONE).train:
+        target = targets_of(sample)
+        target.setdefault("unknown", np.zeros(sample.image.shape[:2], np.uint8))
+        found.append((sample.image, target["masks"][sample.labels == 2].any(0), target["unknown"]))
+    return found
+
+
+def evaluation(folder):
+    return [
+        (f.image, coco.decode(truth.union), coco.decode(truth.unknown) if truth.unknown else 0)
+        for f in read_set(f"{folder}@0.5", mpp=0.5)
+        for truth in [f.truth["nucleus"]]
+    ]
+
+
+def suite(folder):
+    document = json.loads((folder / "annotations.json").read_bytes())
+    document["info"] = {**document.get("info", {}), "mpp": 0.5}
+    (folder / "annotations.json").write_text(json.dumps(document))
+    found, _ = find_sets(folder.parent, "all")
+    return [
+        (read_image(f.path), np.array([a.area for a in f.nuclei]), sum(a.area for a in f.unsure))
+        for f in found[0].fields
+    ]
+
+
+READERS = {"pixels": pixels, "instances": instances, "evaluation": evaluation, "suite": suite}
+every_reader = pytest.mark.parametrize("read", READERS.values(), ids=READERS)
+
+
+def everywhere(document, edit):
+    for part in ("images", "annotations", "categories"):
+        for entry in document[part]:
+            edit(entry)
+
+
+def as_text(document):
+    everywhere(document, lambda e: e.update({k: str(e[k]) for k in e if k.endswith("id")}))
+
+
+def text_and_numbers(document):
+    for entry in document["images"] + document["categories"]:
+        entry["id"] = f" {entry['id']} "
+    for entry in document["annotations"]:
+        entry["category_id"] = float(entry["category_id"])
+
+
+def windows_names(document):
+    for entry in document["images"]:
+        entry["file_name"] = entry["file_name"].replace("/", "\\")
+
+
+def stated(document):
+    everywhere(document, lambda e: e.update(iscrowd=0, area=0, bbox=None, width=None, height=0))
+
+
+def points(document):
+    for entry in document["annotations"]:
+        if isinstance(entry["segmentation"], list):
+            entry["segmentation"] = [np.reshape(entry["segmentation"][0], (-1, 2)).tolist()]
+
+
+def twice(document):
+    document["annotations"] += [{**a, "id": 1000 + a["id"]} for a in document["annotations"]]
+
+
+def outside(document):
+    away = {"id": 77, "segmentation": [[200, 200, 260, 200, 230, 260]]}
+    flat = {"id": 78, "segmentation": [[5, 5, 5, 5, 5, 5]]}
+    document["annotations"] += [{**document["annotations"][1], **e} for e in (away, flat)]
+
+
+RIGHT = {
+    "ids as text": as_text,
+    "ids as text and as numbers": text_and_numbers,
+    "backslashes": windows_names,
+    "nothing stated, area 0": stated,
+    "polygons as points": points,
+    "each annotation twice": twice,
+    "outlines outside the image or of no area": outside,
+    "spaces and capitals in names": lambda d: d["categories"][0].update(name=" Nucleus "),
+}
+
+
+def same(mine, true):
+    assert len(mine) == len(true) == 5
+    for one, other in zip(mine, true, strict=True):
+        for a, b in zip(one, other, strict=True):
+            assert np.array_equal(a, b)
+
+
+@every_reader
+@pytest.mark.parametrize("edit", RIGHT.values(), ids=RIGHT)
+def test_files_in_use_give_the_right_target(data, read, edit):
+    true = read(data)
+    change(data, edit)
+    same(read(data), true)
+
+
+@every_reader
+def test_every_encoding_of_json_is_read(data, read):
+    file = data / "annotations.json"
+    true, text = read(data), file.read_text()
+    for encoding in ("utf-8-sig", "utf-16", "utf-16-be", "utf-32"):
+        file.write_bytes(text.encode(encoding))
+        same(read(data), true)
+
+
+@every_reader
+@pytest.mark.parametrize(("on_disk", "listed"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_names_with_accents_of_other_systems_are_found(data, read, on_disk, listed):
+    true = read(data)
+    stored, named = (unicodedata.normalize(form, "0é.png") for form in (on_disk, listed))
+    (data / "images/0.png").rename(data / "images" / stored)
+    change(data, lambda d: d["images"][0].update(file_name=f"images\\{named}"))
+    same(read(data), true)
+
+
+@every_reader
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_16_bits_are_brought_to_8(data, read, ending):
+    true = read(data)
+    for path in sorted((data / "images").glob("*.png")):
+        wide = tifffile if ending == "tif" else cv2
+        wide.imwrite(str(path.with_suffix(f".{ending}")), cv2.imread(str(path)) * np.uint16(257))
+    change(data, lambda d: [
+        e.update(file_name=e["file_name"].replace("png", ending)) for e in d["images"]
+    ])  # fmt: skip
+    same(read(data), true)
+
+
+@every_reader
+@pytest.mark.parametrize("orientation", UNTURNED)
+def test_a_turned_photograph_is_read_upright(data, read, orientation):
+    true = read(data)
+    for path in (data / "images").glob("*.png"):
+        exif = Image.Exif()
+        exif[274] = orientation
+        stored = np.ascontiguousarray(UNTURNED[orientation](read_image(path)))
+        Image.fromarray(stored).save(path, exif=exif)
+    same(read(data), true)
+
+
+OUTLINES = {
+    "none": (None, "neither polygons nor RLE"),
+    "empty": ([], "three or more points"),
+    "one that is empty": ([[]], "three or more points"),
+    "one point": ([[5, 5]], "three or more points"),
+    "one point beside a polygon": ([[5, 5, 9, 5, 9, 9], [5, 5]], "three or more points"),
+    "points as polygons": ([[5, 5], [9, 5], [9, 9]], "three or more points"),
+    "no list of lists": ([5, 5, 9, 5, 9, 9], "three or more points"),
+    "NaN": ([[5, 5, 9, 5, 9, float("nan")]], "all of them numbers"),
+    "null": ([[5, 5, 9, 5, 9, None]], "all of them numbers"),
+    "infinite": ([[5, 5, 9, 5, 9, float("inf")]], "all of them numbers"),
+    "odd": ([[5, 5, 9, 5, 9, 9, 1]], "has 7 numbers"),
+    "far": ([FAR], "9e.15 pixels away"),
+    "far on the other side": ([[-9e15, 1, 9, 5, 3, 5]], "9e.15 pixels away"),
+    "huge": ([[0, 0, 1e9, 0, 1e9, 1e9]], "1e.09 pixels away"),
+    "too large for a number": ([[10**400, 1, 9, 5, 3, 5]], "cannot be read"),
+    "a mapping": ({"points": []}, "neither polygons nor RLE"),
+    "text": ("garbage", "neither polygons nor RLE"),
+    "RLE of another size": ({"size": [48, 96], "counts": [4608]}, "rows and columns"),
+    "RLE of huge size": ({"size": [10**9, 10**9], "counts": [10**18]}, "rows and columns"),
+    "RLE without size": ({"size": None, "counts": [9216]}, "cannot be read"),
+    "fractions of pixels": ({"size": [96, 96], "counts": [9000.5, 215.5]}, "whole numbers"),
+    "text for pixels": ({"size": [96, 96], "counts": ["9216"]}, "whole numbers"),
+    "too many": ({"size": [96, 96], "counts": [2**62] * 4 + [9216]}, "runs cover"),
+    "no counts": ({"size": [96, 96], "counts": None}, "cannot be read"),
+    "counts of counts": ({"size": [96, 96], "counts": {"0": 9216}}, "cannot be read"),
+}
+
+
+@every_reader
+@pytest.mark.parametrize(("outline", "match"), OUTLINES.values(), ids=OUTLINES)
+@pytest.mark.parametrize("more", [{}, {"area": None}, {"iscrowd": 1}], ids=["", "no area", "crowd"])
+def test_a_broken_outline_is_refused_with_file_and_id(data, read, outline, match, more):
+    """In little memory, also where its area has to be counted."""
+    change(data, lambda d: d["annotations"][3].update(segmentation=outline, **more))
+    with pytest.raises(ValueError, match=match) as error:
+        read(data)
+    assert "annotations.json: annotation 3" in str(error.value)
+
+
+@every_reader
+@pytest.mark.parametrize("kept", [0, 1, 3, 8])
+def test_a_run_length_text_that_is_cut_short_is_refused(data, read, kept):
+    def cut(document):
+        entry = document["annotations"][3]
+        entry["segmentation"]["counts"] = entry["segmentation"]["counts"][:kept]
+
+    change(data, cut)
+    with pytest.raises(ValueError, match=r"annotation 3 .*(runs cover|ends within a number)"):
+        read(data)
+
+
+ENTRIES = {
+    "crowd": (lambda d: d["annotations"][3].update(iscrowd="yes"), "3 has iscrowd 'yes'"),
+    "no such image": (lambda d: d["annotations"][3].update(image_id=99), "3 has the image_id 99"),
+    "a list for an id": (lambda d: d["annotations"][3].update(image_id=[0]), r"3: .* id \[0\]"),
+    "true for an id": (lambda d: d["annotations"][3].update(category_id=True), "3: .* id True"),
+    "two images, one id": (lambda d: d["images"][1].update(id=0), "another image has its id 0"),
+    "an image twice": (
+        lambda d: d["images"].append({**d["images"][1], "id": 9}), "1.png is listed twice"
+    ),
+    "two categories, one id": (
+        lambda d: d["categories"][1].update(id=1), "another category has its id 1"
+    ),
+    "a number for a name": (lambda d: d["images"][1].update(file_name=1), "file_name 1"),
+    "another width": (lambda d: d["images"][1].update(width=97), "96 x 96 .* states 97 x 96"),
+    "text for a height": (lambda d: d["images"][1].update(height="tall"), "height 'tall'"),
+    "infinite area": (lambda d: d["annotations"][3].update(area=float("inf")), "area inf"),
+    "images are no list": (lambda d: d.update(images={}), "images is no list"),
+    "annotations are null": (lambda d: d.update(annotations=None), "annotations is no list"),
+    "exhaustive": (lambda d: d.update(exhaustive="no"), "exhaustive 'no'; it must be true or"),
+    "area beside the image": (
+        lambda d: d["images"][1].update(annotated_area=[200, 200, 300, 200, 300, 300]),
+        "1.png: annotated_area cannot be read: it covers no pixel",
+    ),
+    "broken area": (
+        lambda d: d["images"][1].update(annotated_area=[[1, 2]]), "annotated_area cannot be read"
+    ),
+}  # fmt: skip
+
+
+@every_reader
+@pytest.mark.parametrize(("edit", "match"), ENTRIES.values(), ids=ENTRIES)
+def test_a_broken_entry_is_refused_with_file_and_entry(data, read, edit, match):
+    change(data, lambda d: d.update(info={"mpp": 0.5}))
+    change(data, edit)
+    with pytest.raises(ValueError, match=match) as error:
+        find_sets(data.parent, "all") if read is suite else read(data)
+    assert "annotations.json" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "ending", "match"),
+    [
+        (lambda a: a * np.uint16(16), "png", "brightest value is 3680 of 65535"),
+        (lambda a: a.astype(np.uint16), "tif", "brightest value is 230 of 65535"),
+        (lambda a: a.astype(np.float32), "tif", "float32 values; convert it to 8 bits"),
+    ],
+)
+def test_values_of_unknown_range_are_refused(tmp_path, values, ending, match):
+    path = tmp_path / f"a.{ending}"
+    cv2.imwrite(str(path), values(np.full((8, 8, 3), 230, np.uint8)))
+    with pytest.raises(ValueError, match=match):
+        read_image(path)
+
+
+def test_a_turned_tiff_is_refused(tmp_path):
+    path = tmp_path / "a.tif"
+    Image.new("RGB", (8, 9)).save(path, tiffinfo={274: 6})
+    with pytest.raises(ValueError, match="stored turned"):
+        read_image(path)
+
+
+# --- where nothing is known
+
+
+def crowd(document):
+    document["annotations"][1]["iscrowd"] = 1  # the first nucleus of the first field
+
+
+@every_reader
+def test_a_crowd_is_unknown_not_a_nucleus_and_not_background(data, read):
+    true = read(data)[0]
+    change(data, crowd)
+    image, target, unknown = read(data)[0]
+    assert np.array_equal(image, true[0])
+    x, y = centres()[0][0]
+    if read is suite:
+        assert len(target) == len(true[1]) - 1
+        assert unknown == pytest.approx(np.pi * RADIUS[1] ** 2, rel=0.2)
+        return
+    seen = disc(96, x, y, RADIUS[1] - 1) & (target == 0)
+    assert (np.asarray(unknown)[seen] == 1).all()
+    assert target.sum() < true[1].sum()
+    assert not (np.asarray(unknown)[~disc(96, x, y, RADIUS[1] + 1)]).any()
+
+
+AREA = [10, 20, 60, 20, 60, 80, 10, 80]
+
+
+@every_reader
+@pytest.mark.parametrize(
+    ("edit", "known"),
+    [
+        (lambda d: d.update(exhaustive=False), 0),
+        (lambda d: d.update(info={"exhaustive": False}), 0),
+        (lambda d: [i.update(exhaustive=False) for i in d["images"]], 0),
+        (lambda d: [i.update(annotated_area=AREA) for i in d["images"]], 50 * 60),
+        (lambda d: d.update(exhaustive=False, annotated_area=[AREA]), 50 * 60),
+    ],
+)
+def test_what_nobody_annotated_is_unknown(data, read, edit, known):
+    true = read(data)
+    change(data, edit)
+    mine = read(data)
+    for (_, target, unknown), (_, nuclei, _) in zip(mine, true, strict=True):
+        assert np.array_equal(target, nuclei)
+        if read is suite:
+            assert unknown == 96 * 96 - known
+        elif read is instances:
+            assert (unknown == 0).sum() == known
+        else:
+            area = np.zeros((96, 96), bool)
+            area[20:80, 10:60] = known
+            assert np.array_equal(np.asarray(unknown) > 0, ~area & (nuclei == 0))
+
+
+def test_an_image_may_be_exhaustive_in_a_set_that_is_not(data):
+    change(data, lambda d: d.update(exhaustive=False))
+    change(data, lambda d: d["images"][1].update(exhaustive=True))
+    assert [bool(np.any(unknown)) for *_, unknown in pixels(data)] == [
+        True,
+        False,
+        True,
+        True,
+        True,
+    ]
+
+
+def test_edges_of_unknown_pixels_are_unknown(data):
+    change(data, lambda d: d.update(exhaustive=False))
+    (sample, *_), _ = load_set(f"{data}@0.5", mpp=0.5, split=NONE, categories=("nucleus",))
+    edges = edge_target(sample.labels)
+    inside = (sample.labels > 0).reshape(48, 2, 48, 2).all((1, 3))
+    assert (edges[inside] >= 0).all()
+    assert (edges[(sample.labels < 0).reshape(48, 2, 48, 2).all((1, 3))] == IGNORE).all()
+    assert (edges == 1).any()
+
+
+def test_what_is_unknown_turns_with_its_image(data):
+    change(data, lambda d: [i.update(annotated_area=AREA) for i in d["images"]])
+    whole = load_instance_set(f"{data}@0.5", mpp=0.5, split=NONE).train[0]
+    half = load_instance_set(f"{data}@0.5", mpp=1.0, split=NONE).train[0]
+    assert np.array_equal(half.unknown, whole.unknown[::2, ::2])
+    turned = warp(whole, np.array([[0.0, 1, 0], [-1, 0, 95]]), 96)
+    assert np.array_equal(turned.unknown, np.rot90(whole.unknown, -1))
+
+
+@pytest.mark.parametrize("name", [n for n in BUILDERS if n != "lite"])
+def test_networks_do_not_learn_unknown_pixels_as_background(name):
+    torch.manual_seed(0)
+    network = BUILDERS[name](**TINY).train()
+    image, target = scene()
+    for known in (target, empty()):
+        losses = network(image, [{**known, "unknown": torch.ones(96, 96, dtype=torch.uint8)}])
+        assert all(torch.isfinite(v) for v in losses.values())
+    # Without any instance there is nothing to learn, and with background there is.
+    assert all(float(v.detach()) == 0 for v in losses.values())
+    taught = network(image, [empty()])
+    assert float(taught["rpn_class"].detach()) > 0
+    sum(losses.values()).backward()
+    assert not any(p.grad is not None and p.grad.any() for p in network.parameters())
+
+
+def test_maps_are_not_learned_where_they_are_unknown():
+    torch.manual_seed(0)
+    network = Dense(BUILDERS["maskrcnn"](**TINY), TINY["fpn_width"]).train()
+    image, _ = scene()
+    taught = network(image, [empty()])
+    unknown = network(image, [{**empty(), "unknown": torch.ones(96, 96, dtype=torch.uint8)}])
+    assert all(float(taught[k].detach()) > 0 for k in taught)
+    assert all(float(unknown[k].detach()) == 0 for k in unknown)
+
+
+# --- what is left out
+
+
+def test_what_is_left_out_is_counted(data):
+    def edit(document):
+        crowd(document)
+        twice(document)
+        outside(document)
+        document["images"].append({"id": 9, "file_name": "images\\lost.png"})
+        document["categories"].append({"id": 3, "name": "debris"})
+        document["annotations"].append(
+            {**document["annotations"][1], "id": 5000, "category_id": 3, "iscrowd": 0}
+        )
+
+    change(data, edit)
+    counts = {"image not there": 1, "annotated twice": 24, "crowd": 1, "debris": 1}
+    found = Counter()
+    load_set(f"{data}@0.5", mpp=0.5, split=NONE, categories=("nucleus",), left_out=found)
+    assert +found == {**counts, "without a pixel": 2, "cytoplasm": 12}
+    found.clear()
+    list(read_set(f"{data}@0.5", mpp=0.5, left_out=found))
+    assert +found == {**counts, "without a pixel": 2}
+    change(data, lambda d: d.update(info={"mpp": 0.5}))
+    (one,), _ = find_sets(data.parent, "all")
+    assert one.left_out == counts
+    assert left_out_text("a", one.left_out) == (
+        "a: left out: 24 annotated twice, 1 crowd, 1 debris, 1 image not there"
+    )
