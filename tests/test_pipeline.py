@@ -339,9 +339,29 @@ def test_regions_of_interest_keep_what_is_centred_in_them(
     feature = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}}
     roi.write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
     found = objects_of(run(slide_path, tmp_path, darkness, roi=roi))
-    box = reference.bounds()
-    inside = shapely.contains_xy(shapely.Polygon(ring), *((box[:, :2] + box[:, 2:]) / 2).T)
+    middle = shapely.centroid(reference.polygons())
+    inside = shapely.contains(shapely.Polygon(ring), middle)
     assert inside.any() and same(found, reference.take(inside))
+    hole = [[400, 200], [600, 200], [500, 500], [400, 200]]
+    ignored = {
+        "type": "Feature", "geometry": {"type": "Polygon", "coordinates": [hole]},
+        "properties": {"classification": {"name": "Ignore*", "color": [180, 180, 180]}},
+    }  # fmt: skip
+    roi.write_text(json.dumps({"type": "FeatureCollection", "features": [feature, ignored]}))
+    found = objects_of(run(slide_path, tmp_path / "b", darkness, roi=roi))
+    kept = inside & ~shapely.contains(shapely.Polygon(hole), middle)
+    assert kept.sum() < inside.sum() and same(found, reference.take(kept))
+
+
+def test_a_region_beside_the_slide_is_a_warning(slide_path, darkness, tmp_path, caplog):
+    roi = tmp_path / "roi.geojson"
+    ring = [[9000, 0], [9900, 0], [9900, 900], [9000, 0]]
+    roi.write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
+    result = run(slide_path, tmp_path, darkness, roi=roi)
+    assert (result.objects, result.failed) == (0, ())
+    said = "roi.geojson: 1 of 1 regions do not touch the slide"
+    assert said in json.loads((result.folder / "run.json").read_text())["warnings"][0]
+    assert said in caplog.text
 
 
 def label_dark(image):

@@ -188,18 +188,6 @@ def test_rings_that_touch_themselves_are_repaired(tmp_path):
     assert len({tuple(i) for i in objects.ids.tolist()}) == 3
 
 
-def test_regions_are_annotations_only_and_name_the_feature_that_is_none(tmp_path):
-    document = mutated("properties.objectType", "annotation")
-    assert [r.area for r in read_regions(saved(tmp_path / "a.geojson", document))] == [100]
-    with pytest.raises(DataError, match="no annotation"):
-        read_regions(saved(tmp_path / "b.geojson", GOOD))
-    document["features"][1]["geometry"] = {"type": "Point", "coordinates": [1, 2]}
-    with pytest.raises(DataError, match=r"feature 1: .*not Point"):
-        read_regions(saved(tmp_path / "c.geojson", document))
-    crossing = polygon([[0, 0], [4, 4], [4, 0], [0, 4], [0, 0]])
-    assert read_regions(saved(tmp_path / "d.geojson", crossing))[0].area == 8
-
-
 def test_rings_end_where_they_start(tmp_path):
     objects = only(GOOD, tmp_path)
     for start, stop in pairwise(objects.ring_offsets):

@@ -187,4 +187,4 @@ def test_annotations_are_locked_and_come_back_as_regions(tmp_path):
     assert [f["properties"]["name"] for f in features] == ["1", "2", "3"]
     assert all(f["properties"]["isLocked"] for f in features)
     assert all(f["properties"]["objectType"] == "annotation" for f in features)
-    assert [r.area for r in read_regions(path)] == [1500, 8, 20]
+    assert [r.area for r in read_regions(path).inside.values()] == [1500, 8, 20]

@@ -70,7 +70,8 @@ class RunConfig:
     foreground
         area to segment: ``auto``, where there are cells, or ``all``, the whole slide
     roi
-        GeoJSON file of regions of interest; only objects whose centroid lies in one are kept
+        GeoJSON file of regions of interest; only objects whose centroid lies in one are
+        kept; areas of a class ``Ignore*`` are left out
     tile_px
         side of the network's tiles, model pixels; None: that of the model
     batch

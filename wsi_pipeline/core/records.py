@@ -174,7 +174,8 @@ class AdaptationRecord(TypedDict):
 class RunRecord(Provenance):
     """Content of run.json: the provenance, and the counts and times of the run.
 
-    `warnings` state what does not fit: pixel size, illumination or stain of the slide.
+    `warnings` state what does not fit: pixel size, illumination or stain of the slide, or regions
+    of interest beside it.
     `batch_reduced_to` is the batch size that fitted into memory where `settings` asked for a
     larger one, else None. `cluster` is None for a run on one machine, `adaptation` without
     `RunConfig.adapt`.

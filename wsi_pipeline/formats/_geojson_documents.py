@@ -27,7 +27,7 @@ def texts(path: Path) -> Iterator[str]:
         entries = [raw]
         if raw[:4] == b"PK\x03\x04":
             with zipfile.ZipFile(path) as archive:
-                infos = [i for i in archive.infolist() if i.filename.lower().endswith(SUFFIXES)]
+                infos = [i for i in archive.infolist() if _is_content(i.filename)]
                 _check_growth(path, sum(info.file_size for info in infos), len(raw))
                 entries = [archive.read(info) for info in infos]
         for entry in entries:
@@ -35,6 +35,13 @@ def texts(path: Path) -> Iterator[str]:
             yield plain.decode("utf-8-sig")
     except (OSError, EOFError, zlib.error, zipfile.BadZipFile, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read: {one_line(error)}") from error
+
+
+def _is_content(name: str) -> bool:
+    """Return whether a file of an archive holds GeoJSON; macOS adds others of the same names."""
+    parts = name.replace("\\", "/").split("/")
+    added = "__MACOSX" in parts or parts[-1].startswith("._")
+    return name.lower().endswith(SUFFIXES) and not added
 
 
 def _gunzip(path: Path, packed: bytes, file_bytes: int) -> bytes:

@@ -14,15 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import geojson
 import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from wsi_pipeline.core.errors import DataError, one_line
+from wsi_pipeline.core.errors import DataError
 from wsi_pipeline.core.objects import Objects
-from wsi_pipeline.core.polygons import clean_polygons, polygon_parts, solid
-from wsi_pipeline.formats._geojson_documents import documents, features, header, texts
+from wsi_pipeline.core.polygons import polygon_parts, solid
+from wsi_pipeline.formats._geojson_documents import documents, features, header
 from wsi_pipeline.formats._geojson_grammar import (
     NAMESPACE,
     SCORE_NAME,
@@ -37,7 +36,7 @@ from wsi_pipeline.formats._geojson_grammar import (
     polygons,
 )
 
-__all__ = ["ids_from_text", "read_geojson", "read_header", "read_regions"]
+__all__ = ["ids_from_text", "read_geojson", "read_header"]
 
 _MAX_CLASSES = 256
 # QuPath repairs rings that touch themselves and rejects every other invalid polygon.
@@ -127,39 +126,6 @@ def read_geojson(path: Path | str) -> Objects:
 def read_header(path: Path | str) -> dict[str, Any]:
     """Return the member ``wsiseg`` of a file: its provenance, or {} for other software's files."""
     return next(filter(None, map(header, documents(Path(path)))), {})
-
-
-def read_regions(path: Path | str) -> list[shapely.Geometry]:
-    """Return QuPath's annotations as regions of interest: polygons in level-0 pixels.
-
-    Detections, cells and tiles are ignored; outlines that cross themselves are repaired.
-
-    Raises
-    ------
-    DataError
-        the file is not GeoJSON, has no annotation, or an annotation is not a polygon
-    """
-    path = Path(path)
-    regions = []
-    index = -1
-    for text in texts(path):
-        try:
-            document = geojson.loads(text)
-        except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
-            raise DataError(f"{path} is not GeoJSON: {one_line(error)}") from error
-        for feature in features(path, document):
-            index += 1
-            properties = feature.get("properties")
-            kind = properties.get("objectType") if isinstance(properties, dict) else None
-            if kind not in (None, "annotation"):
-                continue
-            try:
-                regions.append(_region(feature.get("geometry")))
-            except Refused as cause:
-                raise DataError(f"{path}: feature {index}: {cause}") from None
-    if not regions:
-        raise DataError(f"{path} has no annotation; draw a region in QuPath and export it")
-    return regions
 
 
 def ids_from_text(texts: NDArray[np.bytes_]) -> NDArray[np.uint64]:
@@ -309,19 +275,3 @@ def _checked_geometry(path: Path, objects: Objects, feature: NDArray[np.int64]) 
         features=wide.features,
         parent=parent,
     )
-
-
-def _region(geometry: Any) -> shapely.Geometry:
-    if not isinstance(geometry, geojson.Polygon | geojson.MultiPolygon):
-        kind = getattr(geometry, "type", None)
-        raise Refused(f"a region is a Polygon or a MultiPolygon, not {kind}")
-    if geometry.errors():
-        raise Refused(" ".join(str(geometry.errors()).split()))
-    # The library checks the structure of rings only.
-    parts = polygons({"type": geometry.type, "coordinates": geometry["coordinates"]})
-    shapes = [shapely.Polygon(rings[0], rings[1:]) for rings in parts]
-    whole = shapes[0] if len(shapes) == 1 else shapely.MultiPolygon(shapes)
-    cleaned, _ = clean_polygons([whole], largest=False)
-    if len(cleaned) == 0:
-        raise Refused("the region has no area")
-    return cleaned[0]

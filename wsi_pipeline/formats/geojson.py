@@ -30,12 +30,14 @@ from wsi_pipeline.formats._geojson_grammar import (
     nucleus_name,
     nucleus_of,
 )
-from wsi_pipeline.formats._geojson_read import read_geojson, read_header, read_regions
+from wsi_pipeline.formats._geojson_read import read_geojson, read_header
+from wsi_pipeline.formats._geojson_regions import Regions, read_regions
 from wsi_pipeline.formats._geojson_render import Families, ObjectArrays, render
 from wsi_pipeline.formats.object_writer import ObjectWriter
 
 __all__ = [
     "GeoJsonWriter",
+    "Regions",
     "class_color",
     "format_features",
     "read_geojson",

@@ -162,9 +162,13 @@ def finish(job: Job) -> RunRecord:
 def _record(job: Job) -> RunRecord:
     config, adaptation = job.config, job.plan.adaptation
     areas = job.files.nucleus_areas
-    warnings = job.plan.overview.warnings() + size_warnings(
-        np.concatenate(areas) if areas else np.zeros(0), job.slide.require_mpp().value
-    )
+    warnings = [
+        *job.plan.warnings,
+        *job.plan.overview.warnings(),
+        *size_warnings(
+            np.concatenate(areas) if areas else np.zeros(0), job.slide.require_mpp().value
+        ),
+    ]
     for text in warnings:
         _log.warning("%s: %s", job.slide.path.name, text)
     record: RunRecord = {

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import ConfigError, DataError
 from wsi_pipeline.core.geometry import Box, Region, Tile, plan_regions, plan_tiles
-from wsi_pipeline.formats.geojson import read_regions
+from wsi_pipeline.formats.geojson import Regions, read_regions
 from wsi_pipeline.runs.adaptation import Adaptation, adapt_to_slide, trained_range
 from wsi_pipeline.runs.plausibility import look_warnings
 from wsi_pipeline.segmentation.model import Model
@@ -50,17 +50,20 @@ class Overview:
     downsample
         level-0 pixels per pixel of the thumbnail
     foreground
-        where there are cells
+        where there are cells, in the regions of interest if there are some
+    everywhere
+        where there are cells on the whole slide
     """
 
     thumbnail: NDArray[np.uint8]
     downsample: float
     foreground: Foreground
+    everywhere: Foreground
 
     def warnings(self) -> list[str]:
         """Return why the slide does not look like a Pap smear in bright field."""
         h, w = self.thumbnail.shape[:2]
-        mask = cv2.resize(self.foreground.mask.astype(np.uint8), (w, h), interpolation=0)
+        mask = cv2.resize(self.everywhere.mask.astype(np.uint8), (w, h), interpolation=0)
         return look_warnings(self.thumbnail, mask > 0)
 
 
@@ -87,10 +90,10 @@ def read_overview(
     box, downsample = slide.thumbnail_box()
     thumbnail, readable = slide.read_what_is_there(box, downsample)
     found = find_foreground(thumbnail, downsample, slide.width, slide.height, mode=mode)
-    found = replace(found, mask=found.mask | ~readable)
+    found = everywhere = replace(found, mask=found.mask | ~readable)
     if roi is not None:
         found = intersect(found, roi_foreground([roi], slide.width, slide.height))
-    return Overview(thumbnail, downsample, found)
+    return Overview(thumbnail, downsample, found, everywhere)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +109,7 @@ class WorkPlan:
     search_area
         the foreground and the model's reach around it: objects at its edge are seen completely
     object_filter
-        keeps the objects whose centre lies in the foreground and in the regions of interest
+        keeps the objects that lie in the foreground and in the regions of interest
     regions
         those with something in the search area, row by row
     region_px, tile_px
@@ -115,6 +118,8 @@ class WorkPlan:
         border around a region that its tiles also cover, and context around each tile
     adaptation
         the slide's stain and what the network gets instead; None without `RunConfig.adapt`
+    warnings
+        what of the regions of interest has no effect
     """
 
     overview: Overview
@@ -127,6 +132,7 @@ class WorkPlan:
     margin_px: int
     halo_px: int
     adaptation: Adaptation | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def stain_map(self) -> StainMap | None:
@@ -158,7 +164,7 @@ def plan_work(
     slide: Slide,
     model: Model,
     config: RunConfig,
-    roi: shapely.Geometry | None = None,
+    roi: Regions | None = None,
     overview: Overview | None = None,
 ) -> WorkPlan:
     """Plan the work of `model` on a slide.
@@ -166,7 +172,7 @@ def plan_work(
     Parameters
     ----------
     roi
-        regions of interest in level-0 pixels, see `read_roi`
+        regions of interest, see `read_roi`
     overview
         result of `read_overview`, where it has been read already
 
@@ -181,8 +187,9 @@ def plan_work(
     """
     tile_px = tile_size(model, config)
     scale = model.mpp / slide.require_mpp().value
+    inside = roi.area if roi is not None else None
     if overview is None:
-        overview = read_overview(slide, config.foreground, roi)
+        overview = read_overview(slide, config.foreground, inside)
     area = overview.foreground.dilate(model.reach_px * scale)
     width, height = (-int(-n // scale) for n in (slide.width, slide.height))
     regions = plan_regions(width, height, REGION_PX)
@@ -194,13 +201,14 @@ def plan_work(
         overview=overview,
         scale=scale,
         search_area=area,
-        object_filter=ObjectFilter(overview.foreground, roi),
+        object_filter=ObjectFilter(overview.everywhere, inside),
         regions=tuple(r for r in regions if area.covers(*_level0(r.core, scale))),
         region_px=REGION_PX,
         tile_px=tile_px,
         margin_px=model.margin_px,
         halo_px=model.halo_px,
         adaptation=adaptation,
+        warnings=tuple(roi.warnings(slide.width, slide.height)) if roi is not None else (),
     )
 
 
@@ -256,8 +264,8 @@ def tile_size(model: Model, config: RunConfig) -> int:
     return tile_px
 
 
-def read_roi(path: Path | None) -> shapely.Geometry | None:
-    """Read a file of regions of interest as one geometry in level-0 pixels; None for no file.
+def read_roi(path: Path | None) -> Regions | None:
+    """Read a file of regions of interest; None for no file.
 
     Raises
     ------
@@ -268,4 +276,4 @@ def read_roi(path: Path | None) -> shapely.Geometry | None:
         return None
     if not path.is_file():
         raise DataError(f"{path}: no such ROI file; export annotations from QuPath as GeoJSON")
-    return shapely.union_all(read_regions(path))
+    return read_regions(path)

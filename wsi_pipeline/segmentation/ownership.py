@@ -40,9 +40,10 @@ The part of a wider object that lies in the window is kept.
 
 @dataclass(frozen=True)
 class ObjectFilter:
-    """Keep objects whose centre lies in the foreground, and in the region of interest if given.
+    """Keep objects that lie in the foreground, and in the region of interest if given.
 
-    The centre is that of the bounding box. A nucleus in a cell stays if its cell stays.
+    The middle of the bounding box decides about the foreground, and the centroid about the region
+    of interest, as in QuPath. A nucleus in a cell stays if its cell stays.
 
     Attributes
     ----------
@@ -61,7 +62,8 @@ class ObjectFilter:
         x, y = (box[:, 0] + box[:, 2]) / 2, (box[:, 1] + box[:, 3]) / 2
         inside = self.foreground.contains(x, y)
         if self.roi is not None:
-            inside &= shapely.contains_xy(self.roi, x, y)
+            middle = shapely.centroid(objects.polygons())
+            inside &= shapely.contains_xy(self.roi, shapely.get_x(middle), shapely.get_y(middle))
         if objects.parent is not None:
             inside = np.where(objects.parent >= 0, inside[objects.parent], inside)
         return objects.take(inside)
