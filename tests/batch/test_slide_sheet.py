@@ -85,3 +85,131 @@ def test_a_sheet_that_is_written_reads_the_same(tmp_path):
     (tmp_path / "s.csv").write_text(sheet_text(map(sheet_row, slides)))
     assert find_slides([str(tmp_path / "s.csv")]) == slides
     assert Path(sheet_row(SlideRequest(Path("a.svs")))["slide"]).is_absolute()
+
+
+ODD = {
+    "semicolons": "slide;mpp;model\na.svs;0,25;dssnet\n",
+    "tabs": "slide\tmpp\tmodel\na.svs\t0,25\tdssnet\n",
+    "capitals": "SLIDE,Mpp,Model\na.svs,0.25,dssnet\n",
+    "blanks": " slide ,\tmpp, model\u00a0\n a.svs , 0.25 ,dssnet \n",
+    "quotes": '"slide","mpp","model"\n"a.svs","0,25","dssnet"\n',
+    "stated for Excel": "sep=;\nslide;mpp;model\na.svs;0,25;dssnet\n",
+    "another order": "model,slide,mpp\ndssnet,a.svs,0.25\n",
+    "empty lines": "\nslide;mpp;model\n;;\na.svs;0.25;dssnet\n; ;\n\n",
+    "ends of a Mac": "slide,mpp,model\ra.svs,0.25,dssnet\r",
+    "ends of Windows": "slide,mpp,model\r\na.svs,0.25,dssnet\r\n",
+    "empty cells at the end": "slide,mpp,model\na.svs,0.25,dssnet,,\n",
+    "a semicolon in a quoted name": 'slide,mpp,model,"a;b;c;d;e"\na.svs,0.25,dssnet,x\n',
+}
+
+
+@pytest.mark.parametrize("text", ODD.values(), ids=ODD)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+def test_sheets_in_use_are_read(tmp_path, text, encoding):
+    touch(tmp_path, "a.svs")
+    for name in ("s.csv", "s.TSV"):
+        (tmp_path / name).write_bytes(text.encode(encoding))
+        (found,) = find_slides([str(tmp_path / name)])
+        assert found == SlideRequest(tmp_path / "a.svs", 0.25, "slide sheet", "dssnet")
+
+
+def test_names_in_sheets_of_windows(tmp_path):
+    touch(tmp_path, "sub/bär.svs")
+    for encoding in ("cp1252", "utf-8"):
+        (tmp_path / "s.csv").write_bytes("slide\nsub\\bär.svs\n".encode(encoding))
+        assert find_slides([str(tmp_path / "s.csv")]) == [SlideRequest(tmp_path / "sub/bär.svs")]
+
+
+def test_further_columns_are_not_used_and_named(tmp_path, caplog):
+    touch(tmp_path, "a.svs")
+    (tmp_path / "s.csv").write_text("Patient;slide;;Date\nx;a.svs;;2020\n")
+    assert find_slides([str(tmp_path / "s.csv")]) == [SlideRequest(tmp_path / "a.svs")]
+    assert "not used: the columns patient, one without a name, date" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "no column 'slide'"),
+        (b"image,mpp\na.svs,0.5\n", "no column 'slide'"),
+        (b"slide,Slide\na.svs,b.svs\n", "the column 'slide' twice"),
+        (b"slide;mpp\n;;\n", "names no slide"),
+        (b"slide;mpp\na.svs;0,2,5\n", "line 2: mpp '0,2,5' is not a number"),
+        (b"slide;mpp\n\na.svs;fine\n", "line 3: mpp 'fine' is not a number"),
+        (b"slide;mpp\n;0.5\n", "line 2: no slide"),
+        (b"slide,mpp\na.svs,0.5,x\n", "line 2: too many cells"),
+        (b"PK\x03\x04" + bytes(range(256)), "no text; save it as CSV"),
+    ],
+)
+def test_broken_sheets_are_refused(tmp_path, content, words):
+    (tmp_path / "s.csv").write_bytes(content)
+    with pytest.raises(UsageError, match=words):
+        find_slides([str(tmp_path / "s.csv")])
+
+
+# --- folders
+
+
+def dicom(series):
+    uid = series.encode()
+    return bytes(128) + b"DICM" + b"\x20\x00\x0e\x00UI" + len(uid).to_bytes(2, "little") + uid
+
+
+def names(requests):
+    return [request.path.name for request in requests]
+
+
+def test_everything_in_a_folder_is_taken_or_named(tmp_path, caplog):
+    touch(
+        tmp_path, "a.svs", "b.qptiff", "c.ome.tiff", "photo.JPG", "shot.png", "notes.txt",
+        "._a.svs", ".DS_Store", "d.mrxs", "d/Data0001.dat", "e.vms", "e_macro.jpg", "e(1,0).jpg",
+        "sub/x.svs", "z.ome.zarr/zarr.json", "done/run.json",
+    )  # fmt: skip
+    for name, series in (("1.dcm", "1.2.3"), ("2.dcm", "1.2.3"), ("3.dcm", "1.2.4")):
+        (tmp_path / name).write_bytes(dicom(series))
+    (tmp_path / "again.svs").symlink_to(tmp_path / "a.svs")
+    (tmp_path / "gone.svs").symlink_to(tmp_path / "nowhere.svs")
+    taken = [
+        "1.dcm", "3.dcm", "a.svs", "b.qptiff", "c.ome.tiff", "d.mrxs", "e.vms", "z.ome.zarr"
+    ]  # fmt: skip
+    assert names(find_slides([str(tmp_path)])) == taken
+    for name, reason in (
+        ("photo.JPG, shot.png", "a photograph; --images takes it"),
+        ("notes.txt", "no slide"),
+        ("again.svs", "the same file as a.svs"),
+        ("gone.svs", "a link to nothing"),
+        ("sub", "a folder; --recursive searches it"),
+        ("done", "a finished run"),
+        ("._a.svs", "written by macOS"),
+    ):
+        assert f"{name} ({reason})" in caplog.text
+    for silent in ("DS_Store", "Data0001", "e_macro", "2.dcm"):
+        assert silent not in caplog.text
+    everything = names(find_slides([str(tmp_path)], images=True, recursive=True))
+    assert sorted(everything) == sorted([*taken, "photo.JPG", "shot.png", "x.svs"])
+
+
+def test_a_pattern_names_what_it_matches_and_does_not_take(tmp_path, caplog):
+    touch(tmp_path, "a.svs", "z.zarr/zarr.json", "sub/x.svs")
+    (tmp_path / "gone.svs").symlink_to(tmp_path / "nowhere.svs")
+    assert names(find_slides([str(tmp_path / "*")])) == ["a.svs", "z.zarr"]
+    assert "gone.svs (a link to nothing)" in caplog.text
+    assert "sub (a folder; name it without a pattern)" in caplog.text
+
+
+def test_folders_of_photographs_name_the_option(tmp_path):
+    touch(tmp_path, "a.jpg")
+    with pytest.raises(UsageError, match="add --images for photographs"):
+        find_slides([str(tmp_path)])
+    assert names(find_slides([str(tmp_path)], images=True)) == ["a.jpg"]
+
+
+def test_links_in_circles_end(tmp_path):
+    touch(tmp_path, "a.svs", "sub/b.svs")
+    (tmp_path / "sub" / "up").symlink_to(tmp_path)
+    assert names(find_slides([str(tmp_path)], recursive=True)) == ["a.svs", "b.svs"]
+
+
+def test_a_slide_that_is_a_folder_is_named_alone(tmp_path):
+    touch(tmp_path, "z.zarr/zarr.json")
+    assert names(find_slides([str(tmp_path / "z.zarr")])) == ["z.zarr"]

@@ -97,7 +97,6 @@ FAULTS = {
     "not a number": _given(2, ["'two'", "--batch"], "--batch", "two"),
     "no slide": lambda f: (["run"], 2, ["SLIDES", "wsiseg run --help"]),
     "unknown command": lambda f: (["segment"], 2, ["segment"]),
-    "sheet: unknown column": _sheet("slide,stain\na.svs,pap\n", "['stain']", "slide, mpp"),
     "sheet: no slide column": _sheet("mpp\n0.25\n", "no column 'slide'", "slide, mpp"),
     "sheet: mpp no number": _sheet("slide,mpp\na.svs,x40\n", "line 2", "'x40'", "0.25"),
     "sheet: mpp absurd": _sheet("slide,mpp\na.svs,nan\n", "line 2", "'nan'", "0.02 to 20"),

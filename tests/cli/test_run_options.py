@@ -40,7 +40,7 @@ VALUES = {
     "min_small_score": [("0", True), ("1", True), ("2", False)],
     "min_cell_score": [("0", True), ("1", True), ("2", False)],
 }  # fmt: skip
-FLAGS = ("split", "kinds", "adapt", "crop", "overwrite", "recursive", "quiet")
+FLAGS = ("split", "kinds", "adapt", "crop", "overwrite", "recursive", "images", "quiet")
 ELSEWHERE = {"model", "out"}
 """Options that every test gives."""
 

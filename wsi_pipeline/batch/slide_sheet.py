@@ -2,34 +2,44 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
+import logging
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from wsi_pipeline.batch.slide_folder import SLIDE_SUFFIXES, Found, is_slide, slides_in
 from wsi_pipeline.core.errors import UsageError
 from wsi_pipeline.core.named_paths import expand_glob, refuse_missing
 from wsi_pipeline.core.pixel_size import MPP_RANGE, is_plausible_mpp
 from wsi_pipeline.core.request import SlideRequest
 
-__all__ = ["SLIDE_SUFFIXES", "find_slides", "sheet_row", "sheet_text"]
+__all__ = ["SHEET_SUFFIXES", "SLIDE_SUFFIXES", "find_slides", "sheet_row", "sheet_text"]
 
-SLIDE_SUFFIXES = (
-    ".bif", ".czi", ".mrxs", ".ndpi", ".scn", ".svs", ".svslide", ".tif", ".tiff", ".vms", ".vmu",
-)  # fmt: skip
-"""A file with one of these suffixes counts as a slide when its folder is named."""
+_log = logging.getLogger(__name__)
+
+SHEET_SUFFIXES = (".csv", ".tsv")
+"""A file with one of these suffixes is a slide sheet."""
 
 _COLUMNS = ("slide", "mpp", "model", "roi")
+_DELIMITERS = (",", ";", "\t", "|")
 
 
 def find_slides(
-    names: Sequence[str], *, recursive: bool = False, missing_ok: bool = False
+    names: Sequence[str],
+    *,
+    recursive: bool = False,
+    missing_ok: bool = False,
+    images: bool = False,
 ) -> list[SlideRequest]:
     """Return the slides that files, folders, globs and slide sheets (CSV) name, each once.
 
-    A folder gives its files with one of `SLIDE_SUFFIXES`, sorted. A slide sheet has the column
-    ``slide`` and may have ``mpp``, ``model`` and ``roi``; its paths are relative to the sheet.
+    A folder gives its slides, sorted; what else lies in it is named in a logged warning, see
+    `slides_in`. A slide sheet has the column ``slide`` and may have ``mpp``, ``model`` and ``roi``;
+    its paths are relative to the sheet.
 
     Parameters
     ----------
@@ -37,6 +47,8 @@ def find_slides(
         search the folders inside a folder too
     missing_ok
         return slides that do not exist as well, instead of an error
+    images
+        take photographs in folders as well
 
     Raises
     ------
@@ -47,13 +59,13 @@ def find_slides(
     requests, unmatched, sheets = [], [], []
     for name in names:
         paths = expand_glob(name)
-        if paths != [Path(name)]:  # a glob gives files only
-            paths = [path for path in paths if path.is_file()]
+        if paths != [Path(name)]:  # a glob gives no folders, but those that are slides
+            paths = _matched(name, paths)
         if not paths:
             unmatched.append(name)
         for path in paths:
-            if path.suffix.lower() != ".csv" or path.is_dir():
-                requests += _in_path(path, recursive)
+            if path.suffix.lower() not in SHEET_SUFFIXES or path.is_dir():
+                requests += _in_path(path, recursive, images)
             elif path.exists():
                 requests += _in_sheet(path)
             else:
@@ -86,18 +98,31 @@ def _conflict(one: SlideRequest, other: SlideRequest) -> str | None:
     return "model, once without one; name it once" if None in (one.model, other.model) else None
 
 
-def _in_path(path: Path, recursive: bool) -> list[SlideRequest]:
+def _matched(name: str, paths: Iterable[Path]) -> list[Path]:
+    """Return the files that a glob matches, and name what else it matches."""
+    found = Found()
+    for path in paths:
+        if path.is_file() or is_slide(path):
+            found.slides.append(path)
+        else:
+            reason = "a folder; name it without a pattern" if path.exists() else "a link to nothing"
+            found.leave_out(path, reason)
+    found.log(name)
+    return found.slides
+
+
+def _in_path(path: Path, recursive: bool, images: bool) -> list[SlideRequest]:
     """Return the slide, or the slides in a folder."""
-    if not path.is_dir():
+    if not path.is_dir() or is_slide(path):
         return [SlideRequest(path)]
-    paths = path.rglob("*") if recursive else path.glob("*")
-    slides = sorted(p for p in paths if p.suffix.lower() in SLIDE_SUFFIXES and p.is_file())
-    if not slides:
+    found = slides_in(path, recursive=recursive, images=images)
+    if not found.slides:
         raise UsageError(
-            f"{path} has no slide in it ({' '.join(SLIDE_SUFFIXES)}); name files of other kinds, "
-            f"e.g. '{path / '*.png'}', or add --recursive"
+            f"{path} has no slide in it ({' '.join(SLIDE_SUFFIXES)} .zarr); name files of other "
+            f"kinds, e.g. '{path / '*.jp2'}', add --images for photographs, or --recursive"
         )
-    return [SlideRequest(slide) for slide in slides]
+    found.log(str(path))
+    return [SlideRequest(slide) for slide in found.slides]
 
 
 def sheet_row(request: SlideRequest) -> dict[str, str | float | None]:
@@ -127,42 +152,90 @@ def sheet_text(rows: Iterable[Mapping[str, str | float | None]]) -> str:
 
 
 def _in_sheet(sheet: Path) -> list[SlideRequest]:
+    text = _decoded(sheet)
+    delimiter, stated = _delimiter(text)
     try:
-        with sheet.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            columns, rows = list(reader.fieldnames or ()), list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        table = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
+    except csv.Error as error:
         raise UsageError(f"slide sheet {sheet} cannot be read ({error}); give a CSV file") from None
-    unknown = [c for c in columns if c not in _COLUMNS]
-    if unknown or "slide" not in columns:
-        what = f"unknown columns {unknown}" if unknown else "no column 'slide'"
+    lines = [(n, [cell.strip() for cell in row]) for n, row in enumerate(table, 1)]
+    lines = [(n, row) for n, row in lines if any(row)][stated:]
+    columns = [name.lower() for name in lines[0][1]] if lines else []
+    repeated = sorted(c for c in _COLUMNS if columns.count(c) > 1)
+    if "slide" not in columns or repeated:
+        what = f"the column {repeated[0]!r} twice" if repeated else "no column 'slide'"
         raise UsageError(f"slide sheet {sheet} has {what}; known: {', '.join(_COLUMNS)}")
-    if not rows:
+    further = [name or "one without a name" for name in columns if name not in _COLUMNS]
+    if further:
+        _log.warning("slide sheet %s: not used: the columns %s", sheet, ", ".join(further))
+    if not lines[1:]:
         raise UsageError(f"slide sheet {sheet} names no slide; add a line for each")
-    return [_row(sheet, line, row) for line, row in enumerate(rows, 2)]
+    return [_row(sheet, line, columns, row) for line, row in lines[1:]]
 
 
-def _row(sheet: Path, line: int, row: dict[str, str]) -> SlideRequest:
+def _decoded(sheet: Path) -> str:
+    """Return the text of a sheet: UTF-8 or UTF-16, otherwise as Excel on Windows writes it."""
+    try:
+        raw = sheet.read_bytes()
+    except OSError as error:
+        raise UsageError(f"slide sheet {sheet} cannot be read ({error}); give a CSV file") from None
+    if raw[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        encodings = ["utf-16"]
+    elif b"\0" in raw[:200]:
+        encodings = ["utf-16-le" if raw[1:2] == b"\0" else "utf-16-be"]
+    else:
+        encodings = ["utf-8-sig", "cp1252"]
+    for encoding in encodings:
+        try:
+            text = raw.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        if "\0" not in text:
+            return text
+    raise UsageError(f"slide sheet {sheet} is no text; save it as CSV, UTF-8")
+
+
+def _delimiter(text: str) -> tuple[str, bool]:
+    """Return what separates the columns, and whether the first line states it, as for Excel.
+
+    It is that which divides the header most.
+    """
+    header = next((line for line in text.splitlines() if line.strip()), "")
+    if stated := re.fullmatch(r'"?sep=(.)"?', header.strip("\r\n "), re.IGNORECASE):
+        return stated[1], True
+    bare = re.sub(r'"[^"]*"', "", header)
+    return max(_DELIMITERS, key=bare.count), False
+
+
+def _row(sheet: Path, line: int, columns: Sequence[str], row: Sequence[str]) -> SlideRequest:
     where = f"slide sheet {sheet}, line {line}"
-    if None in row:
+    if any(row[len(columns) :]):
         raise UsageError(f"{where}: too many cells; correct the line")
-    cells = {k: (v or "").strip() for k, v in row.items()}
+    cells = dict(zip(columns, row, strict=False))
     if not cells["slide"]:
         raise UsageError(f"{where}: no slide; correct the line")
     roi = cells.get("roi")
+    mpp = cells.get("mpp", "")
     return SlideRequest(
-        sheet.parent / cells["slide"],
-        mpp=_mpp(where, cells.get("mpp", "")),
-        mpp_source="slide sheet" if cells.get("mpp") else SlideRequest.mpp_source,
+        _beside(sheet, cells["slide"]),
+        mpp=_mpp(where, mpp),
+        mpp_source="slide sheet" if mpp else SlideRequest.mpp_source,
         model=cells.get("model") or None,
-        roi=sheet.parent / roi if roi else None,
+        roi=_beside(sheet, roi) if roi else None,
     )
+
+
+def _beside(sheet: Path, name: str) -> Path:
+    """Return the file that a sheet names; a sheet made on Windows may have backslashes."""
+    path = sheet.parent / name
+    other = sheet.parent / name.replace("\\", "/")
+    return other if other.exists() and not path.exists() else path
 
 
 def _mpp(where: str, text: str) -> float | None:
     """Return the pixel size of a cell in µm; an empty cell gives None."""
     try:
-        mpp = float(text) if text else None
+        mpp = float(text.replace(",", ".")) if text else None
     except ValueError:
         mpp = math.nan
     if mpp is not None and not is_plausible_mpp(mpp):

@@ -87,6 +87,7 @@ def run_workflow(
     cores: int | None = None,
     profile: str = "workstation",
     recursive: bool = False,
+    images: bool = False,
     retry_failed: bool = False,
     further: Sequence[str] = (),
 ) -> WorkflowResult:
@@ -98,6 +99,8 @@ def run_workflow(
         files, folders, globs and slide sheets. A slide that does not exist fails alone.
     config
         YAML with settings as in workflows/config.yaml; paths in it are relative to it
+    images
+        take the photographs in folders as slides too
     profile
         one of `PROFILES`, or a folder with a Snakemake profile
     retry_failed
@@ -115,7 +118,7 @@ def run_workflow(
         a signal stopped the workflow
     """
     settings = _read_settings(config)
-    found = find_slides(names, recursive=recursive, missing_ok=True)
+    found = find_slides(names, recursive=recursive, missing_ok=True, images=images)
     slides = [replace(s, path=s.path.absolute(), roi=s.roi and s.roi.absolute()) for s in found]
     check_slides(slides, RunConfig.from_mapping(_without_workflow(settings)))
     options = {**(settings.get("workflow") or {}), "slides": [str(s.path) for s in slides]}

@@ -16,6 +16,7 @@ __all__ = [
     "checkpoint_option",
     "crop_option",
     "device_option",
+    "images_option",
     "json_option",
     "model_option",
     "mpp_option",
@@ -63,6 +64,9 @@ crop_option = click.option(
     "--crop/--no-crop", default=True,
     help="Use only the scanned area that the file declares, as QuPath does.",
 )  # fmt: skip
+images_option = click.option(
+    "--images", is_flag=True, help="Take the photographs in folders as slides too; give --mpp."
+)
 recursive_option = click.option(
     "--recursive", is_flag=True, help="Search folders inside folders for slides too."
 )

@@ -14,6 +14,7 @@ from wsi_pipeline.cli.options import (
     checkpoint_option,
     crop_option,
     device_option,
+    images_option,
     model_option,
     mpp_option,
     plane_option,
@@ -93,8 +94,9 @@ __all__ = ["run"]
 @crop_option
 @click.option("--overwrite", is_flag=True, help="Start again where there are results already.")
 @recursive_option
+@images_option
 @quiet_option
-def run(slides: tuple[str, ...], recursive: bool, **settings: Any) -> None:
+def run(slides: tuple[str, ...], recursive: bool, images: bool, **settings: Any) -> None:
     """Segment SLIDES: files, folders, globs, or slide sheets.
 
     A slide sheet is a CSV file with the column slide and, if needed, mpp, model and roi.
@@ -106,7 +108,7 @@ def run(slides: tuple[str, ...], recursive: bool, **settings: Any) -> None:
     from wsi_pipeline.batch.slide_sheet import find_slides
 
     config = RunConfig(**settings)
-    found = find_slides(slides, recursive=recursive)
+    found = find_slides(slides, recursive=recursive, images=images)
 
     def keep_memory(model: Model) -> None:
         if model.device == "cpu" and config.scheduler is None:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from wsi_pipeline.cli.exit_codes import FAILED
-from wsi_pipeline.cli.options import FILE, recursive_option
+from wsi_pipeline.cli.options import FILE, images_option, recursive_option
 from wsi_pipeline.cli.output import print_error
 
 __all__ = ["workflow"]
@@ -40,6 +40,7 @@ class _PassingOn(click.Command):
     "--retry-failed", is_flag=True, help="Run failed slides again, even if nothing changed."
 )
 @recursive_option
+@images_option
 def workflow(slides: tuple[str, ...], out: Path, **options: Any) -> None:
     """Process many slides, from quality control to reports.
 

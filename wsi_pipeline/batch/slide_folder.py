@@ -1,0 +1,156 @@
+"""The slides of a folder, and what else lies in it: everything is taken, or named with the reason.
+
+A slide is a file with one of `SLIDE_SUFFIXES`, a folder whose name ends in ``.zarr``, or the files
+of a DICOM series together. Photographs are slides only where they are asked for.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from wsi_pipeline.core.run_layout import RUN_JSON
+
+__all__ = ["PHOTO_SUFFIXES", "SLIDE_SUFFIXES", "Found", "is_slide", "slides_in"]
+
+_log = logging.getLogger(__name__)
+
+SLIDE_SUFFIXES = (
+    ".bif", ".czi", ".dcm", ".mrxs", ".ndpi", ".qptiff", ".scn", ".svs", ".svslide", ".tif",
+    ".tiff", ".vms", ".vmu",
+)  # fmt: skip
+"""A file with one of these suffixes counts as a slide when its folder is named."""
+PHOTO_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+"""Pictures that are slides only with ``--images``."""
+FOLDER_SUFFIX = ".zarr"
+
+_BESIDE = (".mrxs", ".vms", ".vmu")
+"""Slides that have further files or folders, whose names begin as theirs."""
+_SERIES = re.compile(rb"\x20\x00\x0e\x00(?:UI..|(?!UI)....)([0-9.]{1,64})", re.DOTALL)
+"""DICOM's tag (0020,000E) with the id of the series, with and without a type."""
+_HEAD_BYTES = 1 << 16
+_NAMED = 5
+"""At most this many files are named for one reason."""
+
+
+@dataclass
+class Found:
+    """Slides, and what was left out: reason → names."""
+
+    slides: list[Path] = field(default_factory=list)
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+
+    def leave_out(self, path: Path, reason: str) -> None:
+        """Record that a file is no slide."""
+        self.left_out.setdefault(reason, []).append(path.name)
+
+    def log(self, place: str) -> None:
+        """Log one warning about all that was left out of `place`."""
+        parts = []
+        for reason, names in self.left_out.items():
+            listed = ", ".join(names[:_NAMED])
+            more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+            parts.append(f"{listed}{more} ({reason})")
+        if parts:
+            _log.warning("%s: left out: %s", place, "; ".join(parts))
+
+
+def is_slide(path: Path, *, images: bool = False) -> bool:
+    """Return whether a file or folder counts as a slide by its name.
+
+    Examples
+    --------
+    >>> is_slide(Path("a.SVS")), is_slide(Path("a.png")), is_slide(Path("a.png"), images=True)
+    (True, False, True)
+    """
+    suffix = path.suffix.lower()
+    if path.is_dir():
+        return suffix == FOLDER_SUFFIX
+    return suffix in SLIDE_SUFFIXES or (images and suffix in PHOTO_SUFFIXES)
+
+
+def slides_in(folder: Path, *, recursive: bool = False, images: bool = False) -> Found:
+    """Return the slides of a folder, sorted, and what is left out of it.
+
+    Parameters
+    ----------
+    recursive
+        search the folders inside it too
+    images
+        take photographs as well
+    """
+    found = Found()
+    _sort_out(sorted(_entries(folder, recursive, found)), found, images=images)
+    return found
+
+
+def _entries(folder: Path, recursive: bool, found: Found) -> Iterator[Path]:
+    """Yield the files of a folder and the folders that are slides; hidden ones are left out."""
+    for name in sorted(os.listdir(folder)):
+        path = folder / name
+        if not path.is_dir() or is_slide(path):
+            if name.startswith("._"):
+                found.leave_out(path, "written by macOS")
+            elif not name.startswith("."):
+                yield path
+        elif name.startswith(".") or _beside(path):
+            continue
+        elif (path / RUN_JSON).is_file():
+            found.leave_out(path, "a finished run")
+        elif not recursive:
+            found.leave_out(path, "a folder; --recursive searches it")
+        elif path.is_symlink() and path.resolve() in (folder.resolve(), *folder.resolve().parents):
+            found.leave_out(path, "a link to a folder around it")
+        else:
+            yield from _entries(path, recursive, found)
+
+
+def _beside(path: Path) -> bool:
+    """Return whether a file or folder is a part of a slide beside it."""
+    stem = path.name if path.is_dir() else path.stem
+    return any(
+        other.suffix.lower() in _BESIDE and other != path and _begins(stem, other.stem)
+        for other in path.parent.iterdir()
+    )
+
+
+def _begins(name: str, stem: str) -> bool:
+    rest = name.removeprefix(stem)
+    return rest != name and not rest[:1].isalnum()
+
+
+def _sort_out(paths: Iterable[Path], found: Found, *, images: bool) -> None:
+    """Add each path to the slides, or leave it out with the reason."""
+    seen: dict[Path, Path] = {}
+    series: dict[tuple[Path, bytes], Path] = {}
+    for path in paths:
+        if not path.exists():
+            found.leave_out(path, "a link to nothing")
+        elif path.suffix.lower() in PHOTO_SUFFIXES and _beside(path):
+            continue
+        elif not is_slide(path, images=images):
+            photo = path.suffix.lower() in PHOTO_SUFFIXES
+            found.leave_out(path, "a photograph; --images takes it" if photo else "no slide")
+        elif (first := seen.setdefault(path.resolve(), path)) != path:
+            found.leave_out(path, f"the same file as {first.name}")
+        else:
+            key = (path.parent, _series(path) or os.fsencode(path))
+            if series.setdefault(key, path) == path:
+                found.slides.append(path)
+
+
+def _series(path: Path) -> bytes:
+    """Return the id of the series that a DICOM file belongs to; empty for other files."""
+    if path.suffix.lower() != ".dcm":
+        return b""
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError:  # the slide fails when it is opened
+        return b""
+    match = _SERIES.search(head) if head[128:132] == b"DICM" else None
+    return match[1] if match else b""
