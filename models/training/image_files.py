@@ -13,6 +13,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -89,14 +90,42 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     if header is not None:
         flags |= cv2.IMREAD_IGNORE_ORIENTATION
         orientation = header[1]
-    if orientation != 1 and path.suffix.lower() in (".tif", ".tiff"):
-        raise ValueError(
-            f"{path} is stored turned (orientation {orientation}); save it upright, as PNG or TIFF"
-        )
-    image = cv2.imread(str(path), flags)
+    image = None
+    if path.suffix.lower() in (".tif", ".tiff"):
+        if orientation != 1:
+            raise ValueError(
+                f"{path} is stored turned (orientation {orientation}); save it upright, as PNG or "
+                "TIFF"
+            )
+        image = _deep_tiff(path)
+    if image is None:
+        image = cv2.imread(str(path), flags)
     if image is None:
         raise ValueError(f"{path}: not an image that OpenCV reads; use PNG, TIFF or JPEG")
     return _upright(_eight_bits(image, path), orientation)
+
+
+def _deep_tiff(path: Path) -> NDArray[np.generic] | None:
+    """Return the pixels (h, w, 3) of a TIFF of more than 8 bits; None for any other.
+
+    OpenCV 5.0 reads unallocated memory instead of such a file in colour.
+    """
+    try:
+        with tifffile.TiffFile(path) as file:
+            page = file.pages.first
+            if page.dtype is None or page.dtype.itemsize == 1:
+                return None
+            pixels = page.asarray()
+    except (OSError, ValueError, RuntimeError):  # OpenCV may read it, or is the one to refuse it
+        return None
+    if pixels.ndim == 3 and page.planarconfig == 2:
+        pixels = np.moveaxis(pixels, 0, 2)
+    if pixels.ndim == 2:
+        pixels = np.stack([pixels] * 3, 2)
+    plain = page.photometric in (tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.MINISBLACK)
+    if pixels.ndim != 3 or pixels.shape[2] not in (3, 4) or not plain:
+        raise ValueError(f"{path} is neither RGB nor grey; convert it to 8 bits per channel")
+    return np.asarray(pixels[..., :3])
 
 
 def _eight_bits(image: NDArray[np.generic], path: Path) -> NDArray[np.uint8]:

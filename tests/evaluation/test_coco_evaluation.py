@@ -119,11 +119,11 @@ def test_sets_that_cannot_be_used(folder, spec, split, said):
 
 
 def test_broken_sets(folder):
-    (folder / "a.png").write_text("x")
-    with pytest.raises(DataError, match=r"a\.png: not an image"):
-        list(read_set(f"{folder}@0.5", mpp=0.5))
     change(folder, annotations=[{"image_id": 1}])
     with pytest.raises(DataError, match="annotation number 0 has no category_id"):
+        list(read_set(f"{folder}@0.5", mpp=0.5))
+    (folder / "a.png").write_text("x")
+    with pytest.raises(DataError, match=r"a\.png: not an image"):
         list(read_set(f"{folder}@0.5", mpp=0.5))
     change(folder, annotations=[])
     (folder / "a.png").unlink()
@@ -150,6 +150,30 @@ def test_a_model_that_finds_everything(folder):
     assert higher["cell"]["recall"] == 0
     assert higher["cell"]["AP"] == 1
     assert evaluate_model(model, [f"{folder}@0.5"], score=0.6)[0]["cell"]["AP"] == 0
+
+
+@pytest.mark.parametrize("how", ["crowd", "not exhaustive", "area"])
+def test_what_is_unknown_counts_nowhere(folder, how):
+    """The model finds everything; one nucleus is a crowd, or outside of what was annotated."""
+    document = json.loads((folder / "annotations.json").read_text())
+    if how == "crowd":
+        for entry in document["annotations"][4:6]:
+            entry["iscrowd"] = 1
+    else:
+        del document["annotations"][4:6]
+        document["exhaustive"] = False
+    if how == "area":
+        document["annotated_area"] = [28, 0, 64, 0, 64, 52, 28, 52]
+    change(folder, **document)
+    model = model_of(InstanceModel, dark_boxes)
+    scores, _ = evaluate_model(model, [f"{folder}@0.5"], cut=0.2)
+    assert (scores["nucleus"]["true"], scores["nucleus"]["found"]) == (2, 2)
+    for name in ("AP", "F1", "precision", "recall", "pixel IoU"):
+        assert scores["nucleus"][name] == pytest.approx(1), name
+    left = [a for a in document["annotations"] if not a["iscrowd"]]
+    change(folder, exhaustive=True, annotated_area=None, annotations=left)
+    scores, _ = evaluate_model(model, [f"{folder}@0.5"], cut=0.2)
+    assert scores["nucleus"]["precision"] == 0.5
 
 
 def test_networks_of_pixels_and_functions(folder):

@@ -102,7 +102,7 @@ def _matched(name: str, paths: Iterable[Path]) -> list[Path]:
     """Return the files that a glob matches, and name what else it matches."""
     found = Found()
     for path in paths:
-        if path.is_file() or is_slide(path):
+        if path.exists() and (path.is_file() or is_slide(path)):
             found.slides.append(path)
         else:
             reason = "a folder; name it without a pattern" if path.exists() else "a link to nothing"
