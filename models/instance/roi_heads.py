@@ -185,7 +185,7 @@ class RegionHeads(nn.Module):
     def _moved(self, stage: int, boxes: list[Tensor], deltas: Tensor, size: Size) -> list[Tensor]:
         """Move boxes (n, 4) by `deltas` (n, c, 4) and clip them: (n, c, 4) per image."""
         moved: Tensor = self.coders[stage].decode_single(deltas.flatten(1), torch.cat(boxes))
-        moved = clip_boxes_to_image(moved.view(len(moved), -1, 4), size)
+        moved = clip_boxes_to_image(moved.view(len(moved), deltas.shape[1], 4), size)
         return list(torch.split(moved, [len(b) for b in boxes]))
 
     def learn(

@@ -98,7 +98,7 @@ _PLACES = [
 @given(st.sampled_from(_PLACES), _JSON)
 def test_no_file_makes_another_error_than_dataerror(tmp_path_factory, where, value):
     path = saved(tmp_path_factory.getbasetemp() / "fuzz.geojson", mutated(where, value))
-    for read in (read_geojson, read_regions):
+    for read in (read_geojson, lambda path: read_regions(path).inside):
         try:
             assert len(read(path)) >= 1
         except DataError as error:

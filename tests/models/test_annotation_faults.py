@@ -414,9 +414,9 @@ def test_maps_are_not_learned_where_they_are_unknown():
 
 def test_what_is_left_out_is_counted(data):
     def edit(document):
-        crowd(document)
         twice(document)
         outside(document)
+        crowd(document)
         document["images"].append({"id": 9, "file_name": "images\\lost.png"})
         document["categories"].append({"id": 3, "name": "debris"})
         document["annotations"].append(
