@@ -16,6 +16,7 @@ from torch import nn
 
 from .. import registry
 from ..checkpoint import Card
+from .coco import show_left_out
 from .config import weighted
 from .detection_crops import BoxCrops, WholeImages, resize_factor
 from .detection_data import BoxSample, class_names, load_box_set
@@ -70,7 +71,7 @@ def train_detector(config: DetectorTrainConfig, *, quiet: bool = False) -> Path:
 
 
 def _train(config: DetectorTrainConfig, quiet: bool) -> Path:
-    data = _load(config)
+    data = _load(config, quiet)
     samples = data.sets.samples
     timed = config.in_steps(len(samples))
     normal = Normal(*statistics(config, samples), config.device)
@@ -105,7 +106,7 @@ def _train(config: DetectorTrainConfig, quiet: bool) -> Path:
     return _finish(config, run, data, options, started_from, normal)
 
 
-def _load(config: DetectorTrainConfig) -> _Data:
+def _load(config: DetectorTrainConfig, quiet: bool) -> _Data:
     """Load all sets; the classes are those of the settings, otherwise those of the sets."""
     specs = (*config.data, *config.partial_data)
     sets = [weighted(spec)[0] for spec in specs]
@@ -119,6 +120,7 @@ def _load(config: DetectorTrainConfig) -> _Data:
             partial=spec in partial,
         )  # fmt: skip
         skipped.update(found.skipped)
+        show_left_out(spec, found.skipped, quiet=quiet)
         return found.train, found.held
 
     everything = dataclasses.replace(config, data=specs, partial_data=())
