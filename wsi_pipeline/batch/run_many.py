@@ -146,7 +146,7 @@ def check_slides(slides: Sequence[SlideRequest], config: RunConfig) -> None:
     refuse_missing([*rois, *filter(None, [config.checkpoint])])
     _refuse_same_run(slides, config)
     for roi in rois:
-        read_regions(roi)
+        read_regions(roi, plane=None)
 
 
 def _refuse_same_run(slides: Sequence[SlideRequest], config: RunConfig) -> None:

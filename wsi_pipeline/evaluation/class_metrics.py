@@ -43,7 +43,7 @@ def truth_of_classes(
             f"{' or '.join(wanted)}; measure on a set with these categories"
         )
     some = next(iter(nuclei.values()))
-    empty = Masks([], some.scores[:0], some.shape)
+    empty = Masks([], some.scores[:0], some.shape, some.unknown)
     return {name: nuclei.get(kind, empty) for name, kind in zip(classes, wanted, strict=True)}
 
 

@@ -197,7 +197,7 @@ def evaluate_model(
     from wsi_pipeline.evaluation.find_masks import classes_of, find_in, nucleus_classes
     from wsi_pipeline.evaluation.hidden_part_masks import mask_parts
     from wsi_pipeline.evaluation.hidden_parts import score_parts
-    from wsi_pipeline.evaluation.mask_metrics import score_instances
+    from wsi_pipeline.evaluation.mask_metrics import judged, score_instances
     from wsi_pipeline.evaluation.pixel_metrics import count_pixels, recorded
     from wsi_pipeline.segmentation.nuclei import PixelModel, nuclei_only
 
@@ -216,20 +216,19 @@ def evaluate_model(
             if not set(classes) & set(field.truth):
                 known = ", ".join(field.truth) or "nothing"
                 raise DataError(f"{spec} has truth for {known}, not for {' or '.join(classes)}")
-            found.append(find_in(model, field.image, score=score))
             own = truth_of_classes(field.nuclei, several, wanted, spec) if several else {}
             truth.append({**field.truth, **own})
+            found.append(judged(find_in(model, field.image, score=score), truth[-1]))
             if answers and pixels is not None:
                 count_pixels(pixels, names, answers.pop()[0], truth[-1])
             bar.update()
         bar.close()
-        if left_out is not None:
-            left_out[spec] = {reason: n for reason, n in sorted(counts.items()) if n}
+        (left_out if left_out is not None else {})[spec] = dict(sorted((+counts).items()))
     scores = score_instances(found, truth, classes, cut=cut, max_dets=max_dets)
     if several and kinds is not None:
         kinds |= score_classes(found, truth, several, cut=cut)
     parts = [
-        mask_parts(f[CELL_CLASS].judged(t[CELL_CLASS]).above(cut), t[CELL_CLASS])
+        mask_parts(f[CELL_CLASS].above(cut), t[CELL_CLASS])
         for f, t in zip(found, truth, strict=True)
         if CELL_CLASS in f and CELL_CLASS in t
     ]

@@ -40,6 +40,7 @@ __all__ = [
     "coco_ap",
     "donet_aji",
     "donet_f1",
+    "judged",
     "mask_overlaps",
     "score_class",
     "score_instances",
@@ -250,6 +251,11 @@ def score_class(
     }
 
 
+def judged(found: Mapping[str, Masks], truth: Mapping[str, Masks]) -> dict[str, Masks]:
+    """Return class → the found instances of one image that count; see `Masks.judged`."""
+    return {k: one.judged(truth[k]) if k in truth else one for k, one in found.items()}
+
+
 def score_instances(
     found: Sequence[Mapping[str, Masks]],
     truth: Sequence[Mapping[str, Masks]],
@@ -270,10 +276,7 @@ def score_instances(
         see `score_class`
     """
     out: dict[str, dict[str, float]] = {}
-    found = [
-        {k: one.judged(t[k]) if k in t else one for k, one in f.items()}
-        for f, t in zip(found, truth, strict=True)
-    ]
+    found = [judged(f, t) for f, t in zip(found, truth, strict=True)]
     for name in classes:
         seen = [(f[name], t[name]) for f, t in zip(found, truth, strict=True) if name in t]
         out[name] = score_class([f for f, _ in seen], [t for _, t in seen], cut=cut,

@@ -90,7 +90,7 @@ def _listed(texts: Sequence[str]) -> str:
     return ", ".join(texts[:NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def read_regions(path: Path | str, *, plane: int = 0) -> Regions:
+def read_regions(path: Path | str, *, plane: int | None = 0) -> Regions:
     """Return QuPath's annotations as regions of interest.
 
     TMA cores are regions where there is no annotation. Detections, cells and tiles are not read.
@@ -99,7 +99,7 @@ def read_regions(path: Path | str, *, plane: int = 0) -> Regions:
     Parameters
     ----------
     plane
-        focal plane that is read
+        focal plane that is read; None: it is not known yet
 
     Raises
     ------
@@ -172,7 +172,7 @@ def _name(properties: Mapping[str, Any]) -> str:
     return class_name(given)
 
 
-def _areas(geometry: Any, plane: int) -> tuple[list[shapely.Geometry], list[str]]:
+def _areas(geometry: Any, plane: int | None) -> tuple[list[shapely.Geometry], list[str]]:
     """Return the areas of a geometry, and what in it is none."""
     if not isinstance(geometry, dict) or not geometry:
         return [], ["no geometry"]
@@ -205,9 +205,9 @@ def _area(kind: str, geometry: Mapping[str, Any]) -> shapely.Geometry | None:
     return cleaned[0] if len(cleaned) else None
 
 
-def _check_plane(stated: Any, plane: int) -> None:
+def _check_plane(stated: Any, plane: int | None) -> None:
     """Refuse a region on another focal plane or time point than the one that is read."""
-    if not isinstance(stated, dict):
+    if not isinstance(stated, dict) or plane is None:
         return
     for axis, what, read in (("z", "focal plane", plane), ("t", "time point", 0)):
         number = stated.get(axis, read)

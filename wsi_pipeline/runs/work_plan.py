@@ -6,6 +6,7 @@ is measured is what a run does.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -264,8 +265,10 @@ def tile_size(model: Model, config: RunConfig) -> int:
     return tile_px
 
 
-def read_roi(path: Path | None) -> Regions | None:
+def read_roi(path: Path | None, slide: Slide | None = None) -> Regions | None:
     """Read a file of regions of interest; None for no file.
+
+    They must lie on the focal plane that is read of `slide`, which its notes state.
 
     Raises
     ------
@@ -276,4 +279,5 @@ def read_roi(path: Path | None) -> Regions | None:
         return None
     if not path.is_file():
         raise DataError(f"{path}: no such ROI file; export annotations from QuPath as GeoJSON")
-    return read_regions(path)
+    stated = re.search(r"focal plane (\d+) of", "; ".join(slide.notes if slide else ()))
+    return read_regions(path, plane=int(stated[1]) if stated else 0)
