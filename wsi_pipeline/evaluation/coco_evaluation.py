@@ -201,8 +201,7 @@ def evaluate_model(
     from wsi_pipeline.evaluation.pixel_metrics import count_pixels, recorded
     from wsi_pipeline.segmentation.nuclei import PixelModel, nuclei_only
 
-    names = model.classes
-    answers: list[Any] = []
+    names, answers = model.classes, list[Any]()
     if isinstance(model, PixelModel) and pixels is not None:
         model, answers = recorded(model)
     model = nuclei_only(model)
