@@ -177,6 +177,27 @@ def test_every_cell_is_there_once_with_its_nucleus(tmp_path, tile_px):
     assert {"Cell: Area µm^2", "Nucleus/Cell area ratio"} <= set(objects.features)
 
 
+def test_nuclei_that_overlap_in_a_cell_are_cut_once_for_all_formats(tmp_path):
+    """A copy goes, the others are cut before they are measured; the ratio is of their union."""
+    cell = Ellipse(300, 300, 60, 50, 0, 0)
+    nuclei = [Ellipse(x, 300, 12, 10, 0, 1) for x in (280, 298, 283)]
+    objects, result = found(tmp_path, "a", oracle([cell, *nuclei]), tile_px=512)
+    held = objects.polygons()[objects.parent >= 0]
+    assert len(held) == 2
+    assert shapely.intersection(*held).area == 0
+    area = shapely.area(held) * 0.5**2
+    measured = objects.features["Nucleus: Area µm^2"]
+    assert measured[objects.parent >= 0] == pytest.approx(area, rel=1e-4)
+    whole = is_cell(objects)
+    union = shapely.union_all([n.polygon for n in nuclei[:2]]).area
+    ratio = union / cell.polygon.area
+    assert objects.features[NUCLEUS_RATIO][whole] == pytest.approx(ratio, rel=0.06)
+    assert objects.features[CELL_NUCLEI][whole].tolist() == [2]
+    drawn = read_geojson(result.folder / "objects.geojson.gz")
+    assert np.array_equal(drawn.ids, objects.ids)
+    assert np.allclose(shapely.area(drawn.polygons()), shapely.area(objects.polygons()))
+
+
 @pytest.mark.parametrize("region_px", [512, 1024])
 def test_measurements_that_depend_on_neighbours_hold_across_seams(tmp_path, monkeypatch, region_px):
     """Nuclei, ratio, overlap and offset are those of the objects in the file, all at once."""

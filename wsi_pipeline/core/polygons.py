@@ -104,11 +104,12 @@ def make_valid(objects: Objects, *, checked: NDArray[np.bool_] | None = None) ->
     return replace(_with_polygons(objects.take(index), kept), valid=True)
 
 
-def nuclei_apart(objects: Objects) -> Objects:
+def nuclei_apart(objects: Objects, *, copy_share: float = 1.0) -> Objects:
     """Return objects whose cells hold nuclei that do not overlap, as a MultiPolygon requires.
 
     Where nuclei of one cell overlap, the earlier one is cut out of the later one, with a gap of
-    two grid widths. A nucleus with nothing left is dropped.
+    two grid widths. A nucleus with nothing left is dropped, and before that one of which larger
+    ones cover more than `copy_share`.
     """
     if objects.parent is None:
         return objects
@@ -126,6 +127,12 @@ def nuclei_apart(objects: Objects) -> Objects:
         return objects
     shapes = objects.polygons()
     for mine in (families[i] for i in bad):
+        by_size = mine[np.argsort(-shapely.area(shapes[mine]), kind="stable")]
+        for k in range(1, len(mine) if copy_share < 1 else 0):
+            own, larger = shapes[by_size[k]], shapely.union_all(shapes[by_size[:k]])
+            if shapely.area(shapely.intersection(own, larger)) > copy_share * own.area:
+                shapes[by_size[k]] = None
+        mine = mine[~shapely.is_missing(shapes[mine])]
         for k in range(1, len(mine)):
             taken = shapely.union_all(shapes[mine[:k]]).buffer(2 * GRID_PX)
             left, _ = clean_polygons([shapely.difference(shapes[mine[k]], taken)])

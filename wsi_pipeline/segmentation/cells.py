@@ -36,6 +36,8 @@ __all__ = ["InstanceModel"]
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
+NUCLEUS_COPY = 0.5
+"""A nucleus of which other nuclei of its cell cover more than this share is a copy of them."""
 _ROW = "row"
 
 
@@ -97,9 +99,8 @@ def _window_objects(
     copies = cell_copies(objects)
     if copies.any():
         objects = assign_nuclei(objects.take(~copies))
-    # A nucleus that the other nuclei of its cell cover entirely is left out.
-    apart = nuclei_apart(objects).features[_ROW]
-    objects = objects.take(np.isin(objects.features[_ROW], apart))
+    # Before they are measured, so that measurements and all formats agree.
+    objects = make_valid(nuclei_apart(objects, copy_share=NUCLEUS_COPY))
     row = objects.features[_ROW].astype(np.int64)
     od = np.where(is_cell(objects), np.float32(np.nan), objects.features[OD_MEAN])
     return cell_features(replace(objects, features={OD_MEAN: od}), model.mpp / scale), cut[row]
