@@ -44,16 +44,18 @@ def image_for(model: Model) -> np.ndarray:
     ]
 
 
-def fresh(name: str, device: str, dtype: torch.dtype) -> torch.nn.Module:
-    """Return a network with fresh weights, as it runs on slides."""
+def fresh(name: str, device: str, dtype: torch.dtype) -> tuple[torch.nn.Module, float]:
+    """Return a network with fresh weights, as it runs on slides, and its million parameters."""
     torch.manual_seed(0)
     if name == "plain_unet":
         network: torch.nn.Module = unet().eval().requires_grad_(False)
+        faster = MODELS["unet"].faster
     else:
         entry = MODELS[name]
         options = {k: v for k, v in entry.inference_options.items() if k.endswith("_head")}
-        network = entry.faster(entry.for_inference(entry.builder(**options)))
-    return network.to(device, dtype).to(memory_format=torch.channels_last)
+        network, faster = entry.for_inference(entry.builder(**options)), entry.faster
+    count = sum(p.numel() for p in network.parameters()) / 1e6
+    return faster(network).to(device, dtype).to(memory_format=torch.channels_last), count
 
 
 @torch.inference_mode()
@@ -62,7 +64,8 @@ def tiles_per_second(
 ) -> str:
     """Time networks with fresh weights in turns; return the table."""
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    networks = {name: fresh(name, device, dtype) for name in names}
+    built = {name: fresh(name, device, dtype) for name in names}
+    networks = {name: network for name, (network, _) in built.items()}
     x = torch.randn(batch, 3, SIDE_PX, SIDE_PX, device=device, dtype=dtype)
     x = x.contiguous(memory_format=torch.channels_last)
     best = dict.fromkeys(names, np.inf)
@@ -82,7 +85,7 @@ def tiles_per_second(
     ]
     first = names[0]
     for name in names:
-        count = sum(p.numel() for p in networks[name].parameters()) / 1e6
+        count = built[name][1]
         speed, known = batch / best[name], PUBLISHED.get(name)
         ratio = f"{known / PUBLISHED[first]:.2f}" if known and first in PUBLISHED else "–"
         faster = f"{best[first] / best[name]:.2f} | {ratio}"
