@@ -1,10 +1,12 @@
 """The plan of the work: each model takes a tile size, or the size is refused in words."""
 
+import json
 import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -129,3 +131,21 @@ def test_a_file_of_regions_that_is_missing_is_named(tmp_path):
     assert read_roi(None) is None
     with pytest.raises(DataError, match=r"no\.geojson: no such ROI file"):
         read_roi(tmp_path / "no.geojson")
+
+
+@pytest.mark.parametrize("chosen", [None, 0, 3])
+def test_regions_lie_on_the_focal_plane_that_is_read(tmp_path, chosen):
+    path, roi = tmp_path / "z.ome.tif", tmp_path / "roi.geojson"
+    planes = np.full((4, 64, 64, 3), 220, np.uint8)
+    tifffile.imwrite(path, planes, photometric="rgb", metadata={"axes": "ZYXS"})
+    square = [[[0, 0], [9, 0], [9, 9], [0, 9], [0, 0]]]
+    read = 2 if chosen is None else chosen
+    for plane in range(4):
+        where = {"type": "Polygon", "coordinates": square, "plane": {"c": -1, "z": plane, "t": 0}}
+        roi.write_text(json.dumps({"type": "Feature", "properties": {}, "geometry": where}))
+        with open_slide(path, mpp=0.5, plane=chosen) as slide:
+            if plane == read:
+                assert read_roi(roi, slide) is not None
+                continue
+            with pytest.raises(DataError, match="focal plane"):
+                read_roi(roi, slide)

@@ -318,6 +318,7 @@ def test_series_and_focal_planes_are_named_and_chosen(tmp_path):
         np.testing.assert_array_equal(pixels_of(stack, plane=plane), planes[where])
         with open_slide(stack, plane=plane) as slide:
             assert f"focal plane {where} of 4 is read" in slide.notes[0]
+            assert slide.plane == where
     with pytest.raises(SlideFormatError, match="focal plane 4 does not exist"):
         open_slide(stack, plane=4)
     times = tmp_path / "t.ome.tif"

@@ -6,7 +6,6 @@ is measured is what a run does.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -268,7 +267,7 @@ def tile_size(model: Model, config: RunConfig) -> int:
 def read_roi(path: Path | None, slide: Slide | None = None) -> Regions | None:
     """Read a file of regions of interest; None for no file.
 
-    They must lie on the focal plane that is read of `slide`, which its notes state.
+    They must lie on the focal plane that is read of `slide`.
 
     Raises
     ------
@@ -279,5 +278,4 @@ def read_roi(path: Path | None, slide: Slide | None = None) -> Regions | None:
         return None
     if not path.is_file():
         raise DataError(f"{path}: no such ROI file; export annotations from QuPath as GeoJSON")
-    stated = re.search(r"focal plane (\d+) of", "; ".join(slide.notes if slide else ()))
-    return read_regions(path, plane=int(stated[1]) if stated else 0)
+    return read_regions(path, plane=slide.plane if slide else 0)

@@ -77,6 +77,7 @@ class OmeZarrReader:
             bounds=Box(0, 0, *sizes[0]),
             mpp=mpp,
             notes=(*notes, *pyramid.notes, *more_notes),
+            plane=self._where.get("z", 0),
         )
         self._bits = _check_samples(arrays[0], about)
         if self._bits > 8 and not _window_top(about):

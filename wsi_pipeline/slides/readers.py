@@ -66,6 +66,8 @@ class Header:
         RGB of everything transparent or outside
     notes
         how the file was understood, for the user
+    plane
+        number of the focal plane that is read
     """
 
     vendor: str
@@ -74,6 +76,7 @@ class Header:
     mpp: Mpp | None = None
     background: tuple[int, int, int] = WHITE
     notes: tuple[str, ...] = ()
+    plane: int = 0
 
 
 @dataclass(frozen=True)

@@ -142,6 +142,8 @@ class Slide:
         "direct" where tiles are decoded without OpenSlide, to the same pixels; else the reader
     notes
         how the file was understood, for the user
+    plane
+        number of the focal plane that is read
     """
 
     def __init__(
@@ -169,6 +171,7 @@ class Slide:
             for area, level in zip(self._areas, header.levels, strict=True)
         )
         self.mpp, self.notes = header.mpp if mpp is None else mpp, header.notes
+        self.plane = header.plane
         if mpp is not None and header.mpp is not None and mpp.value != header.mpp.value:
             note = f"{mpp.source} {mpp.value:g} used instead of the file's {header.mpp.value:g}"
             self.notes += (note,)

@@ -87,7 +87,7 @@ class TiffReader:
         _check_complete(self._file)
         index, notes = _choose_series(self._file, choice.series)
         series = self._file.series[index]
-        chosen, more = _choose_planes(series, choice.plane)
+        chosen, read_plane, more = _choose_planes(series, choice.plane)
         levels = [_pages(level, chosen) for level in _images(self._file, index)]
         first = levels[0][0].keyframe
         levels = [pages for pages in levels if _alike(pages[0].keyframe, first)]
@@ -108,6 +108,7 @@ class TiffReader:
             bounds=Box(0, 0, first.imagewidth, first.imagelength),
             mpp=mpp,
             notes=(*notes, *more, *pyramid.notes, *about_size, *about_colour),
+            plane=read_plane,
         )
         bits, stated = declared_bits(self._file, index, first)
         self._colour = Colour(first, len(chosen) * first.samplesperpixel, bits)
@@ -307,8 +308,8 @@ def _images(file: Any, index: int) -> list[Any]:
     return levels
 
 
-def _choose_planes(series: Any, plane: int | None) -> tuple[list[int], tuple[str, ...]]:
-    """Return the pages of a series that make the image, and notes on the others.
+def _choose_planes(series: Any, plane: int | None) -> tuple[list[int], int, tuple[str, ...]]:
+    """Return the pages of a series that make the image, its focal plane, and notes on the others.
 
     The image is one page, or one for each of three channels.
     """
@@ -320,13 +321,14 @@ def _choose_planes(series: Any, plane: int | None) -> tuple[list[int], tuple[str
     where: list[Any] = []
     notes = []
     planes = dict(zip(axes, shape, strict=True)).get("Z", 1)
+    middle = planes // 2
     if plane is not None and not 0 <= plane < planes:
         raise Refusal(f"focal plane {plane} does not exist; the image has {planes}, from 0 on")
     for axis, size in zip(axes, shape, strict=True):
         if axis == "C" and size == 3 and frame.samplesperpixel == 1 and frame.dtype == np.uint8:
             where.append(slice(None))
         elif axis == "Z" and size > 1:
-            where.append(size // 2 if plane is None else plane)
+            where.append(middle if plane is None else plane)
             chosen = "the middle one; --plane chooses another" if plane is None else "as chosen"
             notes.append(f"focal plane {where[-1]} of {size} is read ({chosen})")
         elif axis in OTHER_AXES and size > 1:
@@ -337,7 +339,8 @@ def _choose_planes(series: Any, plane: int | None) -> tuple[list[int], tuple[str
         else:
             raise Refusal(f"{size} {frame.dtype} planes along axis {axis} are not an RGB image")
     numbers = np.arange(np.prod(shape, dtype=int)).reshape(shape)[tuple(where)]
-    return [int(number) for number in np.atleast_1d(numbers)], tuple(notes)
+    chosen_pages = [int(number) for number in np.atleast_1d(numbers)]
+    return chosen_pages, middle if plane is None else plane, tuple(notes)
 
 
 def _decode_jpeg(data: bytes, tables: bytes | None, ycbcr: bool) -> NDArray[np.uint8]:
