@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from wsi_pipeline.core.errors import WsisegError
 from wsi_pipeline.core.files import as_output_error, part_path
 from wsi_pipeline.synthetic.fields import write_fields
 
@@ -16,7 +15,7 @@ FAST: Mapping[str, Any] = {"count": 5, "size_px": 96, "mpp": 0.75}
 """Generated fields of a fast check."""
 
 
-class NotRun(WsisegError):
+class NotRun(Exception):
     """A row cannot be run here; the message is the reason."""
 
 
