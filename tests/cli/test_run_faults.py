@@ -107,7 +107,7 @@ FAULTS = {
     "sheet and --mpp": _two_sizes,
     "same id": _same_id,
     "glob": lambda f: (["run", f / "*.ndpi"], 2, ["*.ndpi", "no file matches"]),
-    "empty folder": lambda f: ((f / "e").mkdir(), (["run", f / "e"], 2, ["no slide", "--images"]))[
+    "empty folder": lambda f: ((f / "e").mkdir(), (["run", f / "e"], 2, ["no slide", "images"]))[
         1
     ],
     "roi: not JSON": _roi("{"),
