@@ -14,7 +14,6 @@ import numpy as np
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.geometry import Region
 from wsi_pipeline.core.machine import peak_bytes
-from wsi_pipeline.core.objects import CELL_CLASS
 from wsi_pipeline.core.progress import progress
 from wsi_pipeline.core.records import RegionFailure, RunRecord
 from wsi_pipeline.core.run_layout import RUN_JSON, run_folder_path
@@ -23,6 +22,7 @@ from wsi_pipeline.runs.plausibility import size_warnings
 from wsi_pipeline.runs.provenance import plan_record, provenance_record
 from wsi_pipeline.runs.run_folder import RunFolder, check_output
 from wsi_pipeline.runs.work_plan import WorkPlan, check_settings
+from wsi_pipeline.segmentation.cell_features import CELL_OVERLAP
 from wsi_pipeline.segmentation.model import Model
 from wsi_pipeline.segmentation.stitch import BorderCells, duplicates
 from wsi_pipeline.slides.slide import Slide
@@ -145,7 +145,7 @@ def finish(job: Job) -> RunRecord:
             parts, cores, scale=plan.scale, reach_px=job.model.reach_px, by_class=job.model.by_class
         )
         neighbours = None
-        if CELL_CLASS in job.model.classes:
+        if CELL_OVERLAP in job.model.empty().features:
             neighbours = BorderCells(
                 files.without_copies(copies), cores, scale=plan.scale, reach_px=job.model.reach_px
             )

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import SlideReadError
-from wsi_pipeline.core.objects import CELL_CLASS, Objects
+from wsi_pipeline.core.objects import Objects
 from wsi_pipeline.runs.work_plan import plan_work, read_roi
-from wsi_pipeline.segmentation.cell_features import renewed
+from wsi_pipeline.segmentation.cell_features import CELL_OVERLAP, renewed
 from wsi_pipeline.segmentation.damaged_regions import segment_readable
 from wsi_pipeline.segmentation.inference import Engine
 from wsi_pipeline.segmentation.model import Model
@@ -50,4 +50,4 @@ def segment_whole(slide: Slide, model: Model, config: RunConfig) -> Objects:
         )
         parts = {n: o.take(~copies[n]) if n in copies else o for n, o in parts.items()}
     whole = Objects.concatenate(list(parts.values()))
-    return renewed(whole) if CELL_CLASS in model.classes and not model.streams else whole
+    return renewed(whole) if CELL_OVERLAP in whole.features else whole
