@@ -68,8 +68,8 @@ def vote(
     >>> labels = np.array([[1, 1, 1, 0]], np.int32)
     >>> planes = np.array([[[200, 40, 30, 0]], [[50, 200, 210, 0]]], np.uint8)
     >>> classes, score, certainty = vote(labels, planes, np.array([3]))
-    >>> classes.tolist(), score.tolist(), certainty.round(2).tolist()
-    ([1], [0.9542999863624573], [0.6299999952316284])
+    >>> classes.tolist(), score.round(2).tolist(), certainty.round(2).tolist()
+    ([1], [0.949999988079071], [0.6299999952316284])
     """
     sums = _class_sums(labels, probability, len(area_px))
     best = sums.argmax(1)
