@@ -107,9 +107,7 @@ FAULTS = {
     "sheet and --mpp": _two_sizes,
     "same id": _same_id,
     "glob": lambda f: (["run", f / "*.ndpi"], 2, ["*.ndpi", "no file matches"]),
-    "empty folder": lambda f: ((f / "e").mkdir(), (["run", f / "e"], 2, ["no slide", "images"]))[
-        1
-    ],
+    "empty folder": lambda f: ((f / "e").mkdir(), (["run", f / "e"], 2, ["no slide", "images"]))[1],
     "roi: not JSON": _roi("{"),
     "roi: no annotation": _roi('{"type": "FeatureCollection", "features": []}'),
     "roi: missing": _given(2, ["no.geojson"], "--roi", "no.geojson"),

@@ -93,7 +93,7 @@ def test_resumed_training_equals_uninterrupted(config, tmp_path, name):
     assert sum(p.numel() for p in network.parameters()) == card.parameters
 
 
-@pytest.mark.slow
+@pytest.mark.heavy  # a minute each
 @pytest.mark.parametrize("name", MORE)
 def test_a_detector_learns_two_images_by_heart(tmp_path, name):
     draw(tmp_path / "data", 3)
