@@ -13,10 +13,10 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-__all__ = ["CELL_CLASS", "Objects", "is_cell"]
+__all__ = ["CELL_CLASS", "CYTOPLASM", "Objects", "is_cell"]
 
-CELL_CLASS = "cell"
-"""The class of whole cells, in all models that find cells."""
+CELL_CLASS, CYTOPLASM = "cell", "cytoplasm"
+"""The classes of whole cells, in all models that find cells, and of cytoplasm without nucleus."""
 
 
 @dataclass(frozen=True, eq=False)

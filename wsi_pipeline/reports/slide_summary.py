@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from wsi_pipeline.core.errors import DataError, UsageError, one_line
 from wsi_pipeline.core.files import as_output_error, open_part, write_text
-from wsi_pipeline.core.objects import CELL_CLASS
+from wsi_pipeline.core.objects import CELL_CLASS, CYTOPLASM
 from wsi_pipeline.core.records import RunRecord
 from wsi_pipeline.core.run_layout import PARQUET, RUN_JSON, read_run, runs_of_slide
 from wsi_pipeline.core.safe_names import folder_name
@@ -25,6 +25,7 @@ from wsi_pipeline.reports.kind_counts import KIND_COLUMNS, kind_counts
 from wsi_pipeline.reports.object_table import holds_boxes, write_object_table
 from wsi_pipeline.segmentation.cell_features import NUCLEUS_RATIO
 from wsi_pipeline.segmentation.kinds import NOT_CELLS, has_kinds
+from wsi_pipeline.segmentation.morphometry import NUCLEUS_AREA
 
 __all__ = [
     "COLUMNS",
@@ -58,8 +59,7 @@ LEAST_CELLS: Mapping[str, int] = MappingProxyType({"liquid": 5000, "conventional
 
 Conventional smears need 8000 to 12 000; this is the lower bound.
 """
-CYTOPLASM = "cytoplasm"
-NUCLEUS_AREA, CELL_AREA = "Nucleus: Area µm^2", "Cell: Area µm^2"
+CELL_AREA = "Cell: Area µm^2"
 SPREAD = ("p10", "p25", "median", "p75", "p90", "iqr")
 _QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 

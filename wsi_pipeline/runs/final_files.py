@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_pipeline.core.objects import Objects
+from wsi_pipeline.core.objects import CYTOPLASM, Objects
 from wsi_pipeline.core.records import Provenance
 from wsi_pipeline.core.run_layout import GEOJSON, OVERLAY, PARQUET, THUMBNAIL
 from wsi_pipeline.formats.geojson import GeoJsonWriter
@@ -20,13 +20,12 @@ from wsi_pipeline.runs.run_folder import RunFolder
 from wsi_pipeline.runs.work_plan import WorkPlan
 from wsi_pipeline.segmentation.cell_features import renewed
 from wsi_pipeline.segmentation.kinds import NOT_CELLS
+from wsi_pipeline.segmentation.morphometry import NUCLEUS_AREA
 from wsi_pipeline.segmentation.stitch import BorderCells
 from wsi_pipeline.slides.slide import Slide
 
 __all__ = ["FinalFiles"]
 
-NUCLEUS_AREA, CYTOPLASM = "Nucleus: Area µm^2", "cytoplasm"
-"""A measurement of nuclei, and a class of class probabilities whose areas have the same name."""
 
 Bounds = tuple[float, float, float, float]
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from wsi_pipeline.core.errors import MppError
 from wsi_pipeline.core.objects import Objects
 
-__all__ = ["MORPHOMETRY", "OD_MEAN", "mean_od", "morphometry"]
+__all__ = ["MORPHOMETRY", "NUCLEUS_AREA", "OD_MEAN", "mean_od", "morphometry"]
 
 MORPHOMETRY = (
     "Area µm^2",
@@ -29,6 +29,8 @@ MORPHOMETRY = (
 )
 """Names of the measurements of `morphometry`, without prefix; all but the last are QuPath's."""
 
+NUCLEUS_AREA = "Nucleus: Area µm^2"
+"""Name of the area of nuclei; class probabilities store the areas of all classes under it."""
 OD_MEAN = "Nucleus: OD mean"
 """Name of the measurement of `mean_od`."""
 

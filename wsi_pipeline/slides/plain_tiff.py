@@ -9,16 +9,14 @@ import tifffile
 
 from wsi_pipeline.core.errors import one_line
 from wsi_pipeline.slides.readers import Refusal
-from wsi_pipeline.slides.tiff_colour import YCBCR, jpeg_is_ycbcr, orientation_of
+from wsi_pipeline.slides.tiff_colour import contradicted_by_tiles, orientation_of
 
 __all__ = ["check_plain_tiff"]
 
 LIBTIFF = (1, 5, 7, 8, 32773, 32946)
 """Values of the tag Compression that OpenSlide reads wherever it was built: none, LZW, JPEG,
 Deflate and PackBits."""
-JPEG, UNSIGNED = 7, 1
-HEAD_BYTES = 4096
-"""Bytes in which a JPEG states its colours."""
+UNSIGNED = 1
 
 
 def check_plain_tiff(path: Path, size: tuple[int, int]) -> None:
@@ -60,11 +58,6 @@ def _reason(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> str | None:
     area = page.imagewidth * page.imagelength
     if any(p.imagewidth * p.imagelength >= area for p in tiff.pages if p.index != page.index):
         return "another image of the file is as large"
-    if int(page.compression) == JPEG and page.samplesperpixel == 3:
-        index = next((i for i, count in enumerate(page.databytecounts) if count), None)
-        if index is not None:
-            tiff.filehandle.seek(page.dataoffsets[index])
-            ycbcr = jpeg_is_ycbcr(tiff.filehandle.read(min(page.databytecounts[index], HEAD_BYTES)))
-            if ycbcr is not None and ycbcr != (int(page.photometric) == YCBCR):
-                return "its tag and its tiles state different colour models"
+    if contradicted_by_tiles(tiff, page) is not None:
+        return "its tag and its tiles state different colour models"
     return None

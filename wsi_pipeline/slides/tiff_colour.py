@@ -15,6 +15,7 @@ __all__ = [
     "JPEG",
     "YCBCR",
     "Colour",
+    "contradicted_by_tiles",
     "declared_bits",
     "jpeg_is_ycbcr",
     "orientation_of",
@@ -26,6 +27,8 @@ GREY, PALETTE, COLOUR = (0, 1), (3,), (1, 2, 6)
 YCBCR, ASSOCIATED_ALPHA = 6, 1
 JPEG = (6, 7, 33007, 34892)
 """Values of the tag Compression whose decoders turn YCbCr into RGB."""
+HEAD_BYTES = 4096
+"""Bytes in which a JPEG states its colours."""
 LEAST_SHARE = 0.25
 """A bright-field image whose brightest sample is below this share of its range was scaled wrongly:
 its glass would be nearly black."""
@@ -98,6 +101,27 @@ def _table(page: Any, bits: int) -> NDArray[np.uint8] | None:
         return None
     table = np.minimum((np.arange(65536) * 255 + top // 2) // top, 255).astype(np.uint8)
     return 255 - table if page.photometric == 0 else table
+
+
+def contradicted_by_tiles(file: Any, page: Any) -> bool | None:
+    """Return whether JPEG tiles are YCbCr where they contradict the page's tag; None: they agree.
+
+    Parameters
+    ----------
+    file
+        the file, opened with tifffile
+    page
+        a page whose first tile with data is looked at
+    """
+    frame = page.keyframe
+    if int(frame.compression) != 7 or frame.samplesperpixel != 3:
+        return None
+    index = next((i for i, size in enumerate(page.databytecounts) if size), None)
+    if index is None:
+        return None
+    file.filehandle.seek(page.dataoffsets[index])
+    ycbcr = jpeg_is_ycbcr(file.filehandle.read(min(page.databytecounts[index], HEAD_BYTES)))
+    return None if ycbcr == (int(frame.photometric) == YCBCR) else ycbcr
 
 
 def orientation_of(page: Any) -> int:

@@ -31,10 +31,9 @@ from wsi_pipeline.slides.levels import fit_levels
 from wsi_pipeline.slides.readers import MAX_PX, MAX_TILE_PX, Choice, Header, Refusal
 from wsi_pipeline.slides.tiff_colour import (
     JPEG,
-    YCBCR,
     Colour,
+    contradicted_by_tiles,
     declared_bits,
-    jpeg_is_ycbcr,
     orientation_of,
     refuse_dark_range,
 )
@@ -117,17 +116,8 @@ class TiffReader:
 
     def _stated_colours(self) -> tuple[bool | None, tuple[str, ...]]:
         """Return the colour model of JPEG tiles where it contradicts the file's tag, and a note."""
-        page = self._levels[0][0]
-        frame = page.keyframe
-        if frame.compression != 7 or frame.samplesperpixel != 3:
-            return None, ()
-        found = next((i for i, size in enumerate(page.databytecounts) if size), None)
-        if found is None:
-            return None, ()
-        self._file.filehandle.seek(page.dataoffsets[found])
-        head = self._file.filehandle.read(min(page.databytecounts[found], 4096))
-        ycbcr = jpeg_is_ycbcr(head)
-        if ycbcr is None or ycbcr == (frame.photometric == YCBCR):
+        ycbcr = contradicted_by_tiles(self._file, self._levels[0][0])
+        if ycbcr is None:
             return None, ()
         names = ("RGB", "YCbCr")
         return ycbcr, (
