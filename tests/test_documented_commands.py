@@ -40,13 +40,14 @@ NOT_RUN = {
 """Commands that are parsed and not run, with the reason."""
 
 ONLY_SLOW = {
-    r"^wsiseg workflow": "starts Snakemake, and for each job a process",
+    r"^wsiseg workflow": "starts Snakemake",
 }
 """Commands that only the slow test runs."""
 
 SHORTER = {
     r"^wsiseg synth .*--fields": ("--fields", "2", "--size", "64"),
     r"^wsiseg synth .*--size": ("--size", "256"),
+    r"^wsiseg workflow": ("--", "--dry-run"),  # tests/batch/test_workflow.py runs the jobs
 }
 """Options that are added to make a command quick; the last one of a kind counts."""
 

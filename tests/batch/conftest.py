@@ -15,7 +15,6 @@ SHEET = """\
 slide,mpp,model,roi
 a.svs,0.4,,
 b.svs,,dssnet,half.geojson
-c.svs,,,
 words.svs,,,
 gone.svs,,,
 d{e}.svs,,,
@@ -24,7 +23,7 @@ d{e}.svs,,,
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory):
-    """Three small slides, and a sheet with them, a broken, a missing and a badly named one."""
+    """Three small slides, and a sheet with two, a broken, a missing and a badly named one."""
     folder = tmp_path_factory.mktemp("made")
     for seed, name in enumerate("abc"):
         write_slide(folder / f"{name}.svs", plan_slide(560, 500, mpp=0.5, seed=seed, tissue=0.9))

@@ -91,7 +91,7 @@ def test_a_slide_without_pixel_size_fails_before_torch_is_imported(tmp_path):
 
 def test_a_sheet_gives_model_and_regions_to_single_slides(tmp_path, made, loaded, darkness):
     slides = find_slides([str(made / "slides.csv")], missing_ok=True)
-    picked = [replace(slides[2], model="donet"), *slides[1:2], slides[0], slides[3]]
+    picked = [SlideRequest(made / "c.svs", model="donet"), slides[1], slides[0], slides[2]]
     a, b, c, words = run_slides(picked, RunConfig(out=tmp_path, quiet=True))
     assert loaded == ["donet", "dssnet"]
     assert [one.failed for one in (a, b, c, words)] == [False, False, False, True]
