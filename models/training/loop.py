@@ -45,8 +45,10 @@ class Ema:
     def update(self, network: nn.Module, step: int) -> None:
         """Add the weights after `step` to the mean; the first steps count less."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        for k, v in network.state_dict().items():
-            self.state[k].lerp_(v.float(), 1 - decay)
+        now = network.state_dict()
+        torch._foreach_lerp_(
+            list(self.state.values()), [now[k].float() for k in self.state], 1 - decay
+        )
 
 
 @contextmanager

@@ -250,6 +250,21 @@ def _polygon(annotation):
     return shapely.Polygon(np.reshape(annotation["segmentation"][0], (-1, 2)))
 
 
+@pytest.mark.slow
+def test_fields_do_not_depend_on_the_number_of_processes(tmp_path):
+    for workers in (1, 2):
+        write_fields(
+            tmp_path / str(workers), count=5, size_px=96, mpp=(0.6, 0.8), seed=8, per_bank=2,
+            workers=workers,
+        )  # fmt: skip
+    one, two = (
+        {p.relative_to(tmp_path / n): p.read_bytes() for p in sorted((tmp_path / n).rglob("*.*"))}
+        for n in "12"
+    )
+    assert len(one) == 6
+    assert one == two
+
+
 def test_a_longer_series_of_fields_begins_alike(tmp_path):
     write_fields(tmp_path / "a", count=1, size_px=128, seed=4)
     write_fields(tmp_path / "b", count=2, size_px=128, seed=4)

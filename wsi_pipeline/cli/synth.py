@@ -58,11 +58,14 @@ def _mpp_range(ctx: Any, param: Any, text: str) -> float | tuple[float, float]:
     help="With --fields: nuclei of dysplastic cells are positive_nucleus, the others "
     "negative_nucleus.",
 )
+@click.option(
+    "--workers", type=int, help="With --fields: draw in this many processes.  [default: 1]"
+)
 @quiet_option
 def synth(
     destination: Path, size: int | None, width: int | None, height: int | None,
     mpp: float | tuple[float, float], seed: int, tissue: float, max_overlap: float | None,
-    fields: int | None, look: Any, two_classes: bool, quiet: bool,
+    fields: int | None, look: Any, two_classes: bool, workers: int | None, quiet: bool,
 ) -> None:  # fmt: skip
     """Make a synthetic slide or training fields, with exact truth.
 
@@ -81,10 +84,12 @@ def synth(
             write_fields(
                 destination, count=fields, size_px=size or 512, mpp=mpp, seed=seed, look=look,
                 per_bank=8 if look == "plain" else 4, two_classes=two_classes,
+                workers=1 if workers is None else workers,
             )  # fmt: skip
         files = [destination]
-    elif two_classes:
-        raise UsageError("--two-classes is for training fields; give --fields N, or leave it out")
+    elif two_classes or workers is not None:
+        name = "--two-classes" if two_classes else "--workers"
+        raise UsageError(f"{name} is for training fields; give --fields N, or leave it out")
     elif isinstance(mpp, tuple):
         raise UsageError(f"a slide has one pixel size, got {mpp[0]:g} to {mpp[1]:g}; give one")
     else:

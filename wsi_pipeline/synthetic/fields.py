@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -44,6 +47,52 @@ POSITIVE_KINDS = ("lsil", "hsil", "pale_lsil", "koilocyte")
 """Kinds of cells whose nuclei are positive: large, deformed."""
 
 
+_Entry = tuple[float, list[dict[str, Any]]]
+"""µm per pixel of a field, and its annotations without their ids."""
+
+
+@dataclass(frozen=True)
+class _Fields:
+    """What all fields share."""
+
+    folder: Path
+    count: int
+    size_px: int
+    mpp: tuple[float, float]
+    seed: int
+    per_bank: int
+    look: FieldLook
+    two_classes: bool
+
+    def write_bank(self, number: int) -> list[_Entry]:
+        """Write the images of the fields that share stain and sprites, and return their truth."""
+        first = number * self.per_bank
+        style, bank = _draw_bank(self.mpp, self.look, self.seed, first, number)
+        draw = _field if bank.look.name == "plain" else _real_field
+        entries = []
+        for i in range(first, min(first + self.per_bank, self.count)):
+            field = draw(style, bank, self.size_px, self.seed * 1_000_003 + i)
+            path = self.folder / _file_name(i)
+            if not cv2.imwrite(str(path), field.pixels[..., ::-1]):
+                raise OutputError(f"{path} cannot be written; check the free space")
+            truth = _truth(field, self.two_classes)
+            entries.append((bank.mpp, [keys | _shape(polygon) for polygon, keys in truth]))
+        return entries
+
+    def write_all(self, workers: int) -> list[_Entry]:
+        """Write the images of all fields, in this many processes."""
+        numbers = range(-(-self.count // self.per_bank))
+        workers = min(workers, len(numbers))
+        if workers == 1:
+            return [entry for number in numbers for entry in self.write_bank(number)]
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            return [entry for bank in pool.map(self.write_bank, numbers) for entry in bank]
+
+
+def _file_name(i: int) -> str:
+    return f"images/field_{i:04d}.png"
+
+
 class _Field(NamedTuple):
     """Pixels, outlines cut at the field's border (None for what lies outside), and kinds."""
 
@@ -66,6 +115,7 @@ def write_fields(
     per_bank: int = 8,
     look: FieldLook = "plain",
     two_classes: bool = False,
+    workers: int = 1,
 ) -> None:
     """Write `count` fields as PNG with their truth in COCO's format, to train networks on.
 
@@ -96,6 +146,8 @@ def write_fields(
         leukocytes, keratin, mucus, blood, smears and drying. ``mixed``: each stain is plain or real
     two_classes
         give the nuclei of `POSITIVE_KINDS` a category of their own; images stay the same
+    workers
+        draw in this many processes; the files are the same
 
     Raises
     ------
@@ -105,25 +157,18 @@ def write_fields(
         a file cannot be written
     """
     low, high = mpp if isinstance(mpp, tuple) else (mpp, mpp)
-    _check(count, size_px, per_bank, (low, high), look)
+    _check(count, size_px, per_bank, workers, (low, high), look)
     folder = Path(folder)
     with as_output_error(folder):
         (folder / "images").mkdir(parents=True, exist_ok=True)
+    fields = _Fields(folder, count, size_px, (low, high), seed, per_bank, look, two_classes)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for i in range(count):
-        if i % per_bank == 0:
-            style, bank = _draw_bank((low, high), look, seed, i, i // per_bank)
-        own = seed * 1_000_003 + i
-        field = (_field if bank.look.name == "plain" else _real_field)(style, bank, size_px, own)
-        name = f"images/field_{i:04d}.png"
-        if not cv2.imwrite(str(folder / name), field.pixels[..., ::-1]):
-            raise OutputError(f"{folder / name} cannot be written; check the free space")
-        size = {"width": size_px, "height": size_px, "mpp": bank.mpp}
-        images.append({"id": i + 1, "file_name": name, **size})
-        for polygon, keys in _truth(field, two_classes):
-            key = {"id": len(annotations) + 1, "image_id": i + 1, **keys}
-            annotations.append({**key, **_shape(polygon)})
+    for i, (own_mpp, found) in enumerate(fields.write_all(workers)):
+        size = {"width": size_px, "height": size_px, "mpp": own_mpp}
+        images.append({"id": i + 1, "file_name": _file_name(i), **size})
+        for entry in found:
+            annotations.append({"id": len(annotations) + 1, "image_id": i + 1, **entry})
     called = _CATEGORIES | (_TWO_CLASSES if two_classes else {})
     names = [{"id": k, "name": v} for k, v in called.items() if k != 3 or look != "plain"]
     info = {"description": "synthetic cytology fields", "licence": "generated, free to use"}
@@ -132,12 +177,14 @@ def write_fields(
 
 
 def _check(
-    count: int, size_px: int, per_bank: int, mpp: tuple[float, float], look: FieldLook
-) -> None:
+    count: int, size_px: int, per_bank: int, workers: int, mpp: tuple[float, float],
+    look: FieldLook,
+) -> None:  # fmt: skip
     for name, value, least in (
         ("number of fields", count, 1),
         ("size_px", size_px, 64),
         ("per_bank", per_bank, 1),
+        ("number of workers", workers, 1),
     ):
         if value < least:
             raise ConfigError(f"the {name} must be at least {least}, got {value}")
