@@ -238,7 +238,7 @@ def test_label_pixels_are_the_area_of_outlines_of_pixels(tmp_path_factory, shape
     objects = outlines(shapes)
     path = tmp_path_factory.mktemp("labels", numbered=True) / "a.zarr"
     write_label_image(path, objects, width=60, height=50, mpp=0.25, chunk=chunk)
-    image = zarr.open_group(path, mode="r")["0"][:]
+    image = zarr.open_group(path, mode="r")["labels/nuclei/0"][:]
     assert image.shape == (50, 60) and image.dtype == np.uint32
     inside = shapely.area(shapely.intersection(objects.polygons(), shapely.box(0, 0, 60, 50)))
     assert np.array_equal(np.bincount(image.ravel(), minlength=n + 1)[1:], inside)
@@ -248,7 +248,7 @@ def test_label_images_have_levels_with_sizes_and_the_later_object_on_top(tmp_pat
     objects = boxes((0, 0, 64, 64), (32, 32, 96, 48))
     path = tmp_path / "a.zarr"
     write_label_image(path, objects, width=130, height=70, mpp=0.5, scale=2, chunk=16)
-    group = zarr.open_group(path, mode="r")
+    group = zarr.open_group(path, mode="r")["labels/nuclei"]
     ome = group.attrs["ome"]
     assert ome["version"] == "0.5" and "image-label" in ome
     (scales,) = ome["multiscales"]
@@ -276,7 +276,9 @@ def test_label_images_do_not_depend_on_their_chunks(tmp_path):
             scale=0.5,
             chunk=chunk,
         )
-    small, large = (zarr.open_group(tmp_path / f"{c}.zarr", mode="r")["0"][:] for c in (16, 500))
+    small, large = (
+        zarr.open_group(tmp_path / f"{c}.zarr", mode="r")["labels/nuclei/0"][:] for c in (16, 500)
+    )
     assert np.array_equal(small, large) and len(np.unique(small)) > 30
 
 

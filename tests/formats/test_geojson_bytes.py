@@ -66,7 +66,7 @@ def features(draw):
     classes = draw(st.lists(text, min_size=2, max_size=2))
     families = Families.single(objects, draw(st.lists(text, min_size=count, max_size=count)))
     if n and draw(st.booleans()):  # the first object holds all others
-        blocks = draw(st.lists(text, min_size=count * (n + 1), max_size=count * (n + 1)))
+        blocks = draw(st.lists(text, min_size=count * (n + 2), max_size=count * (n + 2)))
         families = Families(np.array([0, n]), np.zeros(1, np.int64), classes, blocks)
     return objects, classes, families
 

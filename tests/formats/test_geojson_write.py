@@ -141,7 +141,7 @@ def test_names_are_escaped_and_values_that_are_not_finite_left_out(tmp_path):
     first, second = check(written(objects_of(shapes, values), tmp_path))
     assert first["properties"]["measurements"] == {
         "Detection probability": 0,
-        'Nucleus: "A"\\\n µm^2': Decimal("1.5"),
+        '"A"\\\n µm^2': Decimal("1.5"),
     }
     assert second["properties"]["measurements"] == {
         "Detection probability": 1,

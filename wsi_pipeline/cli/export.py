@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from wsi_pipeline.cli.first_use import announce_compilation
 from wsi_pipeline.cli.options import FILE
-from wsi_pipeline.formats.convert import FORMATS
+from wsi_pipeline.core.errors import UsageError
+from wsi_pipeline.formats.convert import FORMATS, format_of
+
+if TYPE_CHECKING:
+    from wsi_pipeline.slides.slide import Slide
 
 __all__ = ["export"]
 
@@ -35,10 +41,27 @@ __all__ = ["export"]
     metavar="NAME",
     help="Write only objects of this class, e.g. leukocyte; repeatable.",
 )
+@click.option(
+    "--run",
+    type=FILE,
+    help="Run folder of the slide, where SOURCE does not state it: GeoJSON that QuPath wrote.",
+)
 @click.option("--scale", type=float, default=1.0, help="Level-0 pixels per pixel of a label image.")
+@click.option(
+    "--image",
+    type=FILE,
+    metavar="SLIDE",
+    help="Slide file of the run, to write its pixels as an image pyramid with the label images.",
+)
 def export(
-    source: Path, destination: Path, format: str | None, classes: tuple[str, ...], **options: Any
-) -> None:  # fmt: skip
+    source: Path,
+    destination: Path,
+    format: str | None,
+    classes: tuple[str, ...],
+    run: Path | None,
+    image: Path | None,
+    **options: Any,
+) -> None:
     """Write the objects of a run or a file in another format.
 
     SOURCE is a run folder, a folder that holds one run, or a file of objects.
@@ -46,8 +69,37 @@ def export(
     from wsi_pipeline.formats.convert import SlideInfo
     from wsi_pipeline.formats.convert import export as write
 
-    with announce_compilation():
-        taken = write(
-            source, destination, format=format, slide=SlideInfo(**options), classes=classes
-        )
+    with announce_compilation(), ExitStack() as stack:
+        slide = SlideInfo(**options)
+        if image is not None:
+            if (format or format_of(destination)) != "labels":
+                raise UsageError("--image is for label images; end DESTINATION in .ome.zarr")
+            opened = stack.enter_context(_slide_of(run or source, image))
+            slide = replace(slide, pixels=opened.read_scaled)
+        taken = write(source, destination, format=format, slide=slide, classes=classes, run=run)
     click.echo(f"{destination} ({taken})")
+
+
+def _slide_of(run: Path, file: Path) -> Slide:
+    """Open the slide of a run with the settings of the run.
+
+    Raises
+    ------
+    UsageError
+        its size is not that of the run's slide
+    """
+    from wsi_pipeline.formats.convert import read_provenance
+    from wsi_pipeline.slides.slide import open_slide
+
+    stored = read_provenance(run)
+    about, settings = stored.get("slide") or {}, stored.get("settings") or {}
+    kept = {name: settings[name] for name in ("crop", "series", "plane") if name in settings}
+    opened = open_slide(file, **kept)
+    size = opened.width, opened.height
+    if size != (about.get("width"), about.get("height")):
+        opened.close()
+        raise UsageError(
+            f"{file} has {size[0]} x {size[1]} pixels, the slide of {run} "
+            f"{about.get('width')} x {about.get('height')}; give the slide file of that run"
+        )
+    return opened

@@ -17,6 +17,8 @@ from wsi_pipeline.core.objects import Objects
 __all__ = [
     "GRID_PX",
     "MAX_COORDINATE",
+    "arranged",
+    "as_written",
     "chunks",
     "clean_polygons",
     "make_valid",
@@ -139,6 +141,17 @@ def nuclei_apart(objects: Objects, *, copy_share: float = 1.0) -> Objects:
             shapes[mine[k]] = left[0] if len(left) else None
     keep = np.flatnonzero(~shapely.is_missing(shapes))
     return _with_polygons(objects.take(keep), shapes[keep])
+
+
+def as_written(objects: Objects) -> Objects:
+    """Return objects as every file format has them: valid, and nuclei of a cell apart."""
+    return nuclei_apart(make_valid(objects))
+
+
+def arranged(objects: Objects) -> Objects:
+    """Return objects as every file format has them, each nucleus right after its cell."""
+    parts = [as_written(part) for part in chunks(objects, 50_000)]
+    return Objects.concatenate(parts) if parts else objects
 
 
 def chunks(objects: Objects, size: int) -> Iterator[Objects]:

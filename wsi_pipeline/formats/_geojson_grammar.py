@@ -19,6 +19,7 @@ from wsi_pipeline.core.polygons import MAX_COORDINATE
 
 __all__ = [
     "NAMESPACE",
+    "NUCLEUS",
     "SCORE_NAME",
     "SUFFIXES",
     "UNCLASSIFIED",
@@ -26,6 +27,7 @@ __all__ = [
     "check_apart",
     "check_display",
     "class_name",
+    "detection_name",
     "identity",
     "measurements",
     "nucleus_entries",
@@ -36,10 +38,12 @@ __all__ = [
 
 SCORE_NAME = "Detection probability"  # the name in QuPath's StarDist extension
 UNCLASSIFIED = "Unclassified"
+NUCLEUS = "Nucleus: "
+"""QuPath's prefix of measurements of a cell's nucleus, or of all its nuclei together."""
 SUFFIXES = (".geojson", ".json", ".geojson.gz", ".json.gz")
 NAMESPACE = uuid.UUID("6f3c1a52-0f5e-5d0b-9a57-5b1d3c0c7e11")  # for ids that a file lacks
 
-_NUCLEUS = re.compile(r"Nucleus( [2-9]| [1-9][0-9]+)?: ")
+_NUCLEUS = re.compile(r"Nucleus( [1-9][0-9]*)?: ")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _TEXT_NUMBERS = MappingProxyType(
     {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
@@ -118,32 +122,53 @@ def measurements(given: Any) -> dict[str, float]:
     }
 
 
-def nucleus_of(name: str) -> int:
-    """Return the number of the nucleus, from 1, that a cell's measurement belongs to; 0: the cell.
+def nucleus_of(name: str, count: int = 1) -> int:
+    """Return the number of the nucleus, from 1, that a cell's measurement belongs to.
+
+    0 for the cell itself, −1 for all nuclei together, where the cell has `count` > 1 of them.
 
     Examples
     --------
-    >>> nucleus_of("Nucleus: Area µm^2"), nucleus_of("Nucleus 2: Area µm^2"), nucleus_of("Area")
-    (1, 2, 0)
+    >>> [nucleus_of(name) for name in ("Nucleus: Area µm^2", "Nucleus 2: Area µm^2", "Area")]
+    [1, 2, 0]
+    >>> nucleus_of("Nucleus: Area µm^2", 2)
+    -1
     """
     found = _NUCLEUS.match(name)
-    return int(found[1] or 1) if found else 0
+    if not found:
+        return 0
+    return int(found[1]) if found[1] else 1 if count < 2 else -1
 
 
 def nucleus_name(name: str, k: int, names: Sequence[str]) -> str:
     """Return the name of a measurement of nucleus k among the measurements of its cell.
 
-    "" where one of `names`, all the measurements, has that name already.
+    k is 0 for the only nucleus. "" where one of `names`, all the measurements, has that name
+    already.
 
     Examples
     --------
-    >>> nucleus_name("Nucleus: Area µm^2", 2, []), nucleus_name("contrast", 1, [])
+    >>> nucleus_name("Nucleus: Area µm^2", 2, []), nucleus_name("contrast", 0, [])
     ('Nucleus 2: Area µm^2', 'Nucleus: contrast')
     """
-    plain = name.removeprefix("Nucleus: ")
-    if plain == name and f"Nucleus: {name}" in names:
+    plain = name.removeprefix(NUCLEUS)
+    if plain == name and f"{NUCLEUS}{name}" in names:
         return ""
-    return f"Nucleus{f' {k}' if k > 1 else ''}: {plain}"
+    return f"Nucleus{f' {k}' if k else ''}: {plain}"
+
+
+def detection_name(name: str, names: Sequence[str]) -> str:
+    """Return the name of a measurement of a detection, which has no prefix in QuPath.
+
+    It stays where one of `names`, all the measurements, is the shorter name.
+
+    Examples
+    --------
+    >>> detection_name("Nucleus: Area µm^2", []), detection_name("Nucleus: Area", ["Area"])
+    ('Area µm^2', 'Nucleus: Area')
+    """
+    plain = name.removeprefix(NUCLEUS)
+    return name if plain in names else plain
 
 
 def nucleus_entries(feature: Mapping[str, Any], cell_id: str, count: int) -> list[tuple[str, str]]:

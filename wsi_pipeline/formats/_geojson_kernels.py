@@ -276,8 +276,9 @@ def _put_measurements(
     """Put the finite measurements of a feature, whose rows are ``first:last``."""
     count = len(objects.columns)
     comma = False
+    several = last > first + 2
     for row in range(first, last):
-        block = (row - first + (last > first + 1)) * count
+        block = (row - first + (last > first + 1) + (several and row > first)) * count
         for column in range(count):
             name = block + column
             unnamed = names.starts[name] == names.starts[name + 1]

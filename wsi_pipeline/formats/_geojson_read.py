@@ -21,9 +21,11 @@ from numpy.typing import NDArray
 from wsi_pipeline.core.errors import DataError
 from wsi_pipeline.core.objects import Objects
 from wsi_pipeline.core.polygons import polygon_parts, solid
+from wsi_pipeline.formats._geojson_annotations import Mark, mark_of, parents
 from wsi_pipeline.formats._geojson_documents import documents, features, header
 from wsi_pipeline.formats._geojson_grammar import (
     NAMESPACE,
+    NUCLEUS,
     SCORE_NAME,
     Refused,
     check_apart,
@@ -55,6 +57,8 @@ class _Rows:
     class_index: list[int] = field(default_factory=list)
     feature: list[int] = field(default_factory=list)
     parent: list[int] = field(default_factory=list)
+    marks: dict[int, Mark] = field(default_factory=dict)
+    stated: set[str] = field(default_factory=set)  # measurements that a file of wsiseg lists
     linked: bool = False
 
     def add(
@@ -79,6 +83,23 @@ class _Rows:
             where.append(row)
             values.append(value)
 
+    def full_name(self, name: str) -> str:
+        """Return the name in `Objects` of a detection's measurement, which has no prefix."""
+        full = f"{NUCLEUS}{name}"
+        return full if full in self.stated and name not in self.stated else name
+
+    def join_annotations(self) -> None:
+        """Give nuclei that are annotations the cells that their ids or names state."""
+        first = np.cumsum([0, *self.ring_counts])
+
+        def shape(row: int) -> shapely.Polygon:
+            shell, *holes = self.polygons[first[row] : first[row + 1]]
+            return shapely.Polygon(shell, holes)
+
+        for row, cell in parents(self.marks, shape).items():
+            self.parent[row] = cell
+            self.linked = True
+
 
 def read_geojson(path: Path | str) -> Objects:
     """Return the objects of a GeoJSON file, plain, gzipped or zipped, as QuPath reads them.
@@ -86,8 +107,10 @@ def read_geojson(path: Path | str) -> Objects:
     Every polygon of a Polygon or MultiPolygon becomes an object; children follow their parent.
     Missing values become: class "Unclassified", score 1 (a person drew the object), measurement
     NaN (also for infinity), id a UUID of position and content. A cell is followed by its nuclei.
-    They have the cell as `parent`, and the cell's measurements whose names begin with "Nucleus: ".
-    The plane, the object type and other properties are not read.
+    They have the cell as `parent`, and the cell's measurements whose names begin with "Nucleus: ",
+    or with "Nucleus 1: ", "Nucleus 2: " … where there are several.
+    Annotations of a cell and its nuclei are joined by id or name, see `_geojson_annotations`.
+    The plane and other properties are not read.
 
     Raises
     ------
@@ -120,6 +143,7 @@ def read_geojson(path: Path | str) -> Objects:
                     _add_feature(rows, feature, index)
                 except Refused as cause:
                     raise DataError(f"{path}: feature {index}: {cause}") from None
+        rows.join_annotations()
     return _checked_geometry(path, _objects(path, rows), np.asarray(rows.feature, np.int64))
 
 
@@ -163,6 +187,7 @@ def _seed(rows: _Rows, document: Any) -> None:
             rows.classes.setdefault(name, len(rows.classes))
         for name in map(str, names):
             rows.columns.setdefault(name, ([], []))
+            rows.stated.add(name)
     rows.linked |= stated.get("parents") is True
 
 
@@ -182,15 +207,19 @@ def _add_feature(rows: _Rows, feature: Mapping[str, Any], index: int) -> None:
     measured = measurements(properties.get("measurements", {}))
     if properties.get("objectType") != "cell":
         nuclei = []  # QuPath reads nuclei of cells only
-    own = {m: v for m, v in measured.items() if not nucleus_of(m)} if nuclei else measured
+    own = {m: v for m, v in measured.items() if not nucleus_of(m)}
+    if not nuclei:
+        own = {rows.full_name(m): v for m, v in measured.items()}
     cell = len(rows.ids)
     for part, rings in enumerate(parts):
         rows.add(rings, identity(feature, index, part, rings[0]), name, index, own)
+    if mark := mark_of(feature, rows.ids[cell]):
+        rows.marks.update(dict.fromkeys(range(cell, len(rows.ids)), mark))
     if nuclei:
         rows.linked = True
         named = nucleus_entries(feature, rows.ids[cell], len(nuclei))
         for k, (rings, (key, kind)) in enumerate(zip(nuclei, named, strict=True), 1):
-            theirs = _nucleus_measurements(rows, measured, k)
+            theirs = _nucleus_measurements(rows, measured, k, len(nuclei))
             rows.add(rings, key, kind, index, theirs, parent=cell)
     for key in ("childObjects", "children"):
         children = properties.get(key, [])
@@ -200,11 +229,13 @@ def _add_feature(rows: _Rows, feature: Mapping[str, Any], index: int) -> None:
             _add_feature(rows, child if isinstance(child, dict) else {}, index)
 
 
-def _nucleus_measurements(rows: _Rows, measured: Mapping[str, float], k: int) -> dict[str, float]:
+def _nucleus_measurements(
+    rows: _Rows, measured: Mapping[str, float], k: int, count: int
+) -> dict[str, float]:
     """Return the measurements of nucleus k of a cell, under their names in `Objects`."""
     found = {}
     for name, value in measured.items():
-        if nucleus_of(name) == k:
+        if nucleus_of(name, count) == k:
             plain = name.split(": ", 1)[1]
             # The writer puts "Nucleus: " in front of a column of wsiseg that has no such prefix.
             full = f"Nucleus: {plain}"

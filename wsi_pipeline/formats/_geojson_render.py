@@ -51,7 +51,7 @@ class Families:
         per class, everything in the entry of a nucleus after its id
     name_blocks
         names of all columns, end to end: of objects by themselves, of cells with nuclei, of their
-        first nucleus, of their second …; empty where a column is left out
+        only nucleus, of the first of several, of the second …; empty where a column is left out
     """
 
     start: NDArray[np.int64]

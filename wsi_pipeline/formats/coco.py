@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from wsi_pipeline.core.errors import UsageError
 from wsi_pipeline.core.files import open_part
 from wsi_pipeline.core.objects import CELL_CLASS, Objects
-from wsi_pipeline.core.polygons import chunks, make_valid
+from wsi_pipeline.core.polygons import as_written, chunks
 from wsi_pipeline.formats._compact_json import compact_json
 from wsi_pipeline.formats.ome_zarr import rasterize
 
@@ -83,7 +83,7 @@ def write_coco(
         file.write(compact_json(head)[:-1].encode() + b',"annotations":[\n')
         count = before = 0
         for chunk in chunks(objects, _CHUNK):
-            valid = make_valid(chunk)
+            valid = as_written(chunk)
             for i, annotation in enumerate(_annotations(valid, category, (height, width), rle)):
                 if valid.parent is not None:
                     cell = int(valid.parent[i])

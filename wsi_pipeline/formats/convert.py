@@ -17,6 +17,7 @@ from wsi_pipeline.core.run_layout import PARQUET, one_run
 
 if TYPE_CHECKING:
     from wsi_pipeline.core.objects import Objects
+    from wsi_pipeline.formats.ome_zarr import Pixels
 
 __all__ = [
     "FORMATS",
@@ -47,9 +48,11 @@ class SlideInfo:
     object_type
         QuPath's object type: detection, cell, annotation or tile
     colors
-        class name → red, green, blue, for GeoJSON
+        class name → red, green, blue, for GeoJSON and label images
     scale
         level-0 pixels per pixel of a label image
+    pixels
+        reads the slide, to write its pixels beside the label images
     """
 
     width: int | None = None
@@ -60,6 +63,7 @@ class SlideInfo:
     object_type: str = "detection"
     colors: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
     scale: float = 1.0
+    pixels: Pixels | None = None
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,14 @@ def _write_labels(objects: Objects, path: Path, slide: SlideInfo) -> None:
 
     assert slide.width is not None and slide.height is not None and slide.mpp is not None
     write_label_image(
-        path, objects, width=slide.width, height=slide.height, mpp=slide.mpp, scale=slide.scale
+        path,
+        objects,
+        width=slide.width,
+        height=slide.height,
+        mpp=slide.mpp,
+        scale=slide.scale,
+        pixels=slide.pixels,
+        colors=slide.colors,
     )
 
 
@@ -299,6 +310,7 @@ def export(
     format: str | None = None,
     slide: SlideInfo | None = None,
     classes: Sequence[str] = (),
+    run: Path | str | None = None,
 ) -> str:
     """Write objects in one of `FORMATS` and return the name of that format.
 
@@ -315,6 +327,9 @@ def export(
         the slide, and how to write
     classes
         names of the classes to write; empty: all
+    run
+        run folder that states slide and origin, for files of other software that do not: GeoJSON
+        that QuPath wrote after outlines of a run were corrected
 
     Raises
     ------
@@ -328,6 +343,8 @@ def export(
     destination = Path(destination)
     wanted = _format_to_write(destination, format)
     slide = slide or SlideInfo()
+    if run is not None:
+        slide = _with_provenance(slide, read_provenance(run))
     if isinstance(source, Path | str):
         slide = _with_provenance(slide, read_provenance(source))
     missing = [name for name in wanted.needs if getattr(slide, name) is None]

@@ -19,20 +19,24 @@ import shapely
 
 from wsi_pipeline.core.errors import DataError, UsageError
 from wsi_pipeline.core.files import open_part
-from wsi_pipeline.core.objects import Objects, is_cell
-from wsi_pipeline.core.polygons import clean_polygons, nuclei_apart
+from wsi_pipeline.core.objects import Objects
+from wsi_pipeline.core.polygons import clean_polygons
 from wsi_pipeline.formats._compact_json import compact_json
+from wsi_pipeline.formats._geojson_annotations import (
+    annotation_families,
+    annotation_texts,
+    stays,
+)
+from wsi_pipeline.formats._geojson_families import alone_names, families, together
 from wsi_pipeline.formats._geojson_grammar import (
     NAMESPACE,
     SCORE_NAME,
     SUFFIXES,
     UNCLASSIFIED,
-    nucleus_name,
-    nucleus_of,
 )
 from wsi_pipeline.formats._geojson_read import read_geojson, read_header
 from wsi_pipeline.formats._geojson_regions import Regions, read_regions
-from wsi_pipeline.formats._geojson_render import Families, ObjectArrays, render
+from wsi_pipeline.formats._geojson_render import ObjectArrays, render
 from wsi_pipeline.formats.object_writer import ObjectWriter
 
 __all__ = [
@@ -67,7 +71,8 @@ class GeoJsonWriter(ObjectWriter):
 
     The file appears at the end of the `with` block; after an exception there is none. Where
     objects have parents, cells with their nuclei become QuPath cells, and `object_type` holds for
-    the other objects only. Where nuclei of one cell overlap, the later one is cut.
+    the other objects only; but with "annotation" each cell and each nucleus is an annotation, see
+    `format_features`.
 
     Parameters
     ----------
@@ -130,28 +135,38 @@ class GeoJsonWriter(ObjectWriter):
     def _append(self, objects: Objects) -> None:
         if self.count:
             self._file.write(b",\n")
-        self._file.write(format_features(objects, object_type=self.object_type, colors=self.colors))
-
-    def _arrange(self, objects: Objects) -> Objects:
-        return nuclei_apart(objects)
+        kind, colors = self.object_type, self.colors
+        self._file.write(
+            format_features(objects, object_type=kind, colors=colors, before=self.count)
+        )
 
     def _end(self) -> None:
         self._file.write(b"]}\n")
 
 
 def format_features(
-    objects: Objects, *, object_type: str = "detection", colors: Mapping[str, Color] | None = None
+    objects: Objects,
+    *,
+    object_type: str = "detection",
+    colors: Mapping[str, Color] | None = None,
+    before: int = 0,
 ) -> bytes:
     """Return the features of `objects`, UTF-8, joined by commas; can run in worker threads.
 
     Polygons are written unchanged; see `make_valid` for what QuPath needs. The score becomes the
     measurement "Detection probability". Values that are not finite are left out.
 
-    Each nucleus must follow its cell. A QuPath cell has one list of measurements. There the
-    measurements of its nucleus have names that begin with "Nucleus: ", those of a second nucleus
-    with "Nucleus 2: ", and so on; the prefix is added where it is missing. The cell's own
-    measurements with such a name are left out. Ids and classes of the nuclei are stored in the
-    feature's member ``nuclei``, because QuPath has no property for them.
+    Names are as in QuPath: detections have no prefix, "Area µm^2" for "Nucleus: Area µm^2". Each
+    nucleus must follow its cell. A QuPath cell has one list of measurements. There the measurements
+    of its nucleus have names that begin with "Nucleus: "; the prefix is added where it is missing.
+    Those of several nuclei begin with "Nucleus 1: ", "Nucleus 2: " and so on, and "Nucleus: " is
+    what QuPath measures of all of them together, see `together`. The cell's own measurements with
+    such a name are left out. Ids and classes of the nuclei are stored in the feature's member
+    ``nuclei``, because QuPath has no property for them.
+
+    Annotations are for outlines that a person corrects, so they have no measurements of outlines,
+    only probabilities. Those of a cell are named "Cell 7", its nuclei "Cell 7: nucleus", "Cell 7:
+    nucleus 2" and so on; the number is the cell's place in the file, after `before` other objects.
 
     Raises
     ------
@@ -165,13 +180,22 @@ def format_features(
             f"measurement {SCORE_NAME!r} has the name of the score; rename the measurement"
         )
     _checked_type(object_type)
-    linked = objects.parent is not None
-    tails = [
-        f']}},"properties":{{"objectType":"{kind}",{part}"measurements":{{'.encode()
-        for kind in ((object_type, "cell") if linked else (object_type,))
-        for part in (_classification(name, colors or {}) for name in objects.classes)
-    ]
-    names = [SCORE_NAME, *objects.features]
+    classes = [_classification(name, colors or {}) for name in objects.classes]
+    features, grouped = together(objects), None
+    if object_type == "annotation":
+        features = {name: column for name, column in features.items() if stays(name)}
+    names = [SCORE_NAME, *features]
+    if object_type == "annotation":
+        tails = annotation_texts(objects, classes, before)
+        grouped = annotation_families(len(objects), [_key(name) for name in names])
+    else:
+        linked = objects.parent is not None
+        tails = [
+            f']}},"properties":{{"objectType":"{kind}",{part}"measurements":{{'.encode()
+            for kind in ((object_type, "cell") if linked else (object_type,))
+            for part in classes
+        ]
+        grouped = families(objects, names, object_type) if linked else None
     return render(
         ObjectArrays(
             objects.ids,
@@ -179,33 +203,11 @@ def format_features(
             objects.coords,
             objects.ring_offsets,
             objects.object_offsets,
-            np.stack([objects.score, *objects.features.values()]),
+            np.stack([objects.score, *features.values()]),
         ),
         tails,
-        [_key(name) for name in names],
-        _families(objects, names) if linked else None,
-    )
-
-
-def _families(objects: Objects, names: Sequence[str]) -> Families:
-    """Return the rows of each feature, and the names of their measurements in it."""
-    assert objects.parent is not None
-    alone = objects.parent < 0
-    head = np.flatnonzero(alone)
-    if (objects.parent[~alone] != head[np.cumsum(alone) - 1][~alone]).any():
-        raise ValueError("a nucleus does not follow its cell; order the objects by family")
-    start = np.append(head, len(objects))
-    kind = objects.class_index + len(objects.classes) * is_cell(objects).astype(np.int64)
-    blocks = [list(names), ["" if nucleus_of(name) else name for name in names]]
-    for k in range(1, int(np.diff(start).max(initial=1))):
-        blocks.append([nucleus_name(name, k, names) for name in names])
-    return Families(
-        start=start,
-        kind=kind[head],
-        nucleus_texts=[f'","class":{compact_json(name)}}}'.encode() for name in objects.classes],
-        name_blocks=[
-            f"{compact_json(m)}:".encode() if m else b"" for block in blocks for m in block
-        ],
+        [_key(name) for name in alone_names(names, object_type)],
+        grouped,
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 
 from wsi_pipeline.core.objects import Objects
-from wsi_pipeline.core.polygons import chunks, make_valid
+from wsi_pipeline.core.polygons import as_written, chunks
 
 __all__ = ["ObjectWriter"]
 
@@ -54,8 +54,9 @@ class ObjectWriter(ABC):
     def write(self, objects: Objects) -> None:
         """Append objects. All calls must have the same classes and measurements.
 
-        Objects that are not `valid` are made so, see `wsi_pipeline.core.polygons.make_valid`; what
-        that drops is counted in a logged warning. Each nucleus is written right after its cell.
+        Objects that are not `valid` are made so, and nuclei of a cell that overlap are cut, see
+        `wsi_pipeline.core.polygons`; what that drops is counted in a logged warning. Each nucleus
+        is written right after its cell.
         `count` is the number of objects in the file.
 
         Raises
@@ -84,7 +85,7 @@ class ObjectWriter(ABC):
         if self._linked and objects.parent is None:
             objects = replace(objects, parent=np.full(len(objects), -1, np.int64))
         for chunk in chunks(objects, _CHUNK):
-            kept = self._arrange(make_valid(chunk))
+            kept = as_written(chunk)
             if len(kept) < len(chunk):
                 lost = len(chunk) - len(kept)
                 _log.warning("%s: dropped %d polygons without an area", self.path, lost)
@@ -114,10 +115,6 @@ class ObjectWriter(ABC):
         if not linked:
             del header["parents"]
         self._begin(header)
-
-    def _arrange(self, objects: Objects) -> Objects:
-        """Return valid objects in the order and shape that the format needs."""
-        return objects
 
     @abstractmethod
     def _begin(self, header: Mapping[str, Any]) -> None:

@@ -1,8 +1,9 @@
 """Write label images: OME-Zarr 0.5 (Zarr v3), one uint32 per pixel, 0 where there is no object.
 
-Value k is object k − 1 of the exported list. Where objects overlap, a pixel has the later one.
-Objects with parents make two images in one group, ``cells`` and ``nuclei``; there a pixel has the
-object of the higher score, and the attributes state how much that hides.
+The group ``labels`` holds ``nuclei`` and ``cells``, those that the objects have. Value k is object
+k − 1 of the exported list, in both. Where objects overlap, a pixel has the later one; where they
+have parents, that of the higher score, and the attributes state how much that hides. The slide's
+pixels can be written beside them.
 
 A pixel belongs to an object when its centre lies inside. The vertices of outlines lie on pixel
 corners, so the outline of whole pixels gives the same pixels back.
@@ -11,8 +12,7 @@ corners, so the outline of whole pixels gives the same pixels back.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +23,16 @@ from numpy.typing import NDArray
 
 from wsi_pipeline.core.errors import OutputError, UsageError
 from wsi_pipeline.core.files import part_path
-from wsi_pipeline.core.objects import Objects, is_cell
+from wsi_pipeline.core.geometry import Box
+from wsi_pipeline.core.objects import CELL_CLASS, Objects, is_cell
+from wsi_pipeline.core.polygons import arranged
+from wsi_pipeline.formats._ngff import Level, image_metadata, label_metadata, plan_levels
 
-__all__ = ["rasterize", "write_label_image"]
+__all__ = ["Pixels", "rasterize", "write_label_image"]
 
 
-@dataclass(frozen=True)
-class _Level:
-    """One level of the pyramid: a label pixel covers `factor` × `factor` level-0 pixels."""
-
-    path: str
-    factor: float
-    width: int
-    height: int
+Pixels = Callable[[Box, float], NDArray[np.uint8]]
+"""Reads pixels, uint8 (h, w, 3), of a box of the grid whose pixels are so many level-0 pixels."""
 
 
 def write_label_image(
@@ -47,10 +44,11 @@ def write_label_image(
     mpp: float,
     scale: float = 1.0,
     chunk: int = 1024,
+    pixels: Pixels | None = None,
+    colors: Mapping[str, tuple[int, int, int]] | None = None,
 ) -> None:
-    """Write `objects` as a label image with a pyramid; it needs the memory of one chunk.
+    """Write `objects` as label images with pyramids; it needs the memory of one chunk.
 
-    Objects with parents make two images, ``cells`` and ``nuclei``, in a labels group of OME-NGFF.
     Attribute ``wsiseg`` of each states what overlaps hide at the finest level: `hidden_pixels`,
     the pixels of objects that show another object; `hidden_share`, their share of all object
     pixels; `hidden_objects`, the objects without a visible pixel.
@@ -67,6 +65,10 @@ def write_label_image(
         level-0 pixels per label pixel at the finest level
     chunk
         side of the chunks, in label pixels
+    pixels
+        reads the slide, whose pixels are then written as an image with the same pyramid
+    colors
+        class name → red, green, blue; other classes have the colours of GeoJSON
 
     Raises
     ------
@@ -81,26 +83,61 @@ def write_label_image(
             raise UsageError(f"{name} of a label image must be positive, got {value}")
     if path.exists():
         raise OutputError(f"{path} exists; remove it or choose another name")
-    levels = list(_plan(width, height, scale, chunk))
-    attributes = _attributes(objects, levels, mpp)
+    levels = list(plan_levels(width, height, scale, chunk))
+    objects = arranged(objects)
+    groups = _groups(objects)
     with part_path(path) as part:
-        if objects.parent is None:
-            group = zarr.create_group(part, zarr_format=3, attributes=attributes)
-            for level in levels:
-                _write_level(group, objects, np.arange(len(objects)), level, chunk)
-            return
-        labels: dict[str, Any] = {"ome": {"version": "0.5", "labels": ["cells", "nuclei"]}}
-        root = zarr.create_group(part, zarr_format=3, attributes=labels)
+        about = image_metadata(path.name.split(".")[0], levels, mpp) if pixels else {}
+        root = zarr.create_group(part, zarr_format=3, attributes=about)
+        for level in levels if pixels else ():
+            assert pixels is not None
+            _write_pixels(root, pixels, level, chunk)
+        names: dict[str, Any] = {"ome": {"version": "0.5", "labels": list(groups)}}
+        labels = root.create_group("labels", attributes=names)
+        for name, rows in groups.items():
+            attributes = label_metadata(
+                name, objects, np.sort(rows), levels, mpp, colors=colors or {}, image=bool(pixels)
+            )
+            group = labels.create_group(name, attributes=attributes)
+            losses = [_write_level(group, objects, rows, level, chunk) for level in levels]
+            group.attrs["wsiseg"] = attributes["wsiseg"] | losses[0]
+
+
+def _groups(objects: Objects) -> dict[str, NDArray[np.int64]]:
+    """Return name of each label image → its objects, the last on top."""
+    order = np.arange(len(objects))
+    if objects.parent is not None:
         order = np.argsort(objects.score, kind="stable")
-        cells = is_cell(objects)[order]
-        for name, mine in (("cells", order[cells]), ("nuclei", order[~cells])):
-            group = root.create_group(name, attributes=attributes)
-            losses = [_write_level(group, objects, mine, level, chunk) for level in levels]
-            group.attrs["wsiseg"] = attributes["wsiseg"] | {"count": len(mine)} | losses[0]
+    cells = is_cell(objects)[order]
+    if any(name.startswith("Box: ") for name in objects.features):
+        return {"objects": order}
+    groups = {}
+    if objects.parent is not None or CELL_CLASS in objects.classes:
+        groups["cells"] = order[cells]
+    if objects.parent is not None or set(objects.classes) != {CELL_CLASS}:
+        groups["nuclei"] = order[~cells]
+    return groups
+
+
+def _write_pixels(group: zarr.Group, pixels: Pixels, level: Level, chunk: int) -> None:
+    """Write one level of the slide's pixels, chunk by chunk."""
+    array = group.create_array(
+        level.path,
+        shape=(3, level.height, level.width),
+        chunks=(3, chunk, chunk),
+        dtype="uint8",
+        fill_value=0,
+        dimension_names=("c", "y", "x"),
+    )
+    for y in range(0, level.height, chunk):
+        for x in range(0, level.width, chunk):
+            box = Box(x, y, min(x + chunk, level.width), min(y + chunk, level.height))
+            block = pixels(box, level.factor).transpose(2, 0, 1)
+            array[:, box.y0 : box.y1, box.x0 : box.x1] = np.ascontiguousarray(block)
 
 
 def _write_level(
-    group: zarr.Group, objects: Objects, order: NDArray[np.int64], level: _Level, chunk: int
+    group: zarr.Group, objects: Objects, order: NDArray[np.int64], level: Level, chunk: int
 ) -> dict[str, float]:
     """Paint the objects `order`, the last on top; return the numbers of what they hide."""
     array = group.create_array(
@@ -149,18 +186,8 @@ def rasterize(
     return int(_paint(out, objects.coords, vertices, rings, which, origin[0], origin[1], factor))
 
 
-def _plan(width: int, height: int, scale: float, chunk: int) -> Iterator[_Level]:
-    """Yield the levels, from the finest to the first that fits into one chunk."""
-    for k in range(64):
-        factor = scale * 2**k
-        level = _Level(str(k), factor, math.ceil(width / factor), math.ceil(height / factor))
-        yield level
-        if max(level.width, level.height) <= chunk:
-            return
-
-
 def _chunks(
-    objects: Objects, order: NDArray[np.int64], level: _Level, chunk: int
+    objects: Objects, order: NDArray[np.int64], level: Level, chunk: int
 ) -> Iterator[tuple[int, int, NDArray[np.int64]]]:
     """Yield row, column and objects of each chunk with objects; these keep their order."""
     rows, columns = -(-level.height // chunk), -(-level.width // chunk)
@@ -175,33 +202,6 @@ def _chunks(
     places, starts = np.unique(place[by_place], return_index=True)
     for one, which in zip(places, np.split(order[owner[by_place]], starts[1:]), strict=False):
         yield int(one) // columns, int(one) % columns, which
-
-
-def _attributes(objects: Objects, levels: list[_Level], mpp: float) -> dict[str, Any]:
-    datasets = []
-    for level in levels:
-        size = level.factor * mpp
-        # Coordinates refer to pixel centres: the centre of a coarse pixel is not that of its first
-        # fine pixel.
-        centre = (level.factor - 1) / 2 * mpp
-        datasets.append(
-            {
-                "path": level.path,
-                "coordinateTransformations": [
-                    {"type": "scale", "scale": [size, size]},
-                    {"type": "translation", "translation": [centre, centre]},
-                ],
-            }
-        )
-    axes = [{"name": name, "type": "space", "unit": "micrometer"} for name in "yx"]
-    return {
-        "ome": {
-            "version": "0.5",
-            "multiscales": [{"name": "objects", "axes": axes, "datasets": datasets}],
-            "image-label": {},
-        },
-        "wsiseg": {"classes": list(objects.classes), "count": len(objects)},
-    }
 
 
 @numba.njit(nogil=True, cache=True)

@@ -32,7 +32,8 @@ def cell_features(objects: Objects, mpp: float) -> Objects:
     All objects get the measurements of `morphometry`, with prefix "Cell" or "Nucleus". Besides:
 
     - "Cell: Nuclei": number of nuclei in the cell
-    - "Nucleus/Cell area ratio": sum of their areas over the cell's area; NaN without a nucleus
+    - "Nucleus/Cell area ratio": sum of their areas over the cell's area, at most 1; NaN without a
+      nucleus
     - "Cell: Overlap share": share of the cell's area that other cells of `objects` cover
     - "Nucleus: Offset in cell": distance from the cell's centroid to the nucleus's, over the
       radius of a circle with the cell's area
@@ -85,7 +86,7 @@ def renewed(objects: Objects, others: NDArray[np.object_] | None = None) -> Obje
     x, y = shapely.get_x(middle), shapely.get_y(middle)
     away = np.hypot(x[held] - x[parent[held]], y[held] - y[parent[held]])
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.where(count > 0, inside / area[rows], np.nan)
+        ratio = np.where(count > 0, np.minimum(inside / area[rows], 1), np.nan)  # as QuPath does
         offset = away / np.sqrt(area[parent[held]] / np.pi)
         cells = shapes[rows] if others is None else np.concatenate([shapes[rows], others])
         share = _covered(cells)[: len(rows)] / area[rows]
