@@ -19,7 +19,7 @@ from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import ConfigError, OutputError
 from wsi_pipeline.core.geometry import Box
 from wsi_pipeline.core.run_layout import RUN_FILES
-from wsi_pipeline.formats.geojson import read_geojson
+from wsi_pipeline.formats.geojson import read_geojson, read_regions
 from wsi_pipeline.formats.geoparquet import read_parquet
 from wsi_pipeline.pipeline import run_slide
 from wsi_pipeline.runs import final_files as results
@@ -159,6 +159,8 @@ def test_every_file_holds_the_same_valid_objects(slide_path, darkness, reference
     assert {p.name for p in result.folder.iterdir()} == set(RUN_FILES)
     stored = json.loads((result.folder / "run.json").read_text())
     assert stored["objects"] == len(reference) and stored["slide"]["mpp"]["source"] == "metadata"
+    looked = read_regions(result.folder / "foreground.geojson").area
+    assert looked.area / (1003 * 811) == pytest.approx(stored["foreground"]["share"], abs=1e-4)
     for name in ("overlay.png", "thumbnail.png"):
         assert cv2.imread(str(result.folder / name)) is not None
 

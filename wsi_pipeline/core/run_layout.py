@@ -7,6 +7,8 @@
       parts/000123.npz         objects of one finished region
       parts/000123.failed.json a region that could not be read completely, with the cause
       thumbnail.png  overlay.png  objects.parquet  objects.geojson.gz
+      foreground.geojson       where was looked, and what could not be read
+      import_into_qupath.groovy
       run.json                 written last: a run with it is finished
       lock.json                the process that writes here, while it does
 """
@@ -21,7 +23,9 @@ from wsi_pipeline.core.records import SCHEMA_VERSION, RunRecord
 from wsi_pipeline.core.safe_names import check_name, folder_name
 
 __all__ = [
+    "FOREGROUND",
     "GEOJSON",
+    "IMPORT_SCRIPT",
     "LOCK_JSON",
     "OVERLAY",
     "PARQUET",
@@ -41,13 +45,17 @@ __all__ = [
 
 GEOJSON = "objects.geojson.gz"
 PARQUET = "objects.parquet"
+FOREGROUND = "foreground.geojson"
+IMPORT_SCRIPT = "import_into_qupath.groovy"
 OVERLAY = "overlay.png"
 THUMBNAIL = "thumbnail.png"
 PLAN_JSON = "plan.json"
 RUN_JSON = "run.json"
 LOCK_JSON = "lock.json"
 PARTS = "parts"
-RUN_FILES = (RUN_JSON, GEOJSON, PARQUET, OVERLAY, THUMBNAIL, PLAN_JSON)
+RUN_FILES = (
+    RUN_JSON, GEOJSON, PARQUET, FOREGROUND, IMPORT_SCRIPT, OVERLAY, THUMBNAIL, PLAN_JSON,
+)  # fmt: skip
 """The files of a finished run. A run changes no other file of its folder."""
 
 

@@ -42,6 +42,7 @@ from wsi_pipeline.formats.object_writer import ObjectWriter
 __all__ = [
     "GeoJsonWriter",
     "Regions",
+    "annotation_document",
     "class_color",
     "format_features",
     "read_geojson",
@@ -61,6 +62,9 @@ _COLORS: Mapping[str, Color] = MappingProxyType(
         "abnormal nucleus": (255, 0, 0),
         "leukocyte": (0, 230, 60),
         "other": (150, 150, 150),
+        "foreground": (150, 150, 150),
+        "region of interest": (90, 120, 255),
+        "unreadable": (200, 0, 0),
     }
 )
 _OBJECT_TYPES = ("annotation", "detection", "cell", "tile")
@@ -220,11 +224,36 @@ def write_annotations(
     geometries: Sequence[shapely.Geometry],
     names: Sequence[str],
     *,
-    class_name: str = "Foreground",
-    color: Color = (150, 150, 150),
+    classes: Sequence[str] | None = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> None:
     """Write outlines, such as the foreground or a region of interest, as locked annotations.
+
+    Parameters
+    ----------
+    path
+        ends in .geojson, .json, .geojson.gz or .json.gz
+    geometries, names, classes, provenance
+        see `annotation_document`
+
+    Raises
+    ------
+    UsageError, OutputError
+        see `GeoJsonWriter`
+    """
+    document = annotation_document(geometries, names, classes=classes, provenance=provenance)
+    with open_part(_checked_name(Path(path))) as file:
+        file.write(document)
+
+
+def annotation_document(
+    geometries: Sequence[shapely.Geometry],
+    names: Sequence[str],
+    *,
+    classes: Sequence[str] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> bytes:
+    """Return GeoJSON, UTF-8, with outlines as locked annotations.
 
     Parameters
     ----------
@@ -233,21 +262,17 @@ def write_annotations(
         of tens of thousands of vertices slowly, so simplify them first
     names
         names that QuPath shows, (n,)
-    class_name, color
-        class of all annotations, and its red, green, blue
+    classes
+        class of each, (n,); "Foreground" if not given
     provenance
         JSON values for the member ``wsiseg``
-
-    Raises
-    ------
-    UsageError, OutputError
-        see `GeoJsonWriter`
     """
-    if len(geometries) != len(names):
-        raise ValueError(f"got {len(geometries)} geometries and {len(names)} names")
-    path = _checked_name(Path(path))
+    classes = ["Foreground"] * len(names) if classes is None else classes
+    if not len(geometries) == len(names) == len(classes):
+        raise ValueError(
+            f"got {len(geometries)} geometries, {len(names)} names and {len(classes)} classes"
+        )
     cleaned, index = clean_polygons(geometries, largest=False)
-    head = _classification(class_name, {class_name: color})
     features = []
     for polygon, i in zip(cleaned, index, strict=True):
         identity = uuid.uuid5(NAMESPACE, f"{i}/{names[i]}/{polygon.wkt}")
@@ -255,10 +280,9 @@ def write_annotations(
             f'{{"type":"Feature","id":"{identity}",'
             f'"geometry":{compact_json(shapely.geometry.mapping(polygon))},'
             f'"properties":{{"objectType":"annotation","name":{compact_json(names[i])},'
-            f'{head}"isLocked":true}}}}'
+            f'{_classification(classes[i], {})}"isLocked":true}}}}'
         )
-    with open_part(path) as file:
-        file.write(_opening(provenance or {}) + ",\n".join(features).encode() + b"]}\n")
+    return _opening(provenance or {}) + ",\n".join(features).encode() + b"]}\n"
 
 
 def class_color(name: str) -> Color:

@@ -16,10 +16,11 @@ from wsi_pipeline.core.geometry import Region
 from wsi_pipeline.core.machine import peak_bytes
 from wsi_pipeline.core.progress import progress
 from wsi_pipeline.core.records import RegionFailure, RunRecord
-from wsi_pipeline.core.run_layout import RUN_JSON, run_folder_path
+from wsi_pipeline.core.run_layout import FOREGROUND, IMPORT_SCRIPT, RUN_JSON, run_folder_path
 from wsi_pipeline.runs.final_files import FinalFiles
 from wsi_pipeline.runs.plausibility import size_warnings
 from wsi_pipeline.runs.provenance import plan_record, provenance_record
+from wsi_pipeline.runs.qupath_files import foreground_document, import_script
 from wsi_pipeline.runs.run_folder import RunFolder, check_output
 from wsi_pipeline.runs.work_plan import WorkPlan, check_settings
 from wsi_pipeline.segmentation.cell_features import CELL_OVERLAP
@@ -151,6 +152,9 @@ def finish(job: Job) -> RunRecord:
             )
         files.write(folder.regions(), copies, neighbours)
     files.write_pictures(plan)
+    folder.write_bytes(FOREGROUND, foreground_document(job.slide, plan, folder.failures()))
+    path = folder.path
+    folder.write_bytes(IMPORT_SCRIPT, import_script(path.parent.parent, path.name))
     job.seconds["write"] = earlier + time.perf_counter() - began
     record = _record(job)
     folder.write_json(RUN_JSON, record)
