@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from command_line import complaint, wsiseg
 
+from wsi_pipeline.core.geometry import Box
 from wsi_pipeline.formats.geojson import read_geojson, read_header
 from wsi_pipeline.formats.geoparquet import read_parquet
+from wsi_pipeline.slides.slide import open_slide
 
 pytestmark = pytest.mark.usefixtures("cheap_models")
 
@@ -59,6 +61,31 @@ def test_export_of_one_class(ran, tmp_path):
     assert np.array_equal(read_parquet(tmp_path / "n.parquet").ids, before.ids[nuclei])
     said = complaint(wsiseg("export", ran, tmp_path / "l.parquet", "--class", "leukocyte"), 2)
     assert "no class 'leukocyte'; the source has" in said and "nucleus" in said
+
+
+def test_export_with_the_pixels_of_the_slide(ran, made, bare, tmp_path):
+    path = tmp_path / "a.ome.zarr"
+    assert wsiseg("export", ran, path, "--image", made / "a.svs").exit_code == 0
+    whole = Box(0, 0, 768, 768)
+    with open_slide(path) as found, open_slide(made / "a.svs") as slide:
+        assert np.array_equal(found.read_region(whole), slide.read_region(whole))
+        assert found.require_mpp().value == pytest.approx(slide.require_mpp().value)
+    said = complaint(wsiseg("export", ran, tmp_path / "b.ome.zarr", "--image", bare), 2)
+    assert "300 x 200 pixels" in said and "768 x 768" in said
+    said = complaint(wsiseg("export", ran, tmp_path / "b.parquet", "--image", bare), 2)
+    assert "--image is for label images" in said
+
+
+def test_annotations_that_qupath_wrote_need_the_run_to_state_the_slide(ran, tmp_path):
+    path = tmp_path / "a.geojson"
+    assert wsiseg("export", ran, path, "--object-type", "annotation").exit_code == 0
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8"))["features"]), encoding="utf-8")
+    coco = tmp_path / "a.coco.json"
+    assert "needs the slide's width" in complaint(wsiseg("export", path, coco), 2)
+    assert wsiseg("export", path, coco, "--run", ran).exit_code == 0
+    document = json.loads(coco.read_text("utf-8"))
+    assert document["images"][0]["width"] == 768
+    assert len(document["annotations"]) == len(read_parquet(ran / "objects.parquet"))
 
 
 def test_score(made, ran, tmp_path):
