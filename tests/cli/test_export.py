@@ -85,7 +85,17 @@ def test_annotations_that_qupath_wrote_need_the_run_to_state_the_slide(ran, tmp_
     assert wsiseg("export", path, coco, "--run", ran).exit_code == 0
     document = json.loads(coco.read_text("utf-8"))
     assert document["images"][0]["width"] == 768
-    assert len(document["annotations"]) == len(read_parquet(ran / "objects.parquet"))
+    before = read_parquet(ran / "objects.parquet")
+    assert len(document["annotations"]) == len(before)
+    assert "states no pixel size" in complaint(
+        wsiseg("export", path, tmp_path / "a.parquet", "--measure"), 2
+    )
+    again = wsiseg("export", path, tmp_path / "a.parquet", "--measure", "--run", ran)
+    assert again.exit_code == 0
+    after = read_parquet(tmp_path / "a.parquet")
+    for name, column in after.features.items():
+        assert np.allclose(column, before.features[name], rtol=1e-6, equal_nan=True), name
+    assert "Nucleus: Area µm^2" in after.features and np.array_equal(after.ids, before.ids)
 
 
 def test_score(made, ran, tmp_path):

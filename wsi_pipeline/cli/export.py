@@ -15,6 +15,7 @@ from wsi_pipeline.core.errors import UsageError
 from wsi_pipeline.formats.convert import FORMATS, format_of
 
 if TYPE_CHECKING:
+    from wsi_pipeline.core.objects import Objects
     from wsi_pipeline.slides.slide import Slide
 
 __all__ = ["export"]
@@ -53,6 +54,11 @@ __all__ = ["export"]
     metavar="SLIDE",
     help="Slide file of the run, to write its pixels as an image pyramid with the label images.",
 )
+@click.option(
+    "--measure",
+    is_flag=True,
+    help="Measure areas and shapes again, after outlines were corrected.",
+)
 def export(
     source: Path,
     destination: Path,
@@ -60,6 +66,7 @@ def export(
     classes: tuple[str, ...],
     run: Path | None,
     image: Path | None,
+    measure: bool,
     **options: Any,
 ) -> None:
     """Write the objects of a run or a file in another format.
@@ -76,8 +83,39 @@ def export(
                 raise UsageError("--image is for label images; end DESTINATION in .ome.zarr")
             opened = stack.enter_context(_slide_of(run or source, image))
             slide = replace(slide, pixels=opened.read_scaled)
-        taken = write(source, destination, format=format, slide=slide, classes=classes, run=run)
+        objects = _measured(source, run or source) if measure else source
+        taken = write(
+            objects, destination, format=format, slide=slide, classes=classes,
+            run=run or (source if measure else None),
+        )  # fmt: skip
     click.echo(f"{destination} ({taken})")
+
+
+def _measured(source: Path, run: Path) -> Objects:
+    """Return the objects of a file with shapes measured now, and probabilities as they were.
+
+    Raises
+    ------
+    UsageError
+        `run` does not state a pixel size, or the objects are boxes
+    """
+    from wsi_pipeline.core.polygons import arranged
+    from wsi_pipeline.formats.convert import read_objects, read_provenance
+    from wsi_pipeline.formats.geojson import stays
+    from wsi_pipeline.segmentation.cell_features import cell_features
+    from wsi_pipeline.segmentation.morphometry import morphometry
+
+    mpp = (read_provenance(run).get("slide") or {}).get("mpp")
+    if not mpp:
+        raise UsageError(f"{run} states no pixel size, so --measure cannot measure; give --run")
+    objects = arranged(read_objects(source))
+    if any(name.startswith("Box: ") for name in objects.features):
+        raise UsageError(f"{source} has boxes of a detector; a box is no outline to --measure")
+    size = (mpp["x"] + mpp["y"]) / 2
+    objects = replace(objects, features={n: c for n, c in objects.features.items() if stays(n)})
+    if objects.parent is not None:
+        return cell_features(objects, size)
+    return replace(objects, features={**objects.features, **morphometry(objects, size)})
 
 
 def _slide_of(run: Path, file: Path) -> Slide:

@@ -36,7 +36,7 @@ from wsi_pipeline.formats._geojson_grammar import (
 )
 from wsi_pipeline.formats._geojson_read import read_geojson, read_header
 from wsi_pipeline.formats._geojson_regions import Regions, read_regions
-from wsi_pipeline.formats._geojson_render import ObjectArrays, render
+from wsi_pipeline.formats._geojson_render import Families, ObjectArrays, render
 from wsi_pipeline.formats.object_writer import ObjectWriter
 
 __all__ = [
@@ -48,6 +48,7 @@ __all__ = [
     "read_geojson",
     "read_header",
     "read_regions",
+    "stays",
     "write_annotations",
 ]
 
@@ -185,7 +186,8 @@ def format_features(
         )
     _checked_type(object_type)
     classes = [_classification(name, colors or {}) for name in objects.classes]
-    features, grouped = together(objects), None
+    features = together(objects)
+    grouped: Families | None = None
     if object_type == "annotation":
         features = {name: column for name, column in features.items() if stays(name)}
     names = [SCORE_NAME, *features]
