@@ -95,16 +95,16 @@ SCRIPT = r"""// Imports the results of wsiseg into QuPath 0.4 or later.
 // One image: open it, open this file in Automate > Script editor, Run.
 // A whole project: in the script editor, Run > Run for project.
 //
-// It removes what an earlier import by this script made, and nothing of your own: detections whose
-// name begins with "wsiseg: ", or that have the id of one that comes now, and locked annotations
-// with such a name. Then it imports, sets the pixel size if the run got one by --mpp, and resolves
-// the hierarchy. It needs 3 GB of memory per 100 000 cells.
+// It removes what an earlier import by this script made, and nothing of your own: detections that
+// are named "wsiseg: " and the model, or have the id of one that comes now, and locked annotations
+// whose name begins with "wsiseg: ". Then it imports, sets the pixel size if the run got one by
+// --mpp, and resolves the hierarchy. It needs 3 GB of memory per 100 000 cells.
 
 import groovy.json.JsonSlurper
 import qupath.lib.io.PathIO
 
 // The folder that holds one folder for each slide. Change it if you moved the results.
-def out = new File(@OUT@)
+def results = new File(@OUT@)
 // The folder in that of a slide, one for each model.
 def model = @MODEL@
 // Import also where wsiseg looked, as locked annotations.
@@ -117,7 +117,7 @@ if (server == null) {
     return
 }
 def fileName = server.getURIs().isEmpty() ? '' :
-    new File(server.getURIs().iterator().next().getPath()).getName()
+    new File(server.getURIs().iterator().next().getPath() ?: '').getName()
 
 // The run of this slide: first in the folder that has its name, else in any.
 def isOfSlide = { folder ->
@@ -128,14 +128,14 @@ def stem = fileName
 def candidates = []
 while (stem.contains('.')) {
     stem = stem.substring(0, stem.lastIndexOf('.'))
-    candidates << new File(new File(out, stem), model)
+    candidates << new File(new File(results, stem), model)
 }
 def folder = candidates.find { isOfSlide(it) }
 if (folder == null) {
-    folder = (out.listFiles() ?: []).collect { new File(it, model) }.find { isOfSlide(it) }
+    folder = (results.listFiles() ?: []).collect { new File(it, model) }.find { isOfSlide(it) }
 }
 if (folder == null) {
-    println 'wsiseg: no finished run of ' + fileName + ' with ' + model + ' in ' + out
+    println 'wsiseg: no finished run of ' + fileName + ' with ' + model + ' in ' + results
     return
 }
 def run = new JsonSlurper().parse(new File(folder, @RUN_JSON@), 'UTF-8')
@@ -146,7 +146,7 @@ if (server.getWidth() != run.slide.width || server.getHeight() != run.slide.heig
     return
 }
 
-def objects = PathIO.readObjects(new File(folder, @OBJECTS@).toPath())
+def objects = new ArrayList(PathIO.readObjects(new File(folder, @OBJECTS@).toPath()))
 objects.each { it.setName(ours + model) }
 def areas = new File(folder, @FOREGROUND@)
 if (withForeground && areas.isFile()) {
