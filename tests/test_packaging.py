@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -102,15 +103,13 @@ def test_the_wheel_works_without_the_checkout(wheel, tmp_path):
     site = tmp_path / "site"
     run("-m", "pip", "install", "--no-deps", "--no-index", "--target", site, wheel, cwd=tmp_path)
     place = {"PYTHONPATH": str(site)}
-    where = run("-c", "import wsi_pipeline as w; print(w.__file__)", cwd=tmp_path, **place)
-    assert Path(where.strip()).is_relative_to(tmp_path)
+    where = "import wsi_pipeline as w, wsiseg_workflows as v; print(w.__file__, v.__file__)"
+    package, workflows = map(Path, run("-c", where, cwd=tmp_path, **place).split())
+    assert package.is_relative_to(tmp_path) and workflows.is_relative_to(tmp_path)
+    assert workflows.with_name("Snakefile").exists()
     assert list((site / "bin").glob("wsiseg*")) != []
     wsiseg = ("-m", "wsi_pipeline")
     assert "Usage: wsiseg" in run(*wsiseg, "--help", cwd=tmp_path, **place)
-    models = run(*wsiseg, "models", cwd=tmp_path, **place)
-    assert all(name in models for name in ("dssnet", "donet", "cascade"))
-    card = run(*wsiseg, "models", "dssnet", cwd=tmp_path, **place)  # reads the weights that ship
-    assert "licence" in card.lower()
-    found = "import wsiseg_workflows as w, pathlib; print(pathlib.Path(w.__file__).parent)"
-    folder = Path(run("-c", found, cwd=tmp_path, **place).strip())
-    assert (folder / "Snakefile").exists() and folder.is_relative_to(tmp_path)
+    models = run(*wsiseg, "models", "--json", cwd=tmp_path, **place)  # the weights that ship
+    cards = {row["name"]: row["card"] for row in json.loads(models)}
+    assert all(cards[name]["licence"] for name in ("dssnet", "donet", "cascade"))

@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -18,14 +17,10 @@ from wsiseg_models.semantic.plain_unet import unet
 from wsi_pipeline.benchmark import published as benchmark_paper
 from wsi_pipeline.benchmark import report as benchmark_report
 from wsi_pipeline.benchmark import run as benchmark_module
-from wsi_pipeline.benchmark import stages as benchmark_stages
-from wsi_pipeline.benchmark import threshold_model
-from wsi_pipeline.benchmark.machine import Process
 from wsi_pipeline.benchmark.published import PUBLISHED, compare_networks
 from wsi_pipeline.benchmark.report import as_markdown, plot
 from wsi_pipeline.benchmark.run import STAGES
 from wsi_pipeline.cli.main import cli
-from wsi_pipeline.core.machine import peak_bytes
 from wsi_pipeline.segmentation.load_model import open_model
 
 
@@ -36,28 +31,11 @@ def wsiseg(*args):
     return result
 
 
-def run_here(code, arguments, *, environment, device):
-    """As `run_process`, in this process, which has imported and compiled everything."""
-    began = time.perf_counter()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["-c", *arguments])
-        patch.setattr(threshold_model, "keep_freed_memory", lambda: None)
-        exec(code, {})
-    seconds = time.perf_counter() - began
-    return Process(seconds, round(peak_bytes(os.getpid()) / 1e6), {})
-
-
-@pytest.fixture(
-    scope="module",
-    params=[pytest.param(where, marks=pytest.mark.slow) for where in ("here", "processes")],
-)
+@pytest.fixture(scope="module", params=[pytest.param("processes", marks=pytest.mark.slow)])
 def ran(request, tmp_path_factory):
     """A tiny benchmark without a network: its folder and what it printed."""
     out = tmp_path_factory.mktemp("bench") / "out"
     with pytest.MonkeyPatch.context() as patch:
-        if request.param == "here":
-            patch.setattr(benchmark_module, "run_process", run_here)
-            patch.setitem(benchmark_stages.STEADY_S, "cpu", 0.0)
         # To compile everything anew takes a minute, which is what a cold start is.
         patch.setattr(benchmark_module, "caches", lambda work: {})
         for name in ("matplotlib", "matplotlib.figure"):  # as where it is not installed

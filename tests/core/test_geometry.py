@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from wsi_pipeline.core.geometry import Box, plan_regions, plan_tiles
 
-sizes = st.integers(1, 300)
+sizes = st.integers(1, 150)
 
 
 @given(sizes, sizes, st.integers(1, 97))

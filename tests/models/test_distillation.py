@@ -133,7 +133,7 @@ def test_tiles_of_a_large_image_change_nothing(tmp_path, monkeypatch):
     from wsiseg_models.training import teacher as module
 
     path = write_teacher(tmp_path / "t.safetensors", halo_px=288)
-    photo = write_images(tmp_path / "photo", [(700, 1500)])
+    photo = write_images(tmp_path / "photo", [(300, 900)])
     samples = load_unlabelled(f"{photo}@0.5", mpp=0.5)
     teacher = Teacher(Distillation(teacher=(path,), **PLAIN), ("nucleus",), "cpu")
     (whole,) = teacher.of(samples, lambda: None)

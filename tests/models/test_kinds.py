@@ -38,19 +38,25 @@ def drawn(n, seed):
 
 
 @pytest.mark.slow
-def test_training_tells_kinds_apart_and_is_deterministic():
+def test_training_tells_kinds_apart():
     torch.manual_seed(0)
+    network = fit_kinds(kindnet(width=4), CARD, [(drawn(60, 0), 1.0)], steps=100, batch=24)
+    held = drawn(60, 1)
+    found = kind_probabilities(network, CARD, middle(held.crops))
+    assert (found.argmax(1) == held.kinds).mean() > 0.9
+    assert np.allclose(found.sum(1), 1, atol=1e-5)
+
+
+def test_training_is_deterministic():
     start = kindnet(width=4).state_dict()
-    networks = []
-    for _ in range(2):
+    held, found = drawn(6, 1), []
+    for seed in range(2):
+        torch.manual_seed(seed)  # training has a seed of its own
         network = kindnet(width=4)
         network.load_state_dict(start)
-        networks.append(fit_kinds(network, CARD, [(drawn(60, 0), 1.0)], steps=200, batch=48))
-    held = drawn(60, 1)
-    one, two = (kind_probabilities(n, CARD, middle(held.crops)) for n in networks)
-    assert np.array_equal(one, two)
-    assert (one.argmax(1) == held.kinds).mean() > 0.9
-    assert np.allclose(one.sum(1), 1, atol=1e-5)
+        trained = fit_kinds(network, CARD, [(drawn(12, 0), 1.0)], steps=5, batch=12)
+        found.append(kind_probabilities(trained, CARD, middle(held.crops)))
+    assert np.array_equal(*found)
 
 
 def test_folded_batch_norms_change_nothing():

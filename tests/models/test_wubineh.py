@@ -91,15 +91,13 @@ def test_the_context_is_what_is_stated(encoder):
 
 @pytest.mark.parametrize("encoder", [e for e in ENCODERS if "efficientnet_b2" not in str(e)])
 def test_a_tile_with_its_halo_equals_the_whole_image(encoder):
-    if encoder == "densenet121":
-        pytest.skip("2240 px square take long; its context is tested")
+    """Along x; the rows are the same in both, so few of them do."""
     network = for_inference(fresh(encoder))
     halo = network.context_px
-    x = torch.randn(1, 3, 64 + 2 * halo, 32 + 2 * halo + 64)
-    inner = slice(halo, -halo)
+    x = torch.randn(1, 3, 64, 32 + 2 * halo + 64)
     with torch.no_grad():
         whole, tile = network(x), network(x[..., 32:-32])
-    a, b = whole[..., inner, halo + 32 : -halo - 32], tile[..., inner, inner]
+    a, b = whole[..., halo + 32 : -halo - 32], tile[..., halo:-halo]
     assert torch.allclose(a, b, atol=1e-4, rtol=1e-4) and a.std() > 1e-6
 
 

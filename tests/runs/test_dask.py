@@ -75,8 +75,8 @@ def dask_cluster(folder, workers):
 
 @pytest.fixture(scope="module")
 def scheduler(tmp_path_factory):
-    """The scheduler file of a cluster of three workers, which start again when they are killed."""
-    with dask_cluster(tmp_path_factory.mktemp("dask"), 3) as (file, _):
+    """The scheduler file of a cluster of two workers, which start again when they are killed."""
+    with dask_cluster(tmp_path_factory.mktemp("dask"), 2) as (file, _):
         yield str(file)
 
 

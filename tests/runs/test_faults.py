@@ -136,7 +136,7 @@ def test_a_drive_that_is_gone_ends_the_run_soon(slide_path, tmp_path, request):
         "direct.FastTiffReader.read = lambda *args: (reads.append(1), "
         "time.sleep(3600) if len(reads) > 6 else None, read(*args))[2]"
     )
-    process = command(request, tmp_path, [slide_path], gone, "--read-timeout-s", "4")
+    process = command(request, tmp_path, [slide_path], gone, "--read-timeout-s", "2")
     told = process.communicate(timeout=120)[1]
     assert process.returncode == 1, told
     assert "regions failed (no answer from crowded.svs" in told

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 import dask
+from dask import threaded
 
 from wsi_pipeline.core.errors import SlideError
 from wsi_pipeline.core.geometry import Region
@@ -53,7 +54,8 @@ def run_locally(job: Job, regions: Sequence[Region], mark_done: Callable[[Region
         stain_map=plan.stain_map,
     ) as engine:  # fmt: skip
         tasks = [dask.delayed(segment_waiting, pure=False)() for _ in range(config.workers)]
-        dask.compute(*tasks, scheduler="threads", num_workers=config.workers)
+        # The function, since to look up the name "threads" imports dask.distributed: a second.
+        dask.compute(*tasks, scheduler=threaded.get, num_workers=config.workers)
     if errors:
         raise errors[0]
     job.seconds |= engine.watch.seconds

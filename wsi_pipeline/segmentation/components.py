@@ -83,15 +83,15 @@ def find_components(probability: Bytes, threshold: float) -> Components:
 def from_label_image(labels: NDArray[np.integer]) -> Components:
     """Return the objects of a label image (h, w); each connected part of an object counts as one.
 
-    Labels need not be consecutive. Only models that are plain functions need this, so it does not
-    have to be fast.
+    Labels need not be consecutive.
     """
-    source = np.ascontiguousarray(labels, np.int64)
+    from scipy.ndimage import find_objects  # takes 0.3 s to import
+
+    kinds = np.unique(labels[labels > 0])
+    source = np.where(labels > 0, np.searchsorted(kinds, labels) + 1, 0).astype(np.int32)
     out = np.zeros(source.shape, np.int32)
     count = 0
-    for label in np.unique(source[source > 0]):
-        rows, cols = np.nonzero(source == label)
-        box = np.s_[rows.min() : rows.max() + 1, cols.min() : cols.max() + 1]
+    for label, box in enumerate(find_objects(source), 1):
         number, parts = cv2.connectedComponents(
             (source[box] == label).view(np.uint8), connectivity=4, ltype=cv2.CV_32S
         )

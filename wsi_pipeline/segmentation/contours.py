@@ -104,7 +104,7 @@ def trace(
                 break
         if v == len(vertices):
             vertices = _doubled(vertices)
-        vertices[v] = vertices[begin]
+        vertices[v, 0], vertices[v, 1] = vertices[begin, 0], vertices[begin, 1]
         v += 1
         offsets[k + 1] = v
     return vertices[:v].copy(), offsets
@@ -114,7 +114,8 @@ def trace(
 def _doubled(vertices: NDArray[np.float64]) -> NDArray[np.float64]:
     """Copy a full array (v, 2) into one of twice the length."""
     longer = np.empty((2 * len(vertices), 2), np.float64)
-    longer[: len(vertices)] = vertices
+    for v in range(len(vertices)):  # assigning arrays takes 5 s more to compile
+        longer[v, 0], longer[v, 1] = vertices[v, 0], vertices[v, 1]
     return longer
 
 
