@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 import dask
-from dask import threaded
+from dask import threaded  # to give its name as text imports dask.distributed: a second
 
 from wsi_pipeline.core.errors import SlideError
 from wsi_pipeline.core.geometry import Region
@@ -54,7 +54,6 @@ def run_locally(job: Job, regions: Sequence[Region], mark_done: Callable[[Region
         stain_map=plan.stain_map,
     ) as engine:  # fmt: skip
         tasks = [dask.delayed(segment_waiting, pure=False)() for _ in range(config.workers)]
-        # The function, since to look up the name "threads" imports dask.distributed: a second.
         dask.compute(*tasks, scheduler=threaded.get, num_workers=config.workers)
     if errors:
         raise errors[0]
