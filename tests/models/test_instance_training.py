@@ -196,6 +196,24 @@ def test_validation_counts_what_was_found():
     assert double["cell box AP50"] == pytest.approx(expected)
 
 
+@pytest.mark.filterwarnings("error")
+def test_what_lies_in_the_padding_of_an_image_counts_nowhere():
+    sample = dataclasses.replace(two_cells(), unknown=np.zeros((160, 160), bool))
+
+    def found_and_beyond(_):
+        found = perfect(sample, (1,))
+        boxes = found.boxes.copy()
+        boxes[0] = 162, 20, 190, 60
+        scores = np.array([1, *found.scores], np.float32)
+        return dataclasses.replace(
+            found.take(np.array([0, 0, 1])), boxes=np.concatenate([boxes[:1], found.boxes]),
+            scores=scores,
+        )  # fmt: skip
+
+    measured = validate_instances(found_and_beyond, [sample], ("cell", "nucleus"))["drawn"]
+    assert measured["cell box AP50"] == measured["cell mask AP50"] == 1
+
+
 def test_learning_rates_rise_and_fall_as_set():
     assert [warm_up(s, 10, 0.001) for s in (0, 5, 10, 99)] == pytest.approx([0.001, 0.5005, 1, 1])
     assert [milestones(s, (4, 8)) for s in (3, 4, 8)] == pytest.approx([1, 0.1, 0.01])
