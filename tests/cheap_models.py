@@ -30,7 +30,8 @@ class Darkness(torch.nn.Module):
     """Dark pixels, blurred, are nuclei; whole numbers only, so no order of summing shows."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        rows = sum(x.sum(1, keepdim=True).roll(i, 2) for i in (-2, -1, 0, 1, 2))
+        light = x.sum(1, keepdim=True)
+        rows = sum(light.roll(i, 2) for i in (-2, -1, 0, 1, 2))
         return sum(rows.roll(i, 3) for i in (-2, -1, 0, 1, 2))
 
 

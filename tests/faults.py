@@ -29,7 +29,7 @@ COMMAND = """
     darkness = make_darkness()
     {more}
     registry.model_for = lambda config: darkness
-    sys.argv = ["wsiseg", "run", *{slides!r}, "--foreground", "all", "--quiet", "--tile-px", "512",
+    sys.argv = ["wsiseg", "run", *{slides!r}, "--foreground", "all", "--quiet", "--tile-px", "384",
                 "--out", {out!r}, *{options!r}]
     cli.main()
 """

@@ -22,6 +22,7 @@ from command_line import succeed
 from wsiseg_models.checkpoint import weights_path
 
 from wsi_pipeline.cli.main import cli
+from wsi_pipeline.synthetic import placement
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [p for p in sorted(ROOT.glob("*.md")) if p.name != "CHANGELOG.md"]
@@ -147,7 +148,9 @@ def parse(args):
 
 @pytest.fixture(scope="module")
 def cheap():
-    with cheap_models.cheap_models():
+    """Cheap networks, and generated slides of few different cells."""
+    with cheap_models.cheap_models(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(placement, "SPRITES", 16)
         yield
 
 

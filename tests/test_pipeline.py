@@ -34,7 +34,7 @@ from wsi_pipeline.slides.slide import open_slide
 
 def run(path, out, model, **changes):
     config = RunConfig(
-        **{"out": out, "foreground": "all", "quiet": True, "tile_px": 512, **changes}
+        **{"out": out, "foreground": "all", "quiet": True, "tile_px": 384, **changes}
     )
     return run_slide(path, config, model=model)
 
@@ -294,7 +294,7 @@ KILLED = """
     from wsi_pipeline import pipeline
     from wsi_pipeline.runs import work_plan
     work_plan.REGION_PX = 256
-    config = pipeline.RunConfig(out=Path({out!r}), foreground="all", quiet=True, tile_px=512)
+    config = pipeline.RunConfig(out=Path({out!r}), foreground="all", quiet=True, tile_px=384)
     model = make_darkness()
     for delay in {delays!r}:  # a process each, which has imported everything
         process = os.fork()

@@ -83,7 +83,7 @@ def test_a_run_from_python_stops_by_its_flag(
 ):
     stop = threading.Event()
     at_region(monkeypatch, 4, lambda _: stop.set())
-    config = RunConfig(out=tmp_path, foreground="all", quiet=True, tile_px=512)
+    config = RunConfig(out=tmp_path, foreground="all", quiet=True, tile_px=384)
     with pytest.raises(KeyboardInterrupt):
         run_slide(slide_path, config, model=darkness, stop=stop)
     assert 4 <= len(list((tmp_path / "crowded/darkness" / "parts").iterdir())) <= 3 + config.workers

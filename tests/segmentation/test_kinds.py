@@ -46,7 +46,7 @@ def sorting():
 
 
 def run(path, out, model, **changes):
-    settings = {"out": out, "foreground": "all", "quiet": True, "tile_px": 512, "kinds": True}
+    settings = {"out": out, "foreground": "all", "quiet": True, "tile_px": 384, "kinds": True}
     return run_slide(path, RunConfig(**settings | changes), model=model)
 
 
