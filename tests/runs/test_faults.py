@@ -100,7 +100,7 @@ def test_a_batch_too_large_for_the_device_is_halved(
 def test_one_tile_too_large_for_the_device_is_an_error(slide_path, darkness, tmp_path):
     model, _ = small_memory(darkness, 0, LACKS["PyTorch on a GPU"])
     with pytest.raises(OutOfMemoryError, match=r"image of 528 px; .*, e\.g\. --tile-px 256"):
-        run(slide_path, tmp_path, model, batch=4)
+        run(slide_path, tmp_path, model, batch=4, tile_px=512)
     assert not (tmp_path / "crowded/darkness" / LOCK).exists()
 
 
@@ -136,7 +136,7 @@ def test_a_drive_that_is_gone_ends_the_run_soon(slide_path, tmp_path, request):
         "direct.FastTiffReader.read = lambda *args: (reads.append(1), "
         "time.sleep(3600) if len(reads) > 6 else None, read(*args))[2]"
     )
-    process = command(request, tmp_path, [slide_path], gone, "--read-timeout-s", "2")
+    process = command(request, tmp_path, [slide_path], gone, "--read-timeout-s", "4")
     told = process.communicate(timeout=120)[1]
     assert process.returncode == 1, told
     assert "regions failed (no answer from crowded.svs" in told
