@@ -83,6 +83,7 @@ def run_slide(
             read_timeout_s=config.read_timeout_s,
             series=config.series,
             plane=config.plane,
+            time=config.time,
         ) as opened,
     ):
         opened.require_mpp()  # a slide without a pixel size fails before PyTorch is imported

@@ -17,6 +17,8 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..sample_bits import png_bits, scale_samples, tiff_bits, unknown_range
+
 __all__ = ["IMAGE_SUFFIXES", "find_image", "image_shape", "read_image", "resize_image"]
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
@@ -24,9 +26,6 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 
 ORIENTATION = 274
 """Tag of the orientation, 1 (upright) to 8, in EXIF and TIFF."""
-LEAST_BRIGHT = 2**15
-"""16-bit images must reach this value: it is unknown how many bits a darker one uses."""
-
 _HEADERS = threading.Lock()
 
 
@@ -76,13 +75,15 @@ def image_shape(path: Path) -> tuple[int, int]:
 def read_image(path: Path) -> NDArray[np.uint8]:
     """Read an image file as RGB uint8 (h, w, 3), upright.
 
-    16-bit values are divided by 257.
+    Values of 16 bits are scaled by the bits that the file states to be significant, as in slides;
+    without a statement, by 16.
 
     Raises
     ------
     ValueError
-        OpenCV cannot read the file, its values cannot be brought to 8 bits, or it is a TIFF that
-        is stored turned
+        OpenCV cannot read the file, its values cannot be brought to 8 bits (they are no whole
+        numbers, or in the lower half of a range that is not stated), or it is a TIFF that is
+        stored turned
     """
     header = _header(path)
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH
@@ -90,34 +91,38 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     if header is not None:
         flags |= cv2.IMREAD_IGNORE_ORIENTATION
         orientation = header[1]
-    image = None
+    image, bits = None, 0
     if path.suffix.lower() in (".tif", ".tiff"):
         if orientation != 1:
             raise ValueError(
                 f"{path} is stored turned (orientation {orientation}); save it upright, as PNG or "
                 "TIFF"
             )
-        image = _deep_tiff(path)
+        image, bits = _deep_tiff(path)
     if image is None:
         image = cv2.imread(str(path), flags)
     if image is None:
         raise ValueError(f"{path}: not an image that OpenCV reads; use PNG, TIFF or JPEG")
-    return _upright(_eight_bits(image, path), orientation)
+    if image.dtype != np.uint8:
+        bits = bits or png_bits(path) or 0
+    return _upright(_eight_bits(image, bits, path), orientation)
 
 
-def _deep_tiff(path: Path) -> NDArray[np.generic] | None:
-    """Return the pixels (h, w, 3) of a TIFF of more than 8 bits; None for any other.
+def _deep_tiff(path: Path) -> tuple[NDArray[np.generic] | None, int]:
+    """Return the pixels (h, w, 3) of a TIFF of more than 8 bits, and its significant bits.
 
-    OpenCV 5.0 reads unallocated memory instead of such a file in colour.
+    None for any other file; 0 bits where it does not state them. OpenCV 5.0 reads unallocated
+    memory instead of such a file in colour.
     """
     try:
         with tifffile.TiffFile(path) as file:
             page = file.pages.first
             if page.dtype is None or page.dtype.itemsize == 1:
-                return None
+                return None, 0
             pixels = page.asarray()
+            bits, stated = tiff_bits(file, 0, page)
     except (OSError, ValueError, RuntimeError):  # OpenCV may read it, or is the one to refuse it
-        return None
+        return None, 0
     if pixels.ndim == 3 and page.planarconfig == 2:
         pixels = np.moveaxis(pixels, 0, 2)
     if pixels.ndim == 2:
@@ -125,22 +130,18 @@ def _deep_tiff(path: Path) -> NDArray[np.generic] | None:
     plain = page.photometric in (tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.MINISBLACK)
     if pixels.ndim != 3 or pixels.shape[2] not in (3, 4) or not plain:
         raise ValueError(f"{path} is neither RGB nor grey; convert it to 8 bits per channel")
-    return np.asarray(pixels[..., :3])
+    return np.asarray(pixels[..., :3]), bits if stated else 0
 
 
-def _eight_bits(image: NDArray[np.generic], path: Path) -> NDArray[np.uint8]:
-    """Bring values to 8 bits."""
+def _eight_bits(image: NDArray[np.generic], bits: int, path: Path) -> NDArray[np.uint8]:
+    """Bring values to 8 bits; `bits` is 0 where the file does not state which are significant."""
     if image.dtype == np.uint8:
         return image.astype(np.uint8, copy=False)
     if image.dtype != np.uint16:
         raise ValueError(f"{path} has {image.dtype} values; convert it to 8 bits per channel")
-    pixels = image.astype(np.uint16, copy=False)
-    if (brightest := int(pixels.max())) < LEAST_BRIGHT:
-        raise ValueError(
-            f"{path} has 16 bits per channel, but its brightest value is {brightest} of 65535, so "
-            "its range is unknown; convert it to 8 bits per channel"
-        )
-    return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if not bits and (why := unknown_range(int(image.astype(np.uint16).max()), 16)) is not None:
+        raise ValueError(f"{path}: {why}")
+    return scale_samples(image, bits or 16)
 
 
 def _upright(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:

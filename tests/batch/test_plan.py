@@ -45,7 +45,7 @@ def test_the_settings_are_those_of_a_run():
 def test_every_setting_reaches_the_command_line():
     other = RunConfig(
         model="donet", checkpoint=Path("c"), device="cpu", precision="float32", mpp=0.3,
-        series=1, plane=2,
+        series=1, plane=2, time=3,
         foreground="all", roi=Path("r"), tile_px=256, batch=3, workers=4, scheduler="tcp://x:1",
         read_timeout_s=9.0, threshold=0.4, min_area_um2=7.0, min_score=0.1, min_small_score=0.2,
         min_cell_score=0.3, split=False, kinds=True, adapt=True, crop=False, overwrite=True,

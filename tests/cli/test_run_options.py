@@ -26,6 +26,7 @@ VALUES = {
     "mpp": [("0.25", True), ("0", False), ("30", False), ("nan", False), ("x", False)],
     "series": [("0", True), ("-1", False), ("x", False)],
     "plane": [("0", True), ("-1", False), ("x", False)],
+    "time": [("0", True), ("-1", False), ("x", False)],
     "foreground": [("auto", True), ("all", True), ("some", False)],
     "roi": [("roi.geojson", True), ("no.geojson", False), ("text.txt", False)],
     "tile_px": [("64", None), ("96", None), ("256", True), ("520", None), ("1000", None),

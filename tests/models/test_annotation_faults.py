@@ -4,6 +4,7 @@ The readers are those of both trainings, of `evaluate` and of its suite.
 """
 
 import unicodedata
+import zlib
 
 import cv2
 import numpy as np
@@ -14,7 +15,9 @@ from PIL import Image
 from set_readers import every_reader, outside, suite, twice
 from wsiseg_models.training.coco import read_image
 
+from wsi_pipeline.core.geometry import Box
 from wsi_pipeline.evaluation.suite_sets import find_sets
+from wsi_pipeline.slides.slide import open_slide
 
 FAR = [9e15, 1, 9e15, 5, 3, 5]
 UNTURNED = {1: lambda a: a, 3: lambda a: a[::-1, ::-1], 6: lambda a: np.rot90(a, 1),
@@ -221,8 +224,8 @@ def test_a_broken_entry_is_refused_with_file_and_entry(data, read, edit, match):
 @pytest.mark.parametrize(
     ("values", "ending", "match"),
     [
-        (lambda a: a * np.uint16(16), "png", "brightest value is 3680 of 65535"),
-        (lambda a: a.astype(np.uint16), "tif", "brightest value is 230 of 65535"),
+        (lambda a: a * np.uint16(16), "png", "reach only 3680 of 65535.*convert"),
+        (lambda a: a.astype(np.uint16), "tif", "reach only 230 of 65535.*convert"),
         (lambda a: a.astype(np.float32), "tif", "float32 values; convert it to 8 bits"),
     ],
 )
@@ -231,6 +234,28 @@ def test_values_of_unknown_range_are_refused(tmp_path, values, ending, match):
     cv2.imwrite(str(path), values(np.full((8, 8, 3), 230, np.uint8)))
     with pytest.raises(ValueError, match=match):
         read_image(path)
+
+
+@pytest.mark.parametrize("bits", [9, 12, 14, 15, 16])
+@pytest.mark.parametrize("name", ["a.tif", "a.ome.tif", "a.png"])
+def test_stated_bits_decide_the_range_as_in_slides(tmp_path, bits, name):
+    path, top = tmp_path / name, 2**bits - 1
+    picture = np.arange(96 * 96 * 3, dtype=np.uint32).reshape(96, 96, 3) * 37 % 231
+    stored = np.round(picture / 255 * top).astype(np.uint16)
+    if name == "a.png":
+        data = cv2.imencode(".png", stored[..., ::-1])[1].tobytes()
+        chunk = b"sBIT" + bytes([bits] * 3)
+        chunk = (3).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big")
+        path.write_bytes(data[:33] + chunk + data[33:])
+    elif name == "a.tif":
+        tifffile.imwrite(path, stored, photometric="rgb", extratags=[(281, 3, 1, top, True)])
+    else:
+        stated = {"axes": "YXS", "SignificantBits": bits}
+        tifffile.imwrite(path, stored, photometric="rgb", metadata=stated)
+    found = read_image(path)
+    np.testing.assert_array_equal(found, picture)
+    with open_slide(path) as slide:
+        np.testing.assert_array_equal(slide.read_region(Box(0, 0, 96, 96)), found)
 
 
 def test_a_turned_tiff_is_refused(tmp_path):

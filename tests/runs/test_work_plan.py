@@ -149,3 +149,19 @@ def test_regions_lie_on_the_focal_plane_that_is_read(tmp_path, chosen):
                 continue
             with pytest.raises(DataError, match="focal plane"):
                 read_roi(roi, slide)
+
+
+@pytest.mark.parametrize("chosen", [0, 3])
+def test_regions_lie_on_the_time_point_that_is_read(tmp_path, chosen):
+    path, roi = tmp_path / "t.ome.tif", tmp_path / "roi.geojson"
+    points = np.full((4, 64, 64, 3), 220, np.uint8)
+    tifffile.imwrite(path, points, photometric="rgb", metadata={"axes": "TYXS"})
+    square = [[[0, 0], [9, 0], [9, 9], [0, 9], [0, 0]]]
+    where = {"type": "Polygon", "coordinates": square, "plane": {"c": -1, "z": 0, "t": 3}}
+    roi.write_text(json.dumps({"type": "Feature", "properties": {}, "geometry": where}))
+    with open_slide(path, mpp=0.5, time=chosen) as slide:
+        if chosen == 3:
+            assert read_roi(roi, slide) is not None
+        else:
+            with pytest.raises(DataError, match="time point 3"):
+                read_roi(roi, slide)

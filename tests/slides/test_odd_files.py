@@ -162,7 +162,7 @@ def test_declared_bits_decide_the_range(tmp_path, bits, grey):
         assert np.abs(pixels_of(path).astype(int) - expected).max() <= 1
 
 
-@pytest.mark.parametrize("bits", [8, 10, 12, 13])
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 15])
 @pytest.mark.parametrize("name", ["x.tif", "striped.tif", "x.ome.tif", "x.png"])
 def test_an_undeclared_range_is_refused(tmp_path, bits, name):
     path = tmp_path / name
@@ -321,10 +321,37 @@ def test_series_and_focal_planes_are_named_and_chosen(tmp_path):
             assert slide.plane == where
     with pytest.raises(SlideFormatError, match="focal plane 4 does not exist"):
         open_slide(stack, plane=4)
-    times = tmp_path / "t.ome.tif"
-    tifffile.imwrite(times, planes, metadata={"axes": "TYXS"}, **LOSSLESS)
-    with open_slide(times) as slide:
-        assert slide.notes == ("time point 0 of 4 is read",)
+
+
+@pytest.mark.parametrize("axes", ["TYXS", "TZYXS", "ZTYXS", "zarr"])
+@pytest.mark.parametrize("time", [None, 0, 3])
+def test_a_time_point_is_named_and_chosen(tmp_path, axes, time):
+    planes = np.stack([PALE - 3 * k for k in range(8)])[: 4 if axes == "TYXS" else 8]
+    shape = [{"T": 4, "Z": 2}[axis] for axis in axes if axis in "TZ"] or [4, 2]
+    planes = planes.reshape(*shape, *PALE.shape)
+    if axes == "zarr":
+        path = write_ome_zarr(tmp_path / "t.zarr", np.moveaxis(planes, -1, 2), "tzcyx", 3)
+    else:
+        path = tmp_path / "t.ome.tif"
+        tifffile.imwrite(path, planes, metadata={"axes": axes}, **LOSSLESS)
+    for plane in (None, 0) if "Z" in axes else (None,):
+        index = {"T": time or 0, "Z": 1 if plane is None else plane}
+        where = tuple(index[axis] for axis in axes if axis in "TZ") or (time or 0, 1)
+        np.testing.assert_array_equal(pixels_of(path, plane=plane, time=time), planes[where])
+        with open_slide(path, plane=plane, time=time) as slide:
+            assert any(f"time point {time or 0} of 4 is read" in note for note in slide.notes)
+            assert (slide.plane, slide.time) == (index["Z"] if len(shape) > 1 else 0, time or 0)
+    with pytest.raises(SlideFormatError, match=r"time point 4 does not exist.* 4, from 0"):
+        open_slide(path, time=4)
+
+
+def test_a_slide_without_time_has_time_0_alone(tmp_path):
+    tifffile.imwrite(tmp_path / "x.tif", PALE, tile=(128, 128))
+    cv2.imwrite(str(tmp_path / "x.png"), PALE)
+    for name in ("x.tif", "x.png"):
+        assert pixels_of(tmp_path / name, time=0).shape == PALE.shape
+        with pytest.raises(SlideFormatError, match="time point"):
+            open_slide(tmp_path / name, time=1)
 
 
 def test_plain_pages_of_one_size_are_several_images(tmp_path):
@@ -334,6 +361,8 @@ def test_plain_pages_of_one_size_are_several_images(tmp_path):
             tiff.write(pixels, metadata=None, **LOSSLESS)
     with open_slide(path) as slide:
         assert any("of 2" in note for note in slide.notes)
+    for page in (0, 1):
+        np.testing.assert_array_equal(pixels_of(path, time=page), PALE - 9 * page)
 
 
 # ── OME-Zarr ──────────────────────────────────────────────────────────────────────────────────

@@ -29,8 +29,8 @@ __all__ = ["STAGES", "Plan", "Verdict", "own_programs_first", "read_plan", "read
 STAGES = ("qc", "segment", "features", "export", "report")
 """Stages of each slide, in order."""
 RESULT_SETTINGS = (
-    "model", "checkpoint", "precision", "mpp", "series", "plane", "foreground", "roi",
-    "threshold", "min_area_um2", "min_score", "min_small_score", "min_cell_score", "split",
+    "model", "checkpoint", "precision", "mpp", "series", "plane", "time", "foreground",
+    "roi", "threshold", "min_area_um2", "min_score", "min_small_score", "min_cell_score", "split",
     "kinds", "adapt", "crop",
 )  # fmt: skip
 """Settings that decide the objects; the others decide how and where they are computed."""
@@ -114,7 +114,7 @@ class Plan:
 
     def info_flags(self, slide_id: str) -> list[str]:
         """Return the flags of `wsiseg info` for the slide."""
-        return _flags(self._settings(slide_id), ("mpp", "series", "plane", "crop"))
+        return _flags(self._settings(slide_id), ("mpp", "series", "plane", "time", "crop"))
 
     def _kept(self, slide_id: str) -> JobRecord | None:
         """Return the record of a slide that is done and whose file was removed since, or None."""

@@ -31,6 +31,7 @@ def describe_slide(
     model: str | None,
     series: int | None = None,
     plane: int | None = None,
+    time: int | None = None,
 ) -> dict[str, Any]:
     """Describe a slide and, if its pixel size is known, the work of a run.
 
@@ -40,8 +41,8 @@ def describe_slide(
         µm per level-0 pixel, instead of the slide's
     crop
         use only the scanned area that the file declares
-    series, plane
-        number of the image and of the focal plane in a file with several
+    series, plane, time
+        number of the image, of the focal plane and of the time point in a file with several
     model
         model of the run; None: no work is planned, and no network is opened
 
@@ -54,7 +55,7 @@ def describe_slide(
     from wsi_pipeline.slides.focus import measure_focus
     from wsi_pipeline.slides.slide import open_slide
 
-    with open_slide(path, mpp=mpp, crop=crop, series=series, plane=plane) as slide:
+    with open_slide(path, mpp=mpp, crop=crop, series=series, plane=plane, time=time) as slide:
         overview = read_overview(slide)
         kept = overview.foreground
         about: dict[str, Any] = {

@@ -131,7 +131,8 @@ def _slide_of(run: Path, file: Path) -> Slide:
 
     stored = read_provenance(run)
     about, settings = stored.get("slide") or {}, stored.get("settings") or {}
-    kept = {name: settings[name] for name in ("crop", "series", "plane") if name in settings}
+    names = ("crop", "series", "plane", "time")
+    kept = {name: settings[name] for name in names if name in settings}
     opened = open_slide(file, **kept)
     size = opened.width, opened.height
     if size != (about.get("width"), about.get("height")):

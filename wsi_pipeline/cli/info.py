@@ -15,6 +15,7 @@ from wsi_pipeline.cli.options import (
     mpp_option,
     plane_option,
     series_option,
+    time_option,
 )
 from wsi_pipeline.cli.output import as_json as to_json
 from wsi_pipeline.cli.output import table
@@ -27,6 +28,7 @@ __all__ = ["info"]
 @mpp_option
 @series_option
 @plane_option
+@time_option
 @crop_option
 @model_option
 @click.option(
@@ -38,6 +40,7 @@ def info(
     mpp: float | None,
     series: int | None,
     plane: int | None,
+    time: int | None,
     crop: bool,
     model: str,
     plan: bool,
@@ -51,6 +54,12 @@ def info(
 
     with announce_compilation():
         about = describe_slide(
-            slide, mpp=mpp, series=series, plane=plane, crop=crop, model=model if plan else None
+            slide,
+            mpp=mpp,
+            crop=crop,
+            series=series,
+            plane=plane,
+            time=time,
+            model=model if plan else None,
         )
     click.echo(to_json(about) if as_json else table(slide_rows(about)))

@@ -25,6 +25,7 @@ __all__ = [
     "recursive_option",
     "run_option",
     "series_option",
+    "time_option",
 ]
 
 FILE = click.Path(path_type=Path)
@@ -56,6 +57,10 @@ series_option = click.option(
 plane_option = click.option(
     "--plane", type=click.IntRange(min=0), help="Number of the focal plane, from 0.  "
     "[default: the middle one]",
+)  # fmt: skip
+time_option = click.option(
+    "--time", type=click.IntRange(min=0), help="Number of the time point, or of the page of a "
+    "plain TIFF with several, from 0.  [default: the first]",
 )  # fmt: skip
 mpp_option = click.option(
     "--mpp", type=float, help="Pixel size in µm per pixel. It replaces the one in the file."

@@ -22,6 +22,7 @@ from wsi_pipeline.cli.options import (
     recursive_option,
     run_option,
     series_option,
+    time_option,
 )
 from wsi_pipeline.cli.output import table
 from wsi_pipeline.cli.signals import stop_on_signals
@@ -50,6 +51,7 @@ __all__ = ["run"]
 @mpp_option
 @series_option
 @plane_option
+@time_option
 @run_option(
     "--foreground",
     type=click.Choice(("auto", "all")),

@@ -64,9 +64,9 @@ class RunConfig:
     mpp
         µm per level-0 pixel, for slides that have no pixel size of their own in a slide sheet; it
         replaces the one in the file
-    series, plane
-        number of the image in a file with several, and of the focal plane, from 0; None: the
-        largest image and its middle plane
+    series, plane, time
+        number of the image in a file with several, of the focal plane, and of the time point,
+        from 0; None: the largest image, its middle plane and first time point
     foreground
         area to segment: ``auto``, where there are cells, or ``all``, the whole slide
     roi
@@ -133,6 +133,7 @@ class RunConfig:
     mpp: float | None = None
     series: int | None = None
     plane: int | None = None
+    time: int | None = None
     foreground: str = "auto"
     roi: Path | None = None
     tile_px: int | None = None
@@ -169,7 +170,7 @@ class RunConfig:
         _within("read_timeout_s", self.read_timeout_s, 0.01, 1e6)
         if self.mpp is not None:
             _within("mpp", self.mpp, MIN_MPP, MAX_MPP)
-        for name in ("series", "plane"):
+        for name in ("series", "plane", "time"):
             if (number := getattr(self, name)) is not None:
                 _within(name, number, 0, 10**6)
         if self.tile_px is not None:

@@ -61,6 +61,7 @@ class PlanRecord(TypedDict):
     mpp: list[float]
     series: int | None
     plane: int | None
+    time: int | None
     model: PlanModelRecord
     foreground: str
     roi_sha256: str | None

@@ -32,6 +32,8 @@ OLD_KINDS: Mapping[str, str] = MappingProxyType(
 )
 """QuPath 0.2 wrote the type of an object as its id."""
 AREAS = ("Polygon", "MultiPolygon")
+Read = tuple[int, int]
+"""Focal plane and time point that are read."""
 NAMED = 5
 """At most this many features are named in a warning."""
 
@@ -90,7 +92,7 @@ def _listed(texts: Sequence[str]) -> str:
     return ", ".join(texts[:NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def read_regions(path: Path | str, *, plane: int | None = 0) -> Regions:
+def read_regions(path: Path | str, *, plane: int | None = 0, time: int = 0) -> Regions:
     """Return QuPath's annotations as regions of interest.
 
     TMA cores are regions where there is no annotation. Detections, cells and tiles are not read.
@@ -99,7 +101,9 @@ def read_regions(path: Path | str, *, plane: int | None = 0) -> Regions:
     Parameters
     ----------
     plane
-        focal plane that is read; None: it is not known yet
+        focal plane that is read; None: it and the time point are not known yet
+    time
+        time point that is read
 
     Raises
     ------
@@ -108,6 +112,7 @@ def read_regions(path: Path | str, *, plane: int | None = 0) -> Regions:
         focal plane or time point
     """
     path = Path(path)
+    read = None if plane is None else (plane, time)
     regions: dict[int, shapely.Geometry] = {}
     cores: dict[int, shapely.Geometry] = {}
     excluded: list[shapely.Geometry] = []
@@ -122,7 +127,7 @@ def read_regions(path: Path | str, *, plane: int | None = 0) -> Regions:
             left_out.append(f"feature {index} (missing TMA core)")
             continue
         try:
-            parts, others = _areas(feature.get("geometry"), plane)
+            parts, others = _areas(feature.get("geometry"), read)
             ignored = IGNORED.match(_name(properties)) is not None
         except Refused as cause:
             raise DataError(f"{path}: feature {index}: {cause}") from None
@@ -172,21 +177,21 @@ def _name(properties: Mapping[str, Any]) -> str:
     return class_name(given)
 
 
-def _areas(geometry: Any, plane: int | None) -> tuple[list[shapely.Geometry], list[str]]:
+def _areas(geometry: Any, read: Read | None) -> tuple[list[shapely.Geometry], list[str]]:
     """Return the areas of a geometry, and what in it is none."""
     if not isinstance(geometry, dict) or not geometry:
         return [], ["no geometry"]
     kind = geometry.get("type")
     if kind == "GeometryCollection":
         members = geometry.get("geometries")
-        found = [_areas(part, plane) for part in members] if isinstance(members, list) else []
+        found = [_areas(part, read) for part in members] if isinstance(members, list) else []
         areas = [area for parts, _ in found for area in parts]
         return areas, [what for _, others in found for what in others] if found else ["empty"]
     if kind not in AREAS:
         return [], [str(kind)]
     if geometry.get("coordinates") == []:
         return [], [f"empty {kind}"]
-    _check_plane(geometry.get("plane"), plane)
+    _check_plane(geometry.get("plane"), read)
     area = _area(kind, geometry)
     return ([], [f"{kind} without area"]) if area is None else ([area], [])
 
@@ -205,13 +210,13 @@ def _area(kind: str, geometry: Mapping[str, Any]) -> shapely.Geometry | None:
     return cleaned[0] if len(cleaned) else None
 
 
-def _check_plane(stated: Any, plane: int | None) -> None:
+def _check_plane(stated: Any, read: Read | None) -> None:
     """Refuse a region on another focal plane or time point than the one that is read."""
-    if not isinstance(stated, dict) or plane is None:
+    if not isinstance(stated, dict) or read is None:
         return
-    for axis, what, read in (("z", "focal plane", plane), ("t", "time point", 0)):
-        number = stated.get(axis, read)
-        if number != read:
+    for axis, what, own in zip("zt", ("focal plane", "time point"), read, strict=True):
+        number = stated.get(axis, own)
+        if number != own:
             raise Refused(
-                f"the region lies on {what} {number!r}, and {read} is read; draw it on that one"
+                f"the region lies on {what} {number!r}, and {own} is read; draw it on that one"
             )

@@ -152,6 +152,7 @@ def _open(task: SlideTask) -> Slide:
             read_timeout_s=config.read_timeout_s,
             series=config.series,
             plane=config.plane,
+            time=config.time,
         )
     except OSError as error:
         raise SlideError(

@@ -39,6 +39,7 @@ def plan_record(slide: Slide, model: Model, config: RunConfig) -> PlanRecord:
         "mpp": [mpp.x, mpp.y],
         "series": config.series,
         "plane": config.plane,
+        "time": config.time,
         "model": {
             "name": model.name,
             "identity": model.identity,

@@ -267,7 +267,7 @@ def tile_size(model: Model, config: RunConfig) -> int:
 def read_roi(path: Path | None, slide: Slide | None = None) -> Regions | None:
     """Read a file of regions of interest; None for no file.
 
-    They must lie on the focal plane that is read of `slide`.
+    They must lie on the focal plane and the time point that are read of `slide`.
 
     Raises
     ------
@@ -278,4 +278,6 @@ def read_roi(path: Path | None, slide: Slide | None = None) -> Regions | None:
         return None
     if not path.is_file():
         raise DataError(f"{path}: no such ROI file; export annotations from QuPath as GeoJSON")
-    return read_regions(path, plane=slide.plane if slide else 0)
+    if slide is None:
+        return read_regions(path)
+    return read_regions(path, plane=slide.plane, time=slide.time)

@@ -13,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from wsi_pipeline.core.errors import SlideFormatError, one_line
 from wsi_pipeline.core.geometry import Box
 from wsi_pipeline.core.machine import process_settings
+from wsi_pipeline.core.sample_bits import png_bits, scale_samples
 from wsi_pipeline.slides.readers import MAX_PX, WHITE, Choice, Header, Refusal, make_levels
 from wsi_pipeline.slides.resample import flatten
 from wsi_pipeline.slides.tiff_colour import refuse_dark_range
@@ -44,8 +45,8 @@ class ImageReader:
     name = "image"
 
     def __init__(self, path: Path, choice: Choice = Choice()) -> None:  # noqa: B008 (it is frozen)
-        if choice.series or choice.plane:
-            raise Refusal("a plain image has one series and one plane, number 0")
+        if choice.series or choice.plane or choice.time:
+            raise Refusal("a plain image has one series, one plane and one time point, number 0")
         self._path = path
         try:
             with self._open() as image:
@@ -114,30 +115,11 @@ def _upright(pixels: NDArray[np.uint8], turn: int) -> NDArray[np.uint8]:
 
 
 def _rgb(image: Image.Image, path: Path) -> NDArray[np.uint8]:
-    if image.format == "PNG" and (bits := _png_bits(path)) is not None:
+    if image.format == "PNG" and (bits := png_bits(path)) is not None:
         return _rgb_of_16_bits(path, bits)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         return flatten(np.asarray(image.convert("RGBA")), WHITE)
     return np.asarray(image.convert("RGB"))
-
-
-def _png_bits(path: Path) -> int | None:
-    """Return the significant bits of a PNG of 16 bits per sample, 0 if it does not state them.
-
-    Without 16 bits, None. The chunk sBIT states them (PNG specification, 11.3.2.5).
-    """
-    with path.open("rb") as file:
-        head = file.read(33)
-        if len(head) < 33 or head[24] != 16:
-            return None
-        while len(chunk := file.read(8)) == 8:
-            size, kind = int.from_bytes(chunk[:4], "big"), chunk[4:]
-            if kind == b"sBIT":
-                return max(file.read(size), default=0)
-            if kind == b"IDAT":
-                break
-            file.seek(size + 4, 1)
-    return 0
 
 
 def _rgb_of_16_bits(path: Path, bits: int) -> NDArray[np.uint8]:
@@ -149,8 +131,7 @@ def _rgb_of_16_bits(path: Path, bits: int) -> NDArray[np.uint8]:
     colours = stored[..., :3][..., ::-1] if stored.shape[2] > 2 else stored[..., :1]
     if not bits:
         refuse_dark_range(int(colours.max()), 16)
-    top = 2 ** (bits or 16) - 1
-    scaled = np.minimum((stored.astype(np.uint32) * 255 + top // 2) // top, 255).astype(np.uint8)
+    scaled = scale_samples(stored, bits or 16)
     rgb = scaled[..., 2::-1] if stored.shape[2] > 2 else np.repeat(scaled[..., :1], 3, axis=2)
     if stored.shape[2] == 4:
         return flatten(np.concatenate([rgb, scaled[..., 3:]], axis=2), WHITE)

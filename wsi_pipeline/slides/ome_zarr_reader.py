@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from wsi_pipeline.core.errors import one_line
 from wsi_pipeline.core.geometry import Box
 from wsi_pipeline.core.pixel_size import Mpp
+from wsi_pipeline.core.sample_bits import scale_samples
 from wsi_pipeline.slides.levels import fit_levels
-from wsi_pipeline.slides.readers import MAX_TILE_PX, Choice, Header, Refusal
+from wsi_pipeline.slides.readers import MAX_TILE_PX, Choice, Header, Refusal, choose_number
 from wsi_pipeline.slides.tiff_colour import refuse_dark_range
 from wsi_pipeline.slides.tiff_pixel_size import unit_of
 
@@ -63,7 +64,7 @@ class OmeZarrReader:
         if len(axes) != arrays[0].ndim or not {"x", "y"} <= set(axes):
             raise Refusal(f"axes {''.join(axes)} are not those of its array {arrays[0].shape}")
         self._axes = axes
-        self._where, notes = self._planes(arrays[0], choice.plane)
+        self._where, notes = self._planes(arrays[0], choice)
         sizes = [_size(axes, array) for array in arrays]
         pyramid = fit_levels(sizes)
         self._arrays = [arrays[number] for number in pyramid.kept]
@@ -77,7 +78,8 @@ class OmeZarrReader:
             bounds=Box(0, 0, *sizes[0]),
             mpp=mpp,
             notes=(*notes, *pyramid.notes, *more_notes),
-            plane=self._where.get("z", 0),
+            plane=self._where["z"],
+            time=self._where["t"],
         )
         self._bits = _check_samples(arrays[0], about)
         if self._bits > 8 and not _window_top(about):
@@ -86,26 +88,25 @@ class OmeZarrReader:
             refuse_dark_range(int(self._stored(len(pyramid.levels) - 1, Box(0, 0, *side)).max()),
                               self._bits)  # fmt: skip
 
-    def _planes(self, array: Any, plane: int | None) -> tuple[dict[str, Any], tuple[str, ...]]:
+    def _planes(self, array: Any, choice: Choice) -> tuple[dict[str, Any], tuple[str, ...]]:
         """Return the index of each axis but x and y, and notes on what is not read."""
         where: dict[str, Any] = {}
         notes = []
-        for axis, count in zip(self._axes, array.shape, strict=True):
+        counts = dict(zip(self._axes, array.shape, strict=True))
+        for axis, what, wanted in (
+            ("z", "focal plane", choice.plane), ("t", "time point", choice.time),
+        ):  # fmt: skip
+            chosen = choose_number(wanted, counts.get(axis, 1), what)
+            where[axis] = chosen.index
+            notes += chosen.notes
+        for axis, count in counts.items():
             if axis == "c":
                 if count not in (1, 3):
                     raise Refusal(f"{count} channels are not an RGB image")
                 where[axis] = slice(None)
-            elif axis == "z":
-                if plane is not None and not plane < count:
-                    raise Refusal(f"focal plane {plane} does not exist; there are {count}, from 0")
-                where[axis] = count // 2 if plane is None else plane
-                if count > 1:
-                    why = "the middle one; --plane chooses another" if plane is None else "chosen"
-                    notes.append(f"focal plane {where[axis]} of {count} is read ({why})")
-            elif axis not in "xy":
+            elif axis not in "xyzt":
                 where[axis] = 0
-                if count > 1:
-                    notes.append(f"{axis} 0 of {count} is read")
+                notes += [f"{axis} 0 of {count} is read"] * (count > 1)
         return where, tuple(notes)
 
     def _stored(self, level: int, box: Box) -> NDArray[Any]:
@@ -122,9 +123,7 @@ class OmeZarrReader:
         """Return the pixels (h, w, 3) of a box of the level."""
         pixels = self._stored(level, box)
         if pixels.dtype != np.uint8:
-            top = 2**self._bits - 1
-            scaled = (pixels.astype(np.uint32) * 255 + top // 2) // top
-            pixels = np.minimum(scaled, 255).astype(np.uint8)
+            pixels = scale_samples(pixels, self._bits)
         if pixels.shape[2] == 1:
             pixels = np.repeat(pixels, 3, axis=2)
         return np.ascontiguousarray(pixels)

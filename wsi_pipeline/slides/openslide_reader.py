@@ -45,8 +45,8 @@ class OpenSlideReader:
     name = "openslide"
 
     def __init__(self, path: Path, choice: Choice = Choice()) -> None:  # noqa: B008 (it is frozen)
-        if choice.series or choice.plane is not None:
-            raise Refusal("series and planes are read by tifffile")
+        if choice.series or choice.plane is not None or choice.time:
+            raise Refusal("series, planes and time points are read by tifffile")
         self._path = path
         self._lock = threading.Lock()
         try:

@@ -22,10 +22,12 @@ __all__ = [
     "MAX_TILE_PX",
     "WHITE",
     "Choice",
+    "Chosen",
     "Header",
     "Level",
     "Reader",
     "Refusal",
+    "choose_number",
     "make_levels",
     "plausible_mpp",
 ]
@@ -66,8 +68,8 @@ class Header:
         RGB of everything transparent or outside
     notes
         how the file was understood, for the user
-    plane
-        number of the focal plane that is read
+    plane, time
+        numbers of the focal plane and of the time point that are read
     """
 
     vendor: str
@@ -77,6 +79,7 @@ class Header:
     background: tuple[int, int, int] = WHITE
     notes: tuple[str, ...] = ()
     plane: int = 0
+    time: int = 0
 
 
 @dataclass(frozen=True)
@@ -89,10 +92,52 @@ class Choice:
         number of the image among those of the file, from 0; the largest by default
     plane
         number of the focal plane, from 0; the middle one by default
+    time
+        number of the time point, or of the page of a plain file with several, from 0; the first
+        by default
     """
 
     series: int | None = None
     plane: int | None = None
+    time: int | None = None
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Which of several focal planes or time points is read, and what the user is told of it."""
+
+    index: int
+    notes: tuple[str, ...]
+
+
+def choose_number(wanted: int | None, count: int, what: str) -> Chosen:
+    """Return which of `count` focal planes or time points is read.
+
+    Parameters
+    ----------
+    wanted
+        its number; None: the middle focal plane, else the first
+    what
+        "focal plane", "time point" or "page"
+
+    Raises
+    ------
+    Refusal
+        it does not exist
+
+    Examples
+    --------
+    >>> choose_number(None, 5, "time point").notes
+    ('time point 0 of 5 is read (the first; --time chooses another)',)
+    """
+    if wanted is not None and not 0 <= wanted < count:
+        raise Refusal(f"{what} {wanted} does not exist; the image has {count}, from 0 on")
+    is_plane = what == "focal plane"
+    usual = count // 2 if is_plane else 0
+    option = "the middle one; --plane" if is_plane else "the first; --time"
+    index = usual if wanted is None else wanted
+    why = f"{option} chooses another" if wanted is None else "as chosen"
+    return Chosen(index, (f"{what} {index} of {count} is read ({why})",) * (count > 1))
 
 
 class Reader(Protocol):

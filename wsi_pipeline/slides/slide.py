@@ -48,6 +48,7 @@ def open_slide(
     mpp: float | None = None,
     series: int | None = None,
     plane: int | None = None,
+    time: int | None = None,
 ) -> Slide:
     """Open a slide with the first reader that supports its format.
 
@@ -64,9 +65,9 @@ def open_slide(
         seconds to wait for the opening and for each read
     mpp
         µm per level-0 pixel, used instead of that of the file; a request's own takes precedence
-    series, plane
-        number of the image in a file with several, and of the focal plane, from 0; the largest
-        image and its middle plane by default
+    series, plane, time
+        number of the image in a file with several, of the focal plane, and of the time point,
+        from 0; the largest image, its middle plane and first time point by default
 
     Raises
     ------
@@ -100,7 +101,7 @@ def open_slide(
     size = request.mpp
     given = None if size is None else Mpp(size, size, request.mpp_source)
     timeout = ReadTimeout(request.path.name, read_timeout_s)
-    return timeout.call(_open, request.path, given, crop, timeout, Choice(series, plane))
+    return timeout.call(_open, request.path, given, crop, timeout, Choice(series, plane, time))
 
 
 def _open(path: Path, given: Mpp | None, crop: bool, timeout: ReadTimeout, choice: Choice) -> Slide:
@@ -142,8 +143,8 @@ class Slide:
         "direct" where tiles are decoded without OpenSlide, to the same pixels; else the reader
     notes
         how the file was understood, for the user
-    plane
-        number of the focal plane that is read
+    plane, time
+        numbers of the focal plane and of the time point that are read
     """
 
     def __init__(
@@ -171,7 +172,7 @@ class Slide:
             for area, level in zip(self._areas, header.levels, strict=True)
         )
         self.mpp, self.notes = header.mpp if mpp is None else mpp, header.notes
-        self.plane = header.plane
+        self.plane, self.time = header.plane, header.time
         if mpp is not None and header.mpp is not None and mpp.value != header.mpp.value:
             note = f"{mpp.source} {mpp.value:g} used instead of the file's {header.mpp.value:g}"
             self.notes += (note,)

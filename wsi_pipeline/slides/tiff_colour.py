@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ET
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi_pipeline.core.sample_bits import scale_samples, unknown_range
 from wsi_pipeline.slides.readers import WHITE, Refusal
 from wsi_pipeline.slides.resample import flatten
 
@@ -16,7 +16,6 @@ __all__ = [
     "YCBCR",
     "Colour",
     "contradicted_by_tiles",
-    "declared_bits",
     "jpeg_is_ycbcr",
     "orientation_of",
     "refuse_dark_range",
@@ -29,9 +28,6 @@ JPEG = (6, 7, 33007, 34892)
 """Values of the tag Compression whose decoders turn YCbCr into RGB."""
 HEAD_BYTES = 4096
 """Bytes in which a JPEG states its colours."""
-LEAST_SHARE = 0.25
-"""A bright-field image whose brightest sample is below this share of its range was scaled wrongly:
-its glass would be nearly black."""
 
 
 class Colour:
@@ -96,10 +92,9 @@ def _table(page: Any, bits: int) -> NDArray[np.uint8] | None:
     if page.photometric == 3:
         colours = np.asarray(page.colormap).T
         return (colours >> 8 if colours.max() > 255 else colours).astype(np.uint8)
-    top = 2**bits - 1
-    if top == 255 and page.photometric != 0 and page.dtype.itemsize == 1:
+    if bits == 8 and page.photometric != 0 and page.dtype.itemsize == 1:
         return None
-    table = np.minimum((np.arange(65536) * 255 + top // 2) // top, 255).astype(np.uint8)
+    table = scale_samples(np.arange(65536), bits)
     return 255 - table if page.photometric == 0 else table
 
 
@@ -130,48 +125,16 @@ def orientation_of(page: Any) -> int:
     return int(tag.value) if tag is not None else 1
 
 
-def declared_bits(file: Any, index: int, page: Any) -> tuple[int, bool]:
-    """Return the significant bits of a sample, and whether the file states them.
-
-    16-bit samples of a camera with 12 bits end at 4095. OME-XML has SignificantBits for this, TIFF
-    the tag MaxSampleValue.
-
-    Parameters
-    ----------
-    index
-        number of the series
-    page
-        first page of the series
-    """
-    stored = int(np.max(page.bitspersample))
-    if file.is_ome:
-        pixels = [n for n in ET.fromstring(file.ome_metadata).iter() if n.tag.endswith("}Pixels")]
-        stated = pixels[index].get("SignificantBits", "") if index < len(pixels) else ""
-        if stated.isdecimal() and 1 <= int(stated) <= stored:
-            return int(stated), True
-    if "MaxSampleValue" in page.tags:
-        top = int(np.max(page.tags["MaxSampleValue"].value))
-        if 0 < top < 2**stored:
-            return top.bit_length(), True
-    return stored, False
-
-
 def refuse_dark_range(brightest: int, bits: int) -> None:
-    """Refuse an image whose samples use only the lowest part of their range.
+    """Refuse an image whose samples use only the lower half of their range.
 
     Raises
     ------
     Refusal
-        the brightest of its samples is below a quarter of the range
+        the file does not state its significant bits, and its brightest sample is too dark
     """
-    top = 2**bits - 1
-    if bits > 8 and 0 < brightest < LEAST_SHARE * top:
-        raise Refusal(
-            f"its samples of {bits} bits reach only {brightest} of {top}, and the file does not "
-            "state how many bits are significant; convert it to 8 bits per sample, or write "
-            f"SignificantBits (OME-XML) or MaxSampleValue (TIFF), e.g. {brightest.bit_length()} "
-            f"or {2 ** brightest.bit_length() - 1}"
-        )
+    if (why := unknown_range(brightest, bits)) is not None:
+        raise Refusal(why)
 
 
 def jpeg_is_ycbcr(data: bytes) -> bool | None:

@@ -1,8 +1,8 @@
 """Read TIFF files that OpenSlide does not support: OME-TIFF, QPTIFF, plain and striped files.
 
 tifffile describes the file and decodes tiles and strips, but only those that a window needs. The
-middle plane of a z-stack is read, and the first image of a time series. Channels are read only
-where they are red, green and blue.
+middle plane of a z-stack is read, and the first image of a time series, unless others are chosen.
+Channels are read only where they are red, green and blue.
 
 Decoded tiles are kept in a cache here. tifffile's zarr store (``aszarr``) would replace about 60
 lines, but needs more time: for a file of 4096 × 4096 px in windows of 640 px, 1.2 (strips) to 12
@@ -27,13 +27,20 @@ from numpy.typing import NDArray
 
 from wsi_pipeline.core.errors import one_line
 from wsi_pipeline.core.geometry import Box, paste
+from wsi_pipeline.core.sample_bits import tiff_bits
 from wsi_pipeline.slides.levels import fit_levels
-from wsi_pipeline.slides.readers import MAX_PX, MAX_TILE_PX, Choice, Header, Refusal
+from wsi_pipeline.slides.readers import (
+    MAX_PX,
+    MAX_TILE_PX,
+    Choice,
+    Header,
+    Refusal,
+    choose_number,
+)
 from wsi_pipeline.slides.tiff_colour import (
     JPEG,
     Colour,
     contradicted_by_tiles,
-    declared_bits,
     orientation_of,
     refuse_dark_range,
 )
@@ -50,7 +57,7 @@ PALETTE = 3
 PLAIN_KINDS = ("generic", "uniform", "shaped")
 """Kinds of series without a description of their levels."""
 OTHER_AXES = {"T": "time point", "I": "page", "Q": "page"}
-"""Axes of which the first image is read."""
+"""Axes of which the first image is read, unless another is chosen."""
 UPRIGHT = (0, 1)
 """Values of the tag Orientation of an image that is stored as it is shown."""
 SAMPLED = 3
@@ -86,7 +93,7 @@ class TiffReader:
         _check_complete(self._file)
         index, notes = _choose_series(self._file, choice.series)
         series = self._file.series[index]
-        chosen, read_plane, more = _choose_planes(series, choice.plane)
+        chosen, plane, time, more = _choose_planes(series, choice)
         levels = [_pages(level, chosen) for level in _images(self._file, index)]
         first = levels[0][0].keyframe
         levels = [pages for pages in levels if _alike(pages[0].keyframe, first)]
@@ -107,9 +114,10 @@ class TiffReader:
             bounds=Box(0, 0, first.imagewidth, first.imagelength),
             mpp=mpp,
             notes=(*notes, *more, *pyramid.notes, *about_size, *about_colour),
-            plane=read_plane,
+            plane=plane,
+            time=time,
         )
-        bits, stated = declared_bits(self._file, index, first)
+        bits, stated = tiff_bits(self._file, index, first)
         self._colour = Colour(first, len(chosen) * first.samplesperpixel, bits)
         if bits > 8 and not stated and first.photometric != PALETTE:
             refuse_dark_range(self._brightest(), bits)
@@ -298,8 +306,8 @@ def _images(file: Any, index: int) -> list[Any]:
     return levels
 
 
-def _choose_planes(series: Any, plane: int | None) -> tuple[list[int], int, tuple[str, ...]]:
-    """Return the pages of a series that make the image, its focal plane, and notes on the others.
+def _choose_planes(series: Any, choice: Choice) -> tuple[list[int], int, int, tuple[str, ...]]:
+    """Return the pages of a series that make the image, its focal plane and time point, and notes.
 
     The image is one page, or one for each of three channels.
     """
@@ -308,29 +316,21 @@ def _choose_planes(series: Any, plane: int | None) -> tuple[list[int], int, tupl
         raise Refusal(f"axes {series.axes} are not those of images")
     axes = series.axes[: len(series.axes) - len(frame.axes)]
     shape = series.shape[: len(axes)]
+    count = dict(zip(axes, shape, strict=True))
+    plane = choose_number(choice.plane, count.get("Z", 1), "focal plane")
+    several = next((axis for axis in axes if axis in OTHER_AXES and count[axis] > 1), "T")
+    time = choose_number(choice.time, count.get(several, 1), OTHER_AXES[several])
     where: list[Any] = []
-    notes = []
-    planes = dict(zip(axes, shape, strict=True)).get("Z", 1)
-    middle = planes // 2
-    if plane is not None and not 0 <= plane < planes:
-        raise Refusal(f"focal plane {plane} does not exist; the image has {planes}, from 0 on")
     for axis, size in zip(axes, shape, strict=True):
         if axis == "C" and size == 3 and frame.samplesperpixel == 1 and frame.dtype == np.uint8:
             where.append(slice(None))
-        elif axis == "Z" and size > 1:
-            where.append(middle if plane is None else plane)
-            chosen = "the middle one; --plane chooses another" if plane is None else "as chosen"
-            notes.append(f"focal plane {where[-1]} of {size} is read ({chosen})")
-        elif axis in OTHER_AXES and size > 1:
-            where.append(0)
-            notes.append(f"{OTHER_AXES[axis]} 0 of {size} is read")
-        elif size == 1:
-            where.append(0)
+        elif size == 1 or axis == "Z" or axis in OTHER_AXES:
+            where.append({"Z": plane.index, several: time.index}.get(axis, 0))
         else:
             raise Refusal(f"{size} {frame.dtype} planes along axis {axis} are not an RGB image")
     numbers = np.arange(np.prod(shape, dtype=int)).reshape(shape)[tuple(where)]
-    chosen_pages = [int(number) for number in np.atleast_1d(numbers)]
-    return chosen_pages, middle if plane is None else plane, tuple(notes)
+    pages = [int(number) for number in np.atleast_1d(numbers)]
+    return pages, plane.index, time.index, (*plane.notes, *time.notes)
 
 
 def _decode_jpeg(data: bytes, tables: bytes | None, ycbcr: bool) -> NDArray[np.uint8]:
