@@ -91,7 +91,7 @@ class OmeZarrReader:
     def _planes(self, array: Any, choice: Choice) -> tuple[dict[str, Any], tuple[str, ...]]:
         """Return the index of each axis but x and y, and notes on what is not read."""
         where: dict[str, Any] = {}
-        notes = []
+        notes: list[str] = []
         counts = dict(zip(self._axes, array.shape, strict=True))
         for axis, what, wanted in (
             ("z", "focal plane", choice.plane), ("t", "time point", choice.time),
