@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -16,7 +16,7 @@ from ..checkpoint import Card, save_checkpoint
 from .config import TrainConfig
 from .loop import Ema, Run
 
-__all__ = ["averaged_network", "training_record", "write_checkpoint"]
+__all__ = ["averaged_network", "learned_from", "training_record", "write_checkpoint"]
 
 
 def averaged_network(model: str, options: Mapping[str, Any], ema: Ema, device: str) -> nn.Module:
@@ -27,6 +27,28 @@ def averaged_network(model: str, options: Mapping[str, Any], ema: Ema, device: s
     network = entry.for_inference(network)
     network = network.to(device).to(memory_format=torch.channels_last)
     return network
+
+
+class _HasOrigin(Protocol):
+    @property
+    def origin(self) -> str: ...
+
+
+def learned_from(samples: Iterable[_HasOrigin], started_from: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what the card states as data: the sets, and pretrained weights that it started from.
+
+    Parameters
+    ----------
+    started_from
+        as `take_weights` returns it
+    """
+    sets = sorted({sample.origin for sample in samples})
+    if "pretrained" not in started_from:
+        return tuple(sets)
+    return (
+        f"through the weights that it started from: {started_from['pretrained']['file']}",
+        *sets,
+    )
 
 
 def training_record(

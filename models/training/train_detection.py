@@ -22,7 +22,7 @@ from .detection_crops import BoxCrops, WholeImages, resize_factor
 from .detection_data import BoxSample, class_names, load_box_set
 from .detection_validation import Found, best_score, compare, validate_boxes
 from .detector_config import DetectorTrainConfig
-from .finish import averaged_network, training_record, write_checkpoint
+from .finish import averaged_network, learned_from, training_record, write_checkpoint
 from .initial_weights import take_weights
 from .loop import Ema, Run, run_steps, seeded, stream
 from .normalise import Normal
@@ -219,7 +219,7 @@ def _finish(
         rule={"min_score": least, "min_small_score": least},
         options=options,
         stain=range_of_samples(samples, data.sets.chances),
-        data=tuple(sorted({s.origin for s in samples})),
+        data=learned_from(samples, started_from),
         licence=config.licence,
         training=record,
         metrics=validate_boxes(compared, data.classes),

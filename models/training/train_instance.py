@@ -18,7 +18,7 @@ from .coco import Split, show_left_out
 from .config import InstanceTrainConfig
 from .crops import InstanceCrops
 from .dense_pretraining import Dense, validate_dense
-from .finish import averaged_network, training_record, write_checkpoint
+from .finish import averaged_network, learned_from, training_record, write_checkpoint
 from .initial_weights import take_weights
 from .instance_data import CELL, InstanceSample, load_instance_set
 from .loop import Ema, Run, run_steps, seeded, stream
@@ -174,7 +174,7 @@ def _finish(
         mean=mean,
         std=std,
         options=options,
-        data=tuple(sorted({s.origin for s in data.samples})),
+        data=learned_from(data.samples, started_from),
         licence=config.licence,
         training=record,
         metrics=_measure_instances(config, options, run.ema, data.held, normal),

@@ -20,7 +20,7 @@ from .baseline_config import grow, stage_at
 from .coco import Split, show_left_out
 from .config import SemanticTrainConfig
 from .crops import Crops
-from .finish import averaged_network, training_record, write_checkpoint
+from .finish import averaged_network, learned_from, training_record, write_checkpoint
 from .initial_weights import take_weights
 from .loop import Ema, Run, run_steps, seeded, stream
 from .normalise import Normal
@@ -265,8 +265,11 @@ def _finish(
     stride, context_px = _grid(network)
     by_size = sorted([*data.held, *data.samples], key=lambda s: -min(s.labels.shape))
 
+    # On a GPU results of crops of other sizes differ in the last bits, so no halo would suffice.
+    on_cpu = averaged_network(config.model, options, run.ema, "cpu")
+
     def predict(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        return predict_image(network, entry.decode, image, config.device)
+        return predict_image(on_cpu, entry.decode, image, "cpu")
 
     card = Card(
         name=config.model,
@@ -282,7 +285,7 @@ def _finish(
         std=STD,
         options=options,
         stain=range_of_samples(data.samples, data.chances),
-        data=tuple(sorted({s.origin for s in data.samples})),
+        data=learned_from(data.samples, started_from),
         licence=config.licence,
         training=training_record(config, run, started_from, **_used(config, data)),
         metrics=metrics,

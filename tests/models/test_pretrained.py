@@ -1,11 +1,14 @@
 """Laws of starting from weights of torchvision: local files, each entry accounted for."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from tiny_networks import TINY, scene
 from torchvision.models import resnet18
 from torchvision.models.detection import maskrcnn_resnet50_fpn, maskrcnn_resnet50_fpn_v2
 from wsiseg_models.instance.network import donet, maskrcnn
+from wsiseg_models.training.finish import learned_from
 from wsiseg_models.training.pretrained import load_backbone, load_detector
 
 
@@ -91,3 +94,11 @@ def test_weights_that_do_not_serve_are_refused(tmp_path):
         load_backbone(network, path)
     with pytest.raises(ValueError, match="group norm"):
         load_backbone(maskrcnn(**TINY), path)
+
+
+def test_a_card_names_the_weights_that_a_training_started_from():
+    sets = [SimpleNamespace(origin=name) for name in ("b", "a", "b")]
+    assert learned_from(sets, {}) == ("a", "b")
+    assert learned_from(sets, {"initial": {"file": "x"}}) == ("a", "b")
+    (first, *rest) = learned_from(sets, {"pretrained": {"file": "w.pth (ImageNet)"}})
+    assert "w.pth (ImageNet)" in first and rest == ["a", "b"]
