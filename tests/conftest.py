@@ -43,6 +43,11 @@ def lock_compiled_functions() -> None:
 lock_compiled_functions()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the file of the longest tests, so that no process waits for them at the end."""
+    items.sort(key=lambda item: item.path.name != "test_documented_commands.py")
+
+
 @pytest.fixture(autouse=True, scope="session")
 def few_sprites() -> Iterator[None]:
     """Paint few sprites for a slide: painting them all takes seconds, and few tests need it."""

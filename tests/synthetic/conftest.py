@@ -1,4 +1,4 @@
-"""Slides as they are made for users, with all their sprites."""
+"""Slides as they are made for users, for the tests that compare them with recorded numbers."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 from wsi_pipeline.synthetic import placement
 
 
-@pytest.fixture(autouse=True, scope="module")
+@pytest.fixture
 def all_sprites(few_sprites: None) -> Iterator[None]:
-    """Undo what the other tests share."""
+    """Paint all sprites, as for users."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(placement, "SPRITES", 384)
         yield

@@ -131,7 +131,7 @@ def test_leukocytes_are_small_and_dark_where_the_truth_says(style, bank, name):
     assert 8 < np.median(um2) < 40
     pixels = render(plan, Box(0, 0, SIDE, SIDE)).mean(2)
     darker = []
-    for shape in shapes:
+    for shape in shapes[:: max(1, len(shapes) // 100)]:
         inner, outer = shape.buffer(-0.7), shape.buffer(8).difference(shape.buffer(4))
         if inner.area > 6:
             darker.append(_mean(pixels, inner) < _mean(pixels, outer))

@@ -76,7 +76,7 @@ def test_the_same_arguments_give_the_same_slide(plan, truth):
     assert len(np.unique(ids, axis=0)) == len(ids)
 
 
-def test_a_seed_gives_the_same_slide_in_every_version():
+def test_a_seed_gives_the_same_slide_in_every_version(all_sprites):
     """Numbers of version 0.1, with a tolerance for other processors and libraries."""
     plan = plan_slide(700, 600, mpp=0.5, seed=5, tissue=0.7)
     nuclei, cells = truth_objects(plan)
