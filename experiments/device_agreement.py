@@ -36,7 +36,7 @@ def start(slide: Path, out: Path, model: str, device: str, precision: str) -> su
     options = ["--model", model, "--device", device, "--precision", precision, "--quiet"]
     return subprocess.Popen(
         [sys.executable, "-m", "wsi_pipeline", "run", str(slide), "--out", str(out), *options],
-        stderr=subprocess.PIPE, text=True,
+        stderr=subprocess.PIPE, encoding="utf-8",
     )  # fmt: skip
 
 
