@@ -353,4 +353,7 @@ LIGHT: Mapping[str, Any] = MappingProxyType(
         "max_detections": 1000,
     }
 )
-"""Options of the checkpoints that ship: below 10 M parameters, trained from scratch on a CPU."""
+"""Options of small networks, below 10 M parameters, which a CPU can train from scratch.
+
+The checkpoints that ship have EfficientNet-Lite0 with frozen norms as trunk instead.
+"""
