@@ -87,11 +87,15 @@ def _judged(found: Instances, sample: InstanceSample, label: int) -> NDArray[np.
     if sample.unknown is None:
         return np.ones(len(found.boxes), bool)
     unknown = sample.unknown & (sample.count(label) == 0)
+    h, w = unknown.shape
     (x0, y0), (x1, y1) = np.floor(found.boxes[:, :2].T), np.ceil(found.boxes[:, 2:].T)
     corners = np.maximum(np.stack([x0, y0, x1, y1], 1), 0).astype(int)
-    parts = [unknown[b:d, a:c] for a, b, c, d in corners]
+    shares = [
+        unknown[b:d, a:c].mean() if a < min(c, w) and b < min(d, h) else 0.0
+        for a, b, c, d in corners
+    ]
     # A box in the padding of the image shows no pixel of it, so it counts nowhere.
-    return np.array([part.size > 0 and part.mean() <= 0.5 for part in parts], bool)
+    return np.asarray((np.array(shares) <= 0.5) & (corners[:, 0] < w) & (corners[:, 1] < h), bool)
 
 
 def validate_instances(
