@@ -35,6 +35,17 @@ def test_overlaps_by_hand():
     assert (table.area_a.tolist(), table.area_b.tolist()) == ([20, 8, 4], [16, 16])
 
 
+def test_more_instances_in_an_image_than_a_byte_counts():
+    """300 instances of 1 to 4 pixels, the last ten of which are missed."""
+    sides = np.random.default_rng(0).integers(1, 3, (300, 2))
+    corners = 4 * np.array([(k % 20, k // 20) for k in range(300)])
+    drawn = np.hstack([corners, corners + sides]).tolist()
+    truth, found = masks(*drawn, shape=(60, 80)), masks(*drawn[:290], shape=(60, 80))
+    assert truth.area.tolist() == sides.prod(1).tolist()
+    scores = score_class([found], [truth], cut=0.5, max_dets=1000)
+    assert (scores["recall"], scores["F1"]) == pytest.approx((290 / 300, 2 * 290 / 590))
+
+
 def test_ap_by_hand():
     """Right, wrong, right: precision 1 up to recall 0.5 (51 of 101 points), then 2/3."""
     found = masks((0, 0, 4, 4), (0, 6, 2, 8), (4, 0, 8, 4), scores=(0.9, 0.8, 0.7))

@@ -43,7 +43,9 @@ class Masks:
     @property
     def area(self) -> NDArray[np.float64]:
         """Number of pixels of each mask, float64 (k,)."""
-        return np.asarray(coco.area(list(self.rles)), np.float64).reshape(-1)
+        # One mask per call: coco.area writes the number of masks into a byte, and NumPy 2 refuses
+        # more than 255.
+        return np.array([coco.area(rle) for rle in self.rles], np.float64)
 
     @property
     def union(self) -> Rle:
