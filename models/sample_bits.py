@@ -7,23 +7,47 @@ evaluation use these functions, so that a file has the same pixels everywhere.
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["png_bits", "scale_samples", "tiff_bits", "unknown_range"]
+__all__ = ["ome_pixels", "png_bits", "scale_samples", "tiff_bits", "unknown_range"]
 
 LEAST_SHARE = 0.5
 """A bright-field image whose brightest sample is below this share of its range was scaled wrongly:
 its glass would be dark."""
 
 
+def ome_pixels(file: Any, index: int) -> list[Mapping[str, str]]:
+    """Return the attributes of the OME-XML element Pixels of a series.
+
+    tifffile leaves out images whose pixels are in no file. Then these are the elements with the
+    size of the series: none, one or several.
+
+    Parameters
+    ----------
+    file
+        the file, opened with tifffile
+    index
+        number of the series
+    """
+    nodes = ET.fromstring(file.ome_metadata).iter()
+    pixels = [node.attrib for node in nodes if node.tag.rpartition("}")[2] == "Pixels"]
+    if len(pixels) == len(file.series):
+        return [pixels[index]]
+    frame = file.series[index].keyframe
+    size = str(frame.imagewidth), str(frame.imagelength)
+    return [p for p in pixels if (p.get("SizeX"), p.get("SizeY")) == size]
+
+
 def tiff_bits(file: Any, index: int, page: Any) -> tuple[int, bool]:
     """Return the significant bits of a sample of a TIFF file, and whether the file states them.
 
-    OME-XML states them by SignificantBits, TIFF by the tag MaxSampleValue.
+    OME-XML states them by SignificantBits, TIFF by the tag MaxSampleValue. All stored bits are no
+    statement: many programs write that whatever the camera gave.
 
     Parameters
     ----------
@@ -36,13 +60,13 @@ def tiff_bits(file: Any, index: int, page: Any) -> tuple[int, bool]:
     """
     stored = int(np.max(page.bitspersample))
     if file.is_ome:
-        pixels = [n for n in ET.fromstring(file.ome_metadata).iter() if n.tag.endswith("}Pixels")]
-        stated = pixels[index].get("SignificantBits", "") if index < len(pixels) else ""
-        if stated.isdecimal() and 1 <= int(stated) <= stored:
+        found = {pixels.get("SignificantBits", "") for pixels in ome_pixels(file, index)}
+        stated = found.pop() if len(found) == 1 else ""
+        if stated.isdecimal() and 1 <= int(stated) < stored:
             return int(stated), True
     if "MaxSampleValue" in page.tags:
         top = int(np.max(page.tags["MaxSampleValue"].value))
-        if 0 < top < 2**stored:
+        if 0 < top < 2**stored - 1:
             return top.bit_length(), True
     return stored, False
 
@@ -60,7 +84,7 @@ def png_bits(path: Path) -> int | None:
             size, kind = int.from_bytes(chunk[:4], "big"), chunk[4:]
             if kind == b"sBIT":
                 bits = max(file.read(size), default=0)
-                return bits if bits <= 16 else 0
+                return bits if bits < 16 else 0
             if kind == b"IDAT":
                 break
             file.seek(size + 4, 1)

@@ -119,7 +119,7 @@ def _in_path(path: Path, recursive: bool, images: bool) -> list[SlideRequest]:
     if not found.slides:
         raise UsageError(
             f"{path} has no slide in it ({' '.join(SLIDE_SUFFIXES)} .zarr); name files of other "
-            f"kinds, e.g. '{path / '*.jp2'}', add --images for photographs, or --recursive"
+            f"kinds, e.g. '{path / '*.btf'}', add --images for photographs, or --recursive"
         )
     found.log(str(path))
     return [SlideRequest(slide) for slide in found.slides]

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
-from wsiseg_models.sample_bits import png_bits, scale_samples, tiff_bits, unknown_range
+from wsiseg_models.sample_bits import (
+    ome_pixels,
+    png_bits,
+    scale_samples,
+    tiff_bits,
+    unknown_range,
+)
 
-__all__ = ["png_bits", "scale_samples", "tiff_bits", "unknown_range"]
+__all__ = ["ome_pixels", "png_bits", "scale_samples", "tiff_bits", "unknown_range"]

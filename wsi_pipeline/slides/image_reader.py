@@ -64,6 +64,7 @@ class ImageReader:
         try:
             with self._open() as image:
                 turn = image.getexif().get(ORIENTATION, 1)
+                frames = int(getattr(image, "n_frames", 1))
                 self._pixels: NDArray[np.uint8] | None = _upright(_rgb(image, path), turn)
         except Refusal:
             raise
@@ -77,7 +78,10 @@ class ImageReader:
             make_levels([(width, height)]),
             Box(0, 0, width, height),
             background=_glass(self._pixels),
-            notes=(f"turned upright: its EXIF orientation is {turn}",) * (turn in TURNS),
+            notes=(
+                *(f"turned upright: its EXIF orientation is {turn}",) * (turn in TURNS),
+                *(f"image 0 of {frames} is read",) * (frames > 1),
+            ),
         )
 
     def _open(self) -> Image.Image:

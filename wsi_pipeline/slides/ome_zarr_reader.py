@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from wsi_pipeline.slides.tiff_pixel_size import unit_of
 
 __all__ = ["OmeZarrReader", "is_ome_zarr"]
 
-_UNITS = {"micrometer": "µm", "nanometer": "nm", "millimeter": "mm", "angstrom": "Å", "meter": "m"}
+FIRST_AXES = "tczyx"
+"""Axes of the versions 0.1 and 0.2, which do not state them."""
 METADATA = (".zattrs", ".zgroup", "zarr.json")
 
 
@@ -53,14 +55,16 @@ class OmeZarrReader:
         root = zarr.open_group(path, mode="r")
         images = _images(root)
         if not images:
-            raise Refusal("its metadata has no multiscales")
+            plate = "; it is a plate, give the folder of a well or field" * ("plate" in root.attrs)
+            raise Refusal(f"its metadata has no multiscales{plate}")
         wanted = 0 if choice.series is None else choice.series
-        if wanted >= len(images):
-            raise Refusal(f"series {wanted} does not exist; the folder has {len(images)}")
+        if not 0 <= wanted < len(images):
+            raise Refusal(
+                f"series {wanted} does not exist; the folder has {len(images)}, from 0 on"
+            )
         group, about = images[wanted]
         axes = [str(a["name"] if isinstance(a, dict) else a).lower() for a in about["axes"]]
-        datasets = about["datasets"]
-        arrays = [_array(group, d["path"]) for d in datasets]
+        datasets, arrays, missing = _levels(group, about, axes)
         if len(axes) != arrays[0].ndim or not {"x", "y"} <= set(axes):
             raise Refusal(f"axes {''.join(axes)} are not those of its array {arrays[0].shape}")
         self._axes = axes
@@ -77,12 +81,12 @@ class OmeZarrReader:
             levels=pyramid.levels,
             bounds=Box(0, 0, *sizes[0]),
             mpp=mpp,
-            notes=(*notes, *pyramid.notes, *more_notes),
+            notes=(*notes, *missing, *pyramid.notes, *more_notes, *_missing_chunks(arrays[0])),
             plane=self._where["z"],
             time=self._where["t"],
         )
         self._bits = _check_samples(arrays[0], about)
-        if self._bits > 8 and not _window_top(about):
+        if self._bits == 16:
             level = self.header.levels[-1]
             side = min(1024, level.width), min(1024, level.height)
             refuse_dark_range(int(self._stored(len(pyramid.levels) - 1, Box(0, 0, *side)).max()),
@@ -140,24 +144,59 @@ class OmeZarrReader:
 def _images(root: Any) -> list[tuple[Any, Mapping[str, Any]]]:
     """Return the images of a folder: its own, or those of its numbered groups."""
 
-    def own(group: Any) -> Mapping[str, Any] | None:
+    def own(group: Any) -> list[tuple[Any, Mapping[str, Any]]]:
         attributes = dict(group.attrs)
-        attributes = {**attributes, **attributes.get("ome", {})}
-        found = attributes.get("multiscales")
-        if not found:
-            return None
-        return {**found[0], "omero": attributes.get("omero", {})}
+        attributes = {**attributes, **(attributes.get("ome") or {})}
+        omero = attributes.get("omero") or {}
+        return [
+            (group, {"axes": FIRST_AXES, **about, "omero": omero})
+            for about in attributes.get("multiscales") or []
+        ]
 
-    if (about := own(root)) is not None:
-        return [(root, about)]
+    if images := own(root):
+        return images
     numbered = sorted((name for name, _ in root.groups() if name.isdecimal()), key=int)
-    return [(root[name], about) for name in numbered if (about := own(root[name])) is not None]
+    return [image for name in numbered for image in own(root[name])]
+
+
+def _levels(
+    group: Any, about: Mapping[str, Any], axes: list[str]
+) -> tuple[list[Mapping[str, Any]], list[Any], tuple[str, ...]]:
+    """Return datasets and arrays of an image, the largest first, and notes on those not there."""
+    found, missing = [], []
+    for number, dataset in enumerate(about.get("datasets") or []):
+        path = _inside(str(dataset["path"]))
+        if path not in group and number:
+            missing.append(f"level {path!r} of its metadata is not in the folder")
+        else:
+            found.append((dataset, _array(group, path)))
+    if not found:
+        raise Refusal("its metadata names no datasets")
+    if all(array.ndim == len(axes) for _, array in found):
+        found.sort(key=lambda pair: -_size(axes, pair[1])[0])
+    return [dataset for dataset, _ in found], [array for _, array in found], tuple(missing)
+
+
+def _missing_chunks(array: Any) -> tuple[str, ...]:
+    """Return a note on the chunks that were never written, or that were lost."""
+    missing = array.nchunks - array.nchunks_initialized
+    if not missing:
+        return ()
+    return (f"{missing} of {array.nchunks} chunks are not there; they have the value "
+            f"{array.fill_value}, as its metadata states",)  # fmt: skip
+
+
+def _inside(path: str) -> str:
+    """Return the path of a dataset, which may not lie outside the folder."""
+    if path.startswith("/") or ".." in path.split("/"):
+        raise Refusal(f"dataset {path!r} lies outside the folder")
+    return path
 
 
 def _array(group: Any, path: str) -> Any:
-    """Return an array of the group; it may not lie outside the folder."""
-    if path.startswith("/") or ".." in path.split("/"):
-        raise Refusal(f"dataset {path!r} lies outside the folder")
+    """Return an array of the group."""
+    if path not in group:
+        raise Refusal(f"dataset {path!r} is not in the folder; copy it again")
     array = group[path]
     if not hasattr(array, "chunks"):
         raise Refusal(f"dataset {path!r} is no array")
@@ -173,9 +212,9 @@ def _size(axes: list[str], array: Any) -> tuple[int, int]:
 
 def _window_top(about: Mapping[str, Any]) -> int:
     """Return the largest possible sample that the channels state, or 0."""
-    channels = about.get("omero", {}).get("channels", [])
-    tops = [int(c.get("window", {}).get("max", 0)) for c in channels if isinstance(c, dict)]
-    return max(tops, default=0)
+    channels = about["omero"].get("channels") or []
+    windows = [c.get("window") or {} for c in channels if isinstance(c, dict)]
+    return max((int(window.get("max") or 0) for window in windows), default=0)
 
 
 def _check_samples(array: Any, about: Mapping[str, Any]) -> int:
@@ -195,13 +234,16 @@ def _pixel_size(
     for axis in "xy":
         entry = about["axes"][axes.index(axis)]
         stated = entry.get("unit") if isinstance(entry, dict) else None
-        scale = 1.0
-        for holder in (about, dataset):
-            for one in holder.get("coordinateTransformations", []):
-                if one.get("type") == "scale":
-                    scale *= float(one["scale"][axes.index(axis)])
-        unit = unit_of(_UNITS.get(str(stated), str(stated))) if stated else None
+        scales = [
+            one.get("scale")
+            for holder in (about, dataset)
+            for one in holder.get("coordinateTransformations") or []
+            if one.get("type") == "scale"
+        ]
+        unit = unit_of(str(stated)) if stated else None
         if unit is None:
             return None, ((f"unit {stated} of axis {axis} is no length",) if stated else ())
-        sizes.append(scale * unit)
+        if not scales or any(not isinstance(s, list) or len(s) != len(axes) for s in scales):
+            return None, ("its metadata state no scale of each axis, so no pixel size",)
+        sizes.append(math.prod(float(scale[axes.index(axis)]) for scale in scales) * unit)
     return Mpp(sizes[0], sizes[1], "metadata"), ()

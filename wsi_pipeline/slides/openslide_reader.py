@@ -23,7 +23,6 @@ from wsi_pipeline.slides.readers import (
     Header,
     Level,
     Refusal,
-    plausible_mpp,
 )
 from wsi_pipeline.slides.resample import flatten
 
@@ -55,7 +54,8 @@ class OpenSlideReader:
         except openslide.OpenSlideUnsupportedFormatError as error:
             raise Refusal(one_line(error)) from error
         except openslide.OpenSlideError as error:
-            if "TIFF compression" in str(error):  # tifffile reads more of them
+            # tifffile reads more compressions, and images of 1 bit, which need no such tag.
+            if any(text in str(error) for text in ("TIFF compression", "required TIFF tag: 258")):
                 raise Refusal(one_line(error)) from error
             raise SlideFormatError(
                 f"{path.name} is damaged or not supported ({one_line(error)}); "
@@ -153,8 +153,7 @@ def _openslide_header(path: Path, handle: Any) -> tuple[Header, tuple[int, ...]]
     notes: tuple[str, ...] = ()
     kept = tuple(range(len(levels)))
     if vendor == "generic-tiff":
-        check_plain_tiff(path, sizes[0])
-        mpp, notes = plausible_mpp(mpp)
+        mpp, notes = check_plain_tiff(path, sizes[0])
         pyramid = fit_levels(sizes, _tile_sizes(handle))
         if pyramid.padded:
             raise Refusal("its reduced levels are padded")

@@ -8,8 +8,10 @@ import numpy as np
 import tifffile
 
 from wsi_pipeline.core.errors import one_line
+from wsi_pipeline.core.pixel_size import Mpp
 from wsi_pipeline.slides.readers import Refusal
 from wsi_pipeline.slides.tiff_colour import contradicted_by_tiles, orientation_of
+from wsi_pipeline.slides.tiff_pixel_size import tiff_pixel_size
 
 __all__ = ["check_plain_tiff"]
 
@@ -17,10 +19,14 @@ LIBTIFF = (1, 5, 7, 8, 32773, 32946)
 """Values of the tag Compression that OpenSlide reads wherever it was built: none, LZW, JPEG,
 Deflate and PackBits."""
 UNSIGNED = 1
+RGB, YCBCR = 2, 6
+ALPHA = ((1,), (2,))
 
 
-def check_plain_tiff(path: Path, size: tuple[int, int]) -> None:
+def check_plain_tiff(path: Path, size: tuple[int, int]) -> tuple[Mpp | None, tuple[str, ...]]:
     """Refuse a file with pixels that tifffile reads rightly, or that it refuses with a reason.
+
+    Return the pixel size of the others, and notes: OpenSlide reads fewer statements of it.
 
     Parameters
     ----------
@@ -32,7 +38,8 @@ def check_plain_tiff(path: Path, size: tuple[int, int]) -> None:
     Refusal
         OpenSlide mirrors each tile of a turned image by itself; it takes 16-bit samples as if all
         bits were significant; it follows the tag where the tiles state another colour model; it
-        lacks some compressions; it takes a small first image for the slide
+        lacks some compressions; it takes a small first image for the slide; it takes a fourth
+        sample of any meaning for alpha; it takes images of other samples for levels
     """
     try:
         with tifffile.TiffFile(path) as tiff:
@@ -41,10 +48,12 @@ def check_plain_tiff(path: Path, size: tuple[int, int]) -> None:
                 if p.is_tiled and (p.imagewidth, p.imagelength) == size
             )  # fmt: skip
             reason = _reason(tiff, page)
+            found = tiff_pixel_size(tiff, 0, page)
     except Exception as error:
         raise Refusal(one_line(error)) from error
     if reason:
         raise Refusal(reason)
+    return found
 
 
 def _reason(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> str | None:
@@ -55,9 +64,19 @@ def _reason(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> str | None:
         return "samples of other than 8 bits are read by tifffile"
     if orientation_of(page) != 1:
         return f"Orientation {orientation_of(page)}"
+    extra = tuple(int(kind) for kind in page.extrasamples)
+    if extra and (extra not in ALPHA or int(page.photometric) not in (RGB, YCBCR)):
+        return "further samples are read by tifffile"
+    if any(p.is_tiled and p.is_reduced and _samples(p) != _samples(page) for p in tiff.pages):
+        return "its reduced images have other samples"
     area = page.imagewidth * page.imagelength
     if any(p.imagewidth * p.imagelength >= area for p in tiff.pages if p.index != page.index):
         return "another image of the file is as large"
     if contradicted_by_tiles(tiff, page) is not None:
         return "its tag and its tiles state different colour models"
     return None
+
+
+def _samples(page: tifffile.TiffPage) -> tuple[object, ...]:
+    """Return what the levels of a slide have in common."""
+    return page.dtype, page.samplesperpixel, orientation_of(page)

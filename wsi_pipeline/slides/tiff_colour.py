@@ -54,6 +54,11 @@ class Colour:
         self._alpha = bool(extra) and extra[0] in (1, 2)  # 0 is an unspecified sample
         self._premultiplied = extra[:1] == (ASSOCIATED_ALPHA,)
         photometric = int(page.photometric)
+        if self._colours == 1 and extra[:1] == (0,):
+            raise Refusal(
+                f"{samples} samples of which the file calls only one a colour are not RGB; write "
+                "them with PhotometricInterpretation RGB if they are"
+            )
         known = {1: GREY + PALETTE, 3: COLOUR}.get(self._colours, ())
         if photometric not in known or page.dtype is None or page.dtype.kind not in "ub":
             raise Refusal(

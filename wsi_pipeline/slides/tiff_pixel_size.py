@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-import xml.etree.ElementTree as ET
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 from wsi_pipeline.core.pixel_size import Mpp
+from wsi_pipeline.core.sample_bits import ome_pixels
 from wsi_pipeline.slides.readers import plausible_mpp
 
 __all__ = ["UNITS", "number_of", "tiff_pixel_size", "unit_of"]
@@ -25,11 +26,15 @@ UNITS = MappingProxyType(
 """Every unit of length of the OME schema (UnitsLength, 2016-06) → µm. Its "pixel" and
 "reference frame" are no lengths."""
 _ALIASES = {
-    "um": "µm", "micron": "µm", "microns": "µm", "micrometer": "µm", "micrometers": "µm",
-    "micrometre": "µm", "micrometres": "µm", "inch": "in", "inches": "in", "cm.": "cm",
-    "nanometer": "nm", "nanometers": "nm", "millimeter": "mm", "millimeters": "mm",
-    "centimeter": "cm", "centimeters": "cm", "meter": "m", "meters": "m", "angstrom": "Å",
+    "um": "µm", "micron": "µm", "inch": "in", "inches": "in", "cm.": "cm", "angstrom": "Å",
+    "foot": "ft", "feet": "ft", "yard": "yd", "mile": "mi", "parsec": "pc",
 }  # fmt: skip
+_NAMES = {
+    "yotta": "Y", "zetta": "Z", "exa": "E", "peta": "P", "tera": "T", "giga": "G", "mega": "M",
+    "kilo": "k", "hecto": "h", "deca": "da", "": "", "deci": "d", "centi": "c", "milli": "m",
+    "micro": "µ", "nano": "n", "pico": "p", "femto": "f", "atto": "a", "zepto": "z", "yocto": "y",
+}  # fmt: skip
+"""Prefixes as they are written out, e.g. in OME-Zarr: "micrometer"."""
 _NUMBER = r"[-+]?(?:\d+(?:[.,]\d*)?|[.,]\d+)(?:[eE][-+]?\d+)?"
 
 
@@ -40,13 +45,17 @@ def unit_of(text: str | None) -> float | None:
     --------
     >>> unit_of("microns"), unit_of("\\u00B5m"), unit_of("μm"), unit_of("mm"), unit_of("pixel")
     (1.0, 1.0, 1.0, 1000.0, None)
+    >>> unit_of("micrometre"), unit_of("picometers")
+    (1.0, 1e-06)
     """
     name = (text or "").strip()
     if "\\u" in name:  # ImageJ writes characters beyond ASCII in this way
         name = re.sub(r"\\u([0-9a-fA-F]{4})", lambda code: chr(int(code[1], 16)), name)
     name = name.replace("\u03bc", "\u00b5")  # the Greek letter and the sign for micro
-    name = _ALIASES.get(name.lower(), name)
-    return UNITS.get(name)
+    plain = name.lower().removesuffix("s")
+    if (long := re.fullmatch(r"([a-z]*)met(?:er|re)", plain)) and long[1] in _NAMES:
+        return UNITS[f"{_NAMES[long[1]]}m"]
+    return UNITS.get(_ALIASES.get(name.lower(), _ALIASES.get(plain, name)))
 
 
 def number_of(text: str | None) -> float | None:
@@ -72,7 +81,7 @@ def tiff_pixel_size(file: Any, index: int, page: Any) -> tuple[Mpp | None, tuple
         first page of the series
     """
     if file.is_ome:
-        mpp, notes = _of_ome(file.ome_metadata, index)
+        mpp, notes = _of_ome(ome_pixels(file, index))
         if mpp is not None or notes:
             return mpp, notes
     described = re.search(rf"\|\s*MPP\s*=\s*({_NUMBER})\s*(?:\||$)", page.description)
@@ -90,15 +99,20 @@ def tiff_pixel_size(file: Any, index: int, page: Any) -> tuple[Mpp | None, tuple
     return plausible_mpp(Mpp(unit / per_unit[0], unit / per_unit[1], "metadata"))
 
 
-def _of_ome(text: str, index: int) -> tuple[Mpp | None, tuple[str, ...]]:
-    """Return the pixel size of the OME image at `index`; without Y, pixels are as high as wide."""
-    pixels = [node for node in ET.fromstring(text).iter() if node.tag.endswith("}Pixels")]
-    if index >= len(pixels):
-        return None, ()
+def _of_ome(images: Sequence[Mapping[str, str]]) -> tuple[Mpp | None, tuple[str, ...]]:
+    """Return the pixel size of OME images that agree; without Y, pixels are as high as wide."""
+    found = {_of_pixels(pixels) for pixels in images}
+    if len(found) > 1:
+        return None, ("its OME-XML states several pixel sizes for images of this size; ignored",)
+    return found.pop() if found else (None, ())
+
+
+def _of_pixels(pixels: Mapping[str, str]) -> tuple[Mpp | None, tuple[str, ...]]:
+    """Return the pixel size of an element Pixels, and notes."""
     sizes: dict[str, float] = {}
     for axis in "XY":
-        stated = pixels[index].get(f"PhysicalSize{axis}")
-        unit = pixels[index].get(f"PhysicalSize{axis}Unit", "µm")
+        stated = pixels.get(f"PhysicalSize{axis}")
+        unit = pixels.get(f"PhysicalSize{axis}Unit", "µm")
         if stated is None:
             continue
         size, length = number_of(stated), unit_of(unit)

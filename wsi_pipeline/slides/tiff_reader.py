@@ -96,7 +96,10 @@ class TiffReader:
         chosen, plane, time, more = _choose_planes(series, choice)
         levels = [_pages(level, chosen) for level in _images(self._file, index)]
         first = levels[0][0].keyframe
-        levels = [pages for pages in levels if _alike(pages[0].keyframe, first)]
+        unlike = [pages for pages in levels if not _alike(pages[0].keyframe, first)]
+        levels = [pages for pages in levels if pages not in unlike]
+        if unlike:
+            notes += (f"{len(unlike)} reduced images left out: other samples than the slide",)
         frames = [pages[0].keyframe for pages in levels]
         tiles = [(f.tilewidth, f.tilelength) if f.is_tiled else None for f in frames]
         pyramid = fit_levels([(f.imagewidth, f.imagelength) for f in frames], tiles)
@@ -275,7 +278,10 @@ def _choose_series(file: Any, wanted: int | None) -> tuple[int, tuple[str, ...]]
             f"series {wanted} does not exist; the file has "
             + (f"0 to {len(pictures) - 1}" if len(pictures) > 1 else "series 0 only")
         )
-    sizes = [p.keyframe.imagewidth * p.keyframe.imagelength for p in pictures]
+    sizes = [
+        0 if p.keyframe.is_mask else p.keyframe.imagewidth * p.keyframe.imagelength
+        for p in pictures
+    ]
     index = int(np.argmax(sizes)) if wanted is None else wanted
     used = {id(level.pages[0]) for level in _images(file, index)}
     others = [p for p in pictures if id(p.pages[0]) not in used]
@@ -346,7 +352,10 @@ def _pages(level: Any, chosen: list[int]) -> list[Any]:
     pages = [level.pages[number] for number in chosen]
     for page in pages:
         if page is None:
-            raise Refusal("a plane of the image is missing")
+            raise Refusal(
+                "this focal plane or time point is not in the file; choose another by --plane "
+                "or --time"
+            )
         frame = page.keyframe
         chunk_px = (
             frame.tilewidth * frame.tilelength
@@ -360,4 +369,5 @@ def _pages(level: Any, chosen: list[int]) -> list[Any]:
 
 def _alike(a: Any, b: Any) -> bool:
     names = ("dtype", "photometric", "samplesperpixel", "bitspersample")
-    return all(getattr(a, name) == getattr(b, name) for name in names)
+    same = all(getattr(a, name) == getattr(b, name) for name in names)
+    return same and orientation_of(a) == orientation_of(b)
