@@ -90,6 +90,8 @@ def scaled_rle(segmentation: Any, image_shape: tuple[int, int], shape: tuple[int
 
 def _rings(polygons: Sequence[Any], shape: tuple[int, int]) -> list[NDArray[np.float64]]:
     """Return the points (n, 2) of each polygon, checked for an image of `shape` (h, w)."""
+    if any(isinstance(polygon, dict) for polygon in polygons):
+        raise ValueError("an RLE lies in a list; give each annotation one, without the brackets")
     rings = [np.asarray(polygon, float).ravel() for polygon in polygons]
     if not rings or any(ring.size < 6 or not np.isfinite(ring).all() for ring in rings):
         raise ValueError(
@@ -104,6 +106,8 @@ def _rings(polygons: Sequence[Any], shape: tuple[int, int]) -> list[NDArray[np.f
             raise ValueError(
                 f"a coordinate is {largest:g} pixels away from an image of {shape[1]} x {shape[0]}"
             )
+        if ring.min() >= 0 and 0 < largest <= 1 < min(shape):
+            raise ValueError("all its coordinates lie between 0 and 1; give them in pixels")
     return [ring.reshape(-1, 2) for ring in rings]
 
 
@@ -145,7 +149,10 @@ def run_lengths(segmentation: Any, shape: tuple[int, int]) -> NDArray[np.int64]:
         not an RLE, one of another size than `shape` (h, w), or runs that do not fill it
     """
     if not isinstance(segmentation, dict) or "counts" not in segmentation:
-        raise ValueError("its segmentation is neither polygons nor RLE")
+        raise ValueError(
+            "its segmentation is neither polygons nor RLE; draw its outline, or remove the "
+            "annotation"
+        )
     size = tuple(segmentation.get("size", shape))
     if size != tuple(shape):
         raise ValueError(f"its mask has {size} and its image {tuple(shape)} rows and columns")

@@ -10,6 +10,7 @@ import threading
 import unicodedata
 import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -45,13 +46,23 @@ def find_image(folder: Path, name: str) -> Path:
     return folder / plain
 
 
-def _header(path: Path) -> tuple[tuple[int, int], int] | None:
-    """Return width and height as stored, and the orientation; None where Pillow has no reader."""
+class _Header(NamedTuple):
+    """Width and height as stored, the orientation, and whether 8-bit pixels are transparent."""
+
+    size: tuple[int, int]
+    orientation: int
+    clear: bool
+
+
+def _header(path: Path) -> _Header | None:
+    """Return what the head of an image states; None where Pillow has no reader."""
     with _HEADERS, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about large images and odd tags
         try:
             with Image.open(path) as image:
-                return image.size, int(image.getexif().get(ORIENTATION) or 1)
+                clear = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+                turn = int(image.getexif().get(ORIENTATION) or 1)
+                return _Header(image.size, turn, clear and image.format in ("PNG", "WEBP"))
         except (OSError, ValueError, TypeError, SyntaxError, Image.DecompressionBombError):
             return None
 
@@ -68,15 +79,15 @@ def image_shape(path: Path) -> tuple[int, int]:
     if header is None:
         height, width = read_image(path).shape[:2]
         return height, width
-    (width, height), orientation = header
-    return (width, height) if orientation in range(5, 9) else (height, width)
+    width, height = header.size
+    return (width, height) if header.orientation in range(5, 9) else (height, width)
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
     """Read an image file as RGB uint8 (h, w, 3), upright.
 
-    Values of 16 bits are scaled by the bits that the file states to be significant, as in slides;
-    without a statement, by 16.
+    What is transparent is white, as in slides. Values of 16 bits are scaled by the bits that the
+    file states to be significant, as in slides; without a statement, by 16.
 
     Raises
     ------
@@ -86,11 +97,13 @@ def read_image(path: Path) -> NDArray[np.uint8]:
         stored turned
     """
     header = _header(path)
+    if header is not None and header.clear:
+        return _upright(_on_white(path), header.orientation)
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH
     orientation = 1
     if header is not None:
         flags |= cv2.IMREAD_IGNORE_ORIENTATION
-        orientation = header[1]
+        orientation = header.orientation
     image, bits = None, 0
     if path.suffix.lower() in (".tif", ".tiff"):
         if orientation != 1:
@@ -108,29 +121,75 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     return _upright(_eight_bits(image, bits, path), orientation)
 
 
+def _on_white(path: Path) -> NDArray[np.uint8]:
+    """Return a PNG or WebP with transparent pixels on white, as a slide is read."""
+    bits = png_bits(path)
+    if bits is None:
+        with Image.open(path) as image:
+            rgba = np.asarray(image.convert("RGBA"))
+    else:
+        stored = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        if stored is None or stored.ndim != 3 or stored.shape[2] != 4:
+            raise ValueError(f"{path} is neither RGB nor grey; convert it to 8 bits per channel")
+        colours = _eight_bits(stored[..., 2::-1], bits, path)
+        rgba = np.dstack([colours, scale_samples(stored[..., 3], bits or 16)])
+    return _flatten(rgba)
+
+
+def _flatten(rgba: NDArray[np.generic], *, premultiplied: bool = False) -> NDArray[np.uint8]:
+    """Return RGBA (h, w, 4) on white; colours may already be multiplied by alpha."""
+    wide = rgba.astype(np.uint32)
+    colours, alpha = wide[..., :3], wide[..., 3:]
+    share = 255 if premultiplied else alpha
+    mixed = (colours * share + 255 * (255 - alpha) + 127) // 255
+    return np.minimum(mixed, 255).astype(np.uint8)
+
+
 def _deep_tiff(path: Path) -> tuple[NDArray[np.generic] | None, int]:
-    """Return the pixels (h, w, 3) of a TIFF of more than 8 bits, and its significant bits.
+    """Return the pixels (h, w, 3) of a TIFF with deep or further samples, and significant bits.
 
     None for any other file; 0 bits where it does not state them. OpenCV 5.0 reads unallocated
-    memory instead of such a file in colour.
+    memory instead of more than 8 bits in colour, and makes what is transparent black.
     """
     try:
         with tifffile.TiffFile(path) as file:
             page = file.pages.first
-            if page.dtype is None or page.dtype.itemsize == 1:
-                return None, 0
-            pixels = page.asarray()
-            bits, stated = tiff_bits(file, 0, page)
+            largest = max(p.imagewidth * p.imagelength for p in file.pages)
+            if page.dtype is None or (page.dtype.itemsize == 1 and not page.extrasamples):
+                pixels, bits = None, 0
+            else:
+                pixels = page.asarray()
+                bits, stated = tiff_bits(file, 0, page)
+                bits *= stated
     except (OSError, ValueError, RuntimeError):  # OpenCV may read it, or is the one to refuse it
         return None, 0
+    if page.imagewidth * page.imagelength < largest:
+        raise ValueError(f"{path}: its first image is not its largest; save that one alone")
+    return (pixels, 0) if pixels is None else (_colours_of(pixels, page, bits, path), bits)
+
+
+def _colours_of(
+    pixels: NDArray[np.generic], page: tifffile.TiffPage, bits: int, path: Path
+) -> NDArray[np.generic]:
+    """Return the colours (h, w, 3) of the samples of a page; what is transparent is white."""
     if pixels.ndim == 3 and page.planarconfig == 2:
         pixels = np.moveaxis(pixels, 0, 2)
     if pixels.ndim == 2:
-        pixels = np.stack([pixels] * 3, 2)
+        pixels = pixels[..., None]
+    extra = tuple(int(kind) for kind in page.extrasamples)
+    colours = pixels[..., : pixels.shape[-1] - len(extra)]
     plain = page.photometric in (tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.MINISBLACK)
-    if pixels.ndim != 3 or pixels.shape[2] not in (3, 4) or not plain:
+    unclear = colours.shape[-1] == 1 and extra[:1] == (0,)
+    if pixels.ndim != 3 or colours.shape[2] not in (1, 3) or not plain or unclear:
         raise ValueError(f"{path} is neither RGB nor grey; convert it to 8 bits per channel")
-    return np.asarray(pixels[..., :3]), bits if stated else 0
+    rgb = np.repeat(colours, 3, 2) if colours.shape[2] == 1 else colours
+    if extra[:1] not in ((1,), (2,)):
+        return np.asarray(rgb)
+    alpha = pixels[..., colours.shape[2]]
+    if alpha.dtype != np.uint8:
+        alpha = scale_samples(alpha, bits or 16)
+    rgba = np.dstack([_eight_bits(rgb, bits, path), alpha])
+    return _flatten(rgba, premultiplied=extra[0] == 1)
 
 
 def _eight_bits(image: NDArray[np.generic], bits: int, path: Path) -> NDArray[np.uint8]:

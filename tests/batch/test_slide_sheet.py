@@ -213,3 +213,26 @@ def test_links_in_circles_end(tmp_path):
 def test_a_slide_that_is_a_folder_is_named_alone(tmp_path):
     touch(tmp_path, "z.zarr/zarr.json")
     assert names(find_slides([str(tmp_path / "z.zarr")])) == ["z.zarr"]
+
+
+@pytest.mark.parametrize("column", ["mpp", "MPP (µm)", "mpp [um/px]", "mpp(micrometer per pixel)"])
+@pytest.mark.parametrize("cell", ["0.25", "0,25 µm", "0.25um/px", "2.5e-1 microns"])
+@pytest.mark.parametrize("above", ["", "# made by hand; not checked\n# 2026\n"])
+def test_the_unit_of_the_pixel_size_may_be_written(tmp_path, column, cell, above):
+    touch(tmp_path, "a.svs")
+    (tmp_path / "s.csv").write_text(f"{above}slide;{column}\na.svs;{cell}\n", encoding="utf-8")
+    assert [slide.mpp for slide in find_slides([str(tmp_path / "s.csv")])] == [0.25]
+
+
+@pytest.mark.parametrize("column", ["mpp (nm)", "mpp_x", "mppx"])
+def test_a_pixel_size_that_is_not_understood_is_not_passed_over(tmp_path, column):
+    touch(tmp_path, "a.svs")
+    sheet = tmp_path / "s.csv"
+    sheet.write_text(f"slide,{column}\na.svs,250\n")
+    with pytest.raises(UsageError, match="name it 'mpp', with µm per pixel"):
+        find_slides([str(sheet)])
+    sheet.write_text(f"slide,{column},mpp\na.svs,250,0.25\n")
+    assert [slide.mpp for slide in find_slides([str(sheet)])] == [0.25]
+    sheet.write_text("slide,mpp\na.svs,250 nm\n")
+    with pytest.raises(UsageError, match="mpp '250 nm' is not a number"):
+        find_slides([str(sheet)])

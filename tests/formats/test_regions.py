@@ -137,7 +137,15 @@ def test_cores_are_regions_where_nothing_is_annotated(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["Ignore*", "Ignore", "ignore*", "Ignore*: dust", {"names": ["Ignore*", "dust"]}]
+    "name",
+    [
+        "Ignore*",
+        "Ignore",
+        "ignore*",
+        "Ignore*: dust",
+        "Cell: Ignore*",
+        {"names": ["Ignore*", "dust"]},
+    ],
 )
 def test_ignored_areas_are_cut_out(tmp_path, name):
     hole = polygon([[2, 2], [4, 2], [4, 4], [2, 4], [2, 2]])
@@ -184,3 +192,24 @@ def test_objects_belong_to_the_region_with_their_centroid():
     roi = shapely.union_all([shapely.box(0, 0, 12, 100), shapely.box(92, 0, 200, 100)])
     kept = ObjectFilter(everywhere, roi).select(objects)
     assert np.array_equal(kept.ids, objects.ids[:1])
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-8-sig"])
+@pytest.mark.parametrize("read", [lambda p: read_regions(p).area.area == 100,
+                                  lambda p: len(read_geojson(p)) == 1])  # fmt: skip
+def test_every_encoding_of_json_is_read(tmp_path, encoding, read):
+    path = tmp_path / "a.geojson"
+    text = json.dumps(annotation(polygon(SQUARE), name="Präparat"), ensure_ascii=False)
+    path.write_bytes(text.encode(encoding))
+    assert read(path)
+    path.write_bytes(text.encode("cp1252"))
+    with pytest.raises(DataError, match="save it as UTF-8"):
+        read(path)
+
+
+@pytest.mark.parametrize("read", [read_regions, read_geojson])
+def test_an_archive_without_geojson_is_refused(tmp_path, read):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a.txt", "x")
+    with pytest.raises(DataError, match=r"holds no file \.geojson"):
+        read(tmp_path / "a.zip")

@@ -152,6 +152,8 @@ OUTLINES = {
     "RLE of huge size": ({"size": [10**9, 10**9], "counts": [10**18]}, "rows and columns"),
     "RLE without size": ({"size": None, "counts": [9216]}, "cannot be read"),
     "fractions of pixels": ({"size": [96, 96], "counts": [9000.5, 215.5]}, "whole numbers"),
+    "an RLE in a list": ([{"size": [96, 96], "counts": [9216]}], "lies in a list"),
+    "shares of the image": ([[0.1, 0.1, 0.6, 0.1, 0.6, 0.9]], "between 0 and 1; give them in pix"),
     "text for pixels": ({"size": [96, 96], "counts": ["9216"]}, "whole numbers"),
     "too many": ({"size": [96, 96], "counts": [2**62] * 4 + [9216]}, "runs cover"),
     "no counts": ({"size": [96, 96], "counts": None}, "cannot be read"),
@@ -256,6 +258,42 @@ def test_stated_bits_decide_the_range_as_in_slides(tmp_path, bits, name):
     np.testing.assert_array_equal(found, picture)
     with open_slide(path) as slide:
         np.testing.assert_array_equal(slide.read_region(Box(0, 0, 96, 96)), found)
+
+
+@pytest.mark.parametrize("premultiplied", [False, True])
+@pytest.mark.parametrize("name", ["a.tif", "deep.tif", "grey.tif", "a.png", "deep.png", "a.webp"])
+def test_what_is_transparent_is_white_as_in_slides(tmp_path, name, premultiplied):
+    path, picture = tmp_path / name, np.full((40, 50, 4), 210, np.uint8)
+    picture[:9, :, 3], picture[9:20, :, 3], picture[20:, :, 3] = 0, 51, 255
+    picture[:9, :, :3] = 0
+    if premultiplied:
+        picture[9:20, :, :3] = 42
+    if name.startswith("grey"):
+        picture = picture[..., [0, 3]]
+    pixels = picture.astype(np.uint16) * 257 if name.startswith("deep") else picture
+    if name.endswith("tif"):
+        grey = {"photometric": "minisblack", "planarconfig": "contig"}
+        options = grey if name.startswith("grey") else {"photometric": "rgb"}
+        alpha = "assocalpha" if premultiplied else "unassalpha"
+        tifffile.imwrite(path, pixels, metadata=None, extrasamples=[alpha], **options)
+    elif premultiplied:
+        return  # PNG and WebP have no such alpha
+    elif name == "deep.png":
+        cv2.imwrite(str(path), pixels)
+    else:
+        Image.fromarray(pixels).save(path, lossless=True)
+    found = read_image(path)
+    assert [found[y, 0, 0] for y in (0, 10, 30)] == [255, 246, 210]
+    with open_slide(path) as slide:
+        np.testing.assert_array_equal(slide.read_region(Box(0, 0, 50, 40)), found)
+
+
+def test_a_tiff_whose_first_image_is_small_is_refused(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        for side in (20, 40):
+            file.write(np.full((side, side, 3), 230, np.uint8), photometric="rgb", metadata=None)
+    with pytest.raises(ValueError, match="first image is not its largest"):
+        read_image(tmp_path / "a.tif")
 
 
 def test_a_turned_tiff_is_refused(tmp_path):

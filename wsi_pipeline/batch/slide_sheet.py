@@ -26,6 +26,8 @@ SHEET_SUFFIXES = (".csv", ".tsv")
 
 _COLUMNS = ("slide", "mpp", "model", "roi")
 _DELIMITERS = (",", ";", "\t", "|")
+_UNIT = re.compile(r"(?:[µμu]m|microns?|micromet(?:er|re)s?)(?:\s*(?:/|per)\s*(?:px|pixel))?", re.I)
+"""The unit of a pixel size, which may stand behind it or in brackets behind the column's name."""
 
 
 def find_slides(
@@ -160,11 +162,18 @@ def _in_sheet(sheet: Path) -> list[SlideRequest]:
         raise UsageError(f"slide sheet {sheet} cannot be read ({error}); give a CSV file") from None
     lines = [(n, [cell.strip() for cell in row]) for n, row in enumerate(table, 1)]
     lines = [(n, row) for n, row in lines if any(row)][stated:]
-    columns = [name.lower() for name in lines[0][1]] if lines else []
+    while lines and lines[0][1][0].startswith("#"):  # remarks above the header
+        del lines[0]
+    columns = [_column(name) for name in lines[0][1]] if lines else []
     repeated = sorted(c for c in _COLUMNS if columns.count(c) > 1)
     if "slide" not in columns or repeated:
         what = f"the column {repeated[0]!r} twice" if repeated else "no column 'slide'"
         raise UsageError(f"slide sheet {sheet} has {what}; known: {', '.join(_COLUMNS)}")
+    doubtful = next((c for c in columns if c.startswith("mpp") and "mpp" not in columns), None)
+    if doubtful is not None:
+        raise UsageError(
+            f"slide sheet {sheet} has a column {doubtful!r}; name it 'mpp', with µm per pixel"
+        )
     further = [name or "one without a name" for name in columns if name not in _COLUMNS]
     if further:
         _log.warning("slide sheet %s: not used: the columns %s", sheet, ", ".join(further))
@@ -207,6 +216,19 @@ def _delimiter(text: str) -> tuple[str, bool]:
     return max(_DELIMITERS, key=bare.count), False
 
 
+def _column(title: str) -> str:
+    """Return the name of a column: lower case, without µm in brackets.
+
+    Examples
+    --------
+    >>> _column("MPP [µm/px]"), _column("mpp (nm)")
+    ('mpp', 'mpp (nm)')
+    """
+    name = title.lower()
+    unit = re.fullmatch(r"(.*?)\s*[(\[](.*)[)\]]", name)
+    return unit[1] if unit and _UNIT.fullmatch(unit[2].strip()) else name
+
+
 def _row(sheet: Path, line: int, columns: Sequence[str], row: Sequence[str]) -> SlideRequest:
     where = f"slide sheet {sheet}, line {line}"
     if any(row[len(columns) :]):
@@ -234,8 +256,10 @@ def _beside(sheet: Path, name: str) -> Path:
 
 def _mpp(where: str, text: str) -> float | None:
     """Return the pixel size of a cell in µm; an empty cell gives None."""
+    unit = _UNIT.search(text)
+    number = text[: unit.start()].strip() if unit and unit.end() == len(text) else text
     try:
-        mpp = float(text.replace(",", ".")) if text else None
+        mpp = float(number.replace(",", ".")) if text else None
     except ValueError:
         mpp = math.nan
     if mpp is not None and not is_plausible_mpp(mpp):

@@ -30,10 +30,16 @@ def texts(path: Path) -> Iterator[str]:
                 infos = [i for i in archive.infolist() if _is_content(i.filename)]
                 _check_growth(path, sum(info.file_size for info in infos), len(raw))
                 entries = [archive.read(info) for info in infos]
+            if not entries:
+                raise DataError(f"{path} holds no file {' or '.join(SUFFIXES)}; add one")
         for entry in entries:
             plain = _gunzip(path, entry, len(raw)) if entry[:2] == b"\x1f\x8b" else entry
-            yield plain.decode("utf-8-sig")
-    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, UnicodeDecodeError) as error:
+            yield plain.decode(json.detect_encoding(plain))
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path} is neither UTF-8 nor UTF-16 ({one_line(error)}); save it as UTF-8"
+        ) from error
+    except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         raise DataError(f"{path} cannot be read: {one_line(error)}") from error
 
 

@@ -19,8 +19,9 @@ from wsi_pipeline.formats._geojson_grammar import Refused, class_name, polygons
 
 __all__ = ["Regions", "read_regions"]
 
-IGNORED = re.compile(r"ignore\b", re.IGNORECASE)
-"""Classes whose areas are left out of the regions: QuPath's ``Ignore*``, also as part of a name."""
+IGNORED = re.compile(r"(?:.*:)?\s*ignore\b", re.IGNORECASE)
+"""Classes whose areas are left out of the regions: QuPath's ``Ignore*``, also as a part of a name
+between ``:``."""
 OLD_KINDS: Mapping[str, str] = MappingProxyType(
     {
         "PathAnnotationObject": "annotation",
