@@ -1,7 +1,7 @@
 """Small slides in the formats of scanners: Leica SCN, Ventana BIF and 3DHISTECH MRXS.
 
 They have what OpenSlide's readers ask for, and little else; OpenSlide decides whether they are
-right. Tiles are stored without loss, so that a pixel is known.
+right. Tiles are stored without loss, so that a pixel is known; those of MRXS may be JPEG.
 """
 
 import io
@@ -160,13 +160,13 @@ def write_bif(path, picture, areas, *, levels=3, overlap=(4, 6), missing=()):
 # ── 3DHISTECH ─────────────────────────────────────────────────────────────────────────────────
 
 
-def _png(pixels):
+def _packed(pixels, kind):
     data = io.BytesIO()
-    Image.fromarray(pixels).save(data, "PNG")
+    Image.fromarray(pixels).save(data, kind)
     return data.getvalue()
 
 
-def _slidedat(across, down, levels, overlap):
+def _slidedat(across, down, levels, overlap, kind, placed):
     names = {f"HIER_0_VAL_{k}": f"ZoomLevel_{k}" for k in range(levels)}
     sections = {f"HIER_0_VAL_{k}_SECTION": f"LAYER_0_LEVEL_{k}_SECTION" for k in range(levels)}
     ini = {
@@ -175,16 +175,21 @@ def _slidedat(across, down, levels, overlap):
             "IMAGENUMBER_Y": down, "OBJECTIVE_MAGNIFICATION": 20, "CameraImageDivisionsPerSide": 1,
         },
         "HIERARCHICAL": {
-            "HIER_COUNT": 1, "NONHIER_COUNT": 0, "INDEXFILE": "Index.dat",
+            "HIER_COUNT": 1, "NONHIER_COUNT": int(placed), "INDEXFILE": "Index.dat",
             "HIER_0_NAME": "Slide zoom level", "HIER_0_COUNT": levels, **names, **sections,
         },
-        "DATAFILE": {"FILE_COUNT": 1, "FILE_0": "Data0000.dat"},
+        "DATAFILE": {"FILE_COUNT": 1 + placed, "FILE_0": "Data0000.dat", "FILE_1": "Data0001.dat"},
     }  # fmt: skip
+    if placed:
+        ini["HIERARCHICAL"] |= {
+            "NONHIER_0_NAME": "VIMSLIDE_POSITION_BUFFER", "NONHIER_0_COUNT": 1,
+            "NONHIER_0_VAL_0": "default", "NONHIER_0_SECTION": "NONHIERLAYER_0_SECTION",
+        }  # fmt: skip
     for k in range(levels):
         ini[f"LAYER_0_LEVEL_{k}_SECTION"] = {
             "OVERLAP_X": overlap[0] / 2**k, "OVERLAP_Y": overlap[1] / 2**k,
             "MICROMETER_PER_PIXEL_X": 0.25 * 2**k, "MICROMETER_PER_PIXEL_Y": 0.25 * 2**k,
-            "IMAGE_FORMAT": "PNG", "IMAGE_FILL_COLOR_BGR": 0xF0E0D0, "DIGITIZER_WIDTH": TILE,
+            "IMAGE_FORMAT": kind, "IMAGE_FILL_COLOR_BGR": 0xF0E0D0, "DIGITIZER_WIDTH": TILE,
             "DIGITIZER_HEIGHT": TILE, "IMAGE_CONCAT_FACTOR": min(k, 1),
         }  # fmt: skip
     return "".join(
@@ -193,7 +198,9 @@ def _slidedat(across, down, levels, overlap):
     )
 
 
-def write_mrxs(path: Path, picture, *, levels=3, overlap=(0, 0), missing=()):
+def write_mrxs(
+    path: Path, picture, *, levels=3, overlap=(0, 0), missing=(), kind="PNG", places=None
+):
     """Write a slide of whole images, ``TILE`` wide; level k joins 2**k of them to one.
 
     Parameters
@@ -204,6 +211,10 @@ def write_mrxs(path: Path, picture, *, levels=3, overlap=(0, 0), missing=()):
         pixels that neighbours have in common
     missing
         (level, column, row) of images that are not stored, columns and rows of level 0
+    kind
+        format of the images, "PNG" or "JPEG"
+    places
+        (x, y) of each image, row by row, level-0 pixels, as a file of positions states them
     """
     down, across = (side // TILE for side in picture.shape[:2])
     head = b"01.02" + SLIDE_ID.encode()
@@ -213,14 +224,16 @@ def write_mrxs(path: Path, picture, *, levels=3, overlap=(0, 0), missing=()):
         for y, x in np.ndindex(-(-down // 2**k), -(-across // 2**k)):
             if (k, x * 2**k, y * 2**k) in missing:
                 continue
-            png = _png(next(_tiles(level[y * TILE : (y + 1) * TILE, x * TILE : (x + 1) * TILE])))
-            images.append((y * 2**k * across + x * 2**k, len(data), len(png), 0))
-            data += png
+            part = level[y * TILE : (y + 1) * TILE, x * TILE : (x + 1) * TILE]
+            packed = _packed(next(_tiles(part)), kind)
+            images.append((y * 2**k * across + x * 2**k, len(data), len(packed), 0))
+            data += packed
         pages.append(images)
     index = bytearray(head)
     start = len(index) + 8 + 4 * levels
-    lists = b""
-    index += struct.pack("<ii", len(index) + 8, 0)
+    lists, stated = b"", b"".join(struct.pack("<bii", 0, x, y) for x, y in places or ())
+    after = start + sum(16 + 16 * len(images) for images in pages)
+    index += struct.pack("<ii", len(index) + 8, after)
     for images in pages:
         here = start + len(lists)
         index += struct.pack("<i", here)
@@ -229,7 +242,12 @@ def write_mrxs(path: Path, picture, *, levels=3, overlap=(0, 0), missing=()):
     folder = path.with_suffix("")
     folder.mkdir()
     Image.fromarray(noise(30, 40)).save(path, "JPEG")  # an overview, as scanners write it
-    (folder / "Slidedat.ini").write_text(_slidedat(across, down, levels, overlap), "utf-8")
+    if stated:
+        lists += struct.pack("<iii", after + 4, 0, after + 12)
+        lists += struct.pack("<iiiiiii", 1, 0, 0, 0, len(head), len(stated), 1)
+        (folder / "Data0001.dat").write_bytes(head + stated)
+    ini = _slidedat(across, down, levels, overlap, kind, places is not None)
+    (folder / "Slidedat.ini").write_text(ini, "utf-8")
     (folder / "Index.dat").write_bytes(bytes(index) + lists)
     (folder / "Data0000.dat").write_bytes(bytes(data))
     return path

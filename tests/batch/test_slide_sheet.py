@@ -9,6 +9,7 @@ import pytest
 from wsi_pipeline.batch.slide_sheet import find_slides, sheet_row, sheet_text
 from wsi_pipeline.core.errors import UsageError
 from wsi_pipeline.core.request import SlideRequest
+from wsi_pipeline.slides.dicom_series import files_of_slide
 
 
 def touch(folder, *names):
@@ -187,6 +188,16 @@ def test_everything_in_a_folder_is_taken_or_named(tmp_path, caplog):
         assert silent not in caplog.text
     everything = names(find_slides([str(tmp_path)], images=True, recursive=True))
     assert sorted(everything) == sorted([*taken, "photo.JPG", "shot.png", "x.svs"])
+
+
+def test_all_files_of_a_dicom_series_are_its_slide(tmp_path):
+    for name, series in (("1.dcm", "1.2.3"), ("2.DCM", "1.2.3"), ("3.dcm", "1.2.4")):
+        (tmp_path / name).write_bytes(dicom(series))
+    touch(tmp_path, "a.svs", "empty.dcm")
+    found = {p.name: files_of_slide(p) for p in tmp_path.iterdir()}
+    assert found["1.dcm"] == found["2.DCM"] == ["1.dcm", "2.DCM"]
+    for name in ("3.dcm", "a.svs", "empty.dcm"):
+        assert found[name] == [name]
 
 
 def test_a_pattern_names_what_it_matches_and_does_not_take(tmp_path, caplog):

@@ -11,6 +11,7 @@ from command_line import complaint, wsiseg
 from wsi_pipeline.core.geometry import Box
 from wsi_pipeline.formats.geojson import read_geojson, read_header
 from wsi_pipeline.formats.geoparquet import read_parquet
+from wsi_pipeline.segmentation.morphometry import OD_MEAN
 from wsi_pipeline.slides.slide import open_slide
 
 pytestmark = pytest.mark.usefixtures("cheap_models")
@@ -76,7 +77,7 @@ def test_export_with_the_pixels_of_the_slide(ran, made, bare, tmp_path):
     assert "--image is for label images" in said
 
 
-def test_annotations_that_qupath_wrote_need_the_run_to_state_the_slide(ran, tmp_path):
+def test_annotations_that_qupath_wrote_need_the_run_to_state_the_slide(ran, made, tmp_path):
     path = tmp_path / "a.geojson"
     assert wsiseg("export", ran, path, "--object-type", "annotation").exit_code == 0
     path.write_text(json.dumps(json.loads(path.read_text("utf-8"))["features"]), encoding="utf-8")
@@ -95,6 +96,12 @@ def test_annotations_that_qupath_wrote_need_the_run_to_state_the_slide(ran, tmp_
     after = read_parquet(tmp_path / "a.parquet")
     for name, column in after.features.items():
         assert np.allclose(column, before.features[name], rtol=1e-6, equal_nan=True), name
+    assert OD_MEAN not in after.features
+    slide = ("--image", made / "a.svs")
+    dense = wsiseg("export", path, tmp_path / "d.parquet", "--measure", "--run", ran, *slide)
+    assert dense.exit_code == 0, dense.output
+    density = read_parquet(tmp_path / "d.parquet").features[OD_MEAN]
+    assert np.allclose(density, before.features[OD_MEAN], rtol=0.02, atol=0.002)
     assert "Nucleus: Area µm^2" in after.features and np.array_equal(after.ids, before.ids)
 
 

@@ -160,7 +160,7 @@ def test_classes_have_stable_visible_colours_and_may_be_given_one(tmp_path):
     assert "classification" not in feature["properties"]
 
 
-@pytest.mark.parametrize("name", ["", " ", "a\nb", " padded"])
+@pytest.mark.parametrize("name", ["", " ", "a\nb", " padded", ":", "a:", "a::b"])
 def test_class_names_that_qupath_refuses_are_refused(tmp_path, name):
     with pytest.raises(DataError, match="class name"):
         written(objects_of([shapely.box(0, 0, 3, 3)], classes=[name]), tmp_path)

@@ -6,8 +6,9 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import shapely
 import zarr
-from families import families
+from families import families, linked
 
 from wsi_pipeline.core.geometry import Box
 from wsi_pipeline.core.objects import Objects, is_cell
@@ -142,3 +143,14 @@ def test_a_long_list_of_objects_is_left_out_and_that_is_stated(tmp_path, monkeyp
     nuclei = zarr.open_group(tmp_path / "a.zarr", mode="r")["labels/nuclei"]
     assert nuclei.attrs["ome"]["image-label"] == {}
     assert nuclei.attrs["wsiseg"]["listed"] is False
+
+
+def test_objects_without_a_pixel_are_a_warning(tmp_path, caplog):
+    apart = linked(
+        [shapely.box(0, 0, 40, 40), shapely.box(5, 5, 9, 9)], ["cell", "nucleus"], [-1, 0]
+    )
+    write_label_image(tmp_path / "a.zarr", apart, **SIZE)
+    assert caplog.messages == []
+    write_label_image(tmp_path / "b.zarr", apart, **SIZE, scale=20)
+    assert len(caplog.messages) == 1
+    assert "1 of 1 nuclei show in no pixel" in caplog.messages[0]

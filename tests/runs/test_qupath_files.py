@@ -149,4 +149,5 @@ def test_the_script_is_whole_and_holds_its_values(name, tmp_path):
     ):  # fmt: skip
         assert call in code
     assert code.index(".removeObjects(") < code.index(".addObjects(") < code.index("resolveHier")
+    assert "(slide.files ?: []).contains(fileName)" in code  # any file of a DICOM series
     assert "run.slide.mpp.source in [, ]" in code and "--mpp" in held

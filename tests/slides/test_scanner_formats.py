@@ -33,6 +33,19 @@ def overlapping(folder):
     return mrxs(folder, overlap=(8, 4))
 
 
+def places():
+    """Where the stage stopped for each image: not quite where it should."""
+    stage = np.random.default_rng(4).integers(-3, 4, (8, 8, 2))
+    places = [(x * 58 + 5 + dx, y * 60 + 4 + dy) for y in range(8) for x, (dx, dy) in
+              enumerate(stage[y].tolist())]  # fmt: skip
+    return places
+
+
+def placed(folder, kind="JPEG"):
+    """Images at the places of a file of positions."""
+    return mrxs(folder, overlap=(6, 4), kind=kind, places=places())
+
+
 def assert_equals_openslide(path, crops=(True, False)):
     """Compare every pixel of every level, with and without the crop."""
     with openslide.OpenSlide(path) as theirs:
@@ -64,7 +77,7 @@ def assert_equals_openslide(path, crops=(True, False)):
                         assert np.abs(found - expected).max() <= 1
 
 
-@pytest.mark.parametrize("write", [scn, bif, mrxs, overlapping])
+@pytest.mark.parametrize("write", [scn, bif, mrxs, overlapping, placed])
 def test_pixels_are_those_of_openslide(tmp_path, write):
     assert_equals_openslide(write(tmp_path))
 
@@ -107,6 +120,15 @@ def test_mirax_images_that_are_missing_have_the_fill_colour(tmp_path):
         expected[3 * TILE : 4 * TILE, 2 * TILE : 3 * TILE] = slide.background
         whole = Box(0, 0, slide.width, slide.height)
         np.testing.assert_array_equal(slide.read_region(whole), expected)
+
+
+def test_mirax_images_lie_where_the_file_of_positions_states(tmp_path):
+    with open_slide(placed(tmp_path, "PNG"), crop=False) as slide:
+        for column, row in ((2, 0), (5, 2), (7, 4)):
+            x, y = places()[row * 8 + column]
+            found = slide.read_region(Box(x + 20, y + 20, x + 40, y + 40))
+            image = MOSAIC[row * TILE :, column * TILE :]
+            np.testing.assert_array_equal(found, image[20:40, 20:40])
 
 
 @pytest.mark.parametrize("write", [scn, bif])

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from wsi_pipeline.core.run_layout import RUN_JSON
+from wsi_pipeline.slides.dicom_series import series_of
 
 __all__ = ["PHOTO_SUFFIXES", "SLIDE_SUFFIXES", "Found", "is_slide", "slides_in"]
 
@@ -30,9 +30,6 @@ FOLDER_SUFFIX = ".zarr"
 
 _BESIDE = (".mrxs", ".vms", ".vmu")
 """Slides that have further files or folders, whose names begin as theirs."""
-_SERIES = re.compile(rb"\x20\x00\x0e\x00(?:UI..|(?!UI)....)([0-9.]{1,64})", re.DOTALL)
-"""DICOM's tag (0020,000E) with the id of the series, with and without a type."""
-_HEAD_BYTES = 1 << 16
 _NAMED = 5
 """At most this many files are named for one reason."""
 
@@ -138,19 +135,6 @@ def _sort_out(paths: Iterable[Path], found: Found, *, images: bool) -> None:
         elif (first := seen.setdefault(path.resolve(), path)) != path:
             found.leave_out(path, f"the same file as {first.name}")
         else:
-            key = (path.parent, _series(path) or os.fsencode(path))
+            key = (path.parent, series_of(path) or os.fsencode(path))
             if series.setdefault(key, path) == path:
                 found.slides.append(path)
-
-
-def _series(path: Path) -> bytes:
-    """Return the id of the series that a DICOM file belongs to; empty for other files."""
-    if path.suffix.lower() != ".dcm":
-        return b""
-    try:
-        with path.open("rb") as file:
-            head = file.read(_HEAD_BYTES)
-    except OSError:  # the slide fails when it is opened
-        return b""
-    match = _SERIES.search(head) if head[128:132] == b"DICM" else None
-    return match[1] if match else b""

@@ -52,12 +52,14 @@ __all__ = ["export"]
     "--image",
     type=FILE,
     metavar="SLIDE",
-    help="Slide file of the run, to write its pixels as an image pyramid with the label images.",
+    help="Slide file of the run: label images get its pixels as an image pyramid, --measure "
+    "measures optical density.",
 )
 @click.option(
     "--measure",
     is_flag=True,
-    help="Measure areas and shapes again, after outlines were corrected.",
+    help="Measure areas and shapes again, after outlines were corrected; with --image optical "
+    "density, too.",
 )
 def export(
     source: Path,
@@ -78,12 +80,16 @@ def export(
 
     with announce_compilation(), ExitStack() as stack:
         slide = SlideInfo(**options)
+        opened = None
         if image is not None:
-            if (format or format_of(destination)) != "labels":
-                raise UsageError("--image is for label images; end DESTINATION in .ome.zarr")
+            labels = (format or format_of(destination)) == "labels"
+            if not labels and not measure:
+                raise UsageError(
+                    "--image is for label images and --measure; end DESTINATION in .ome.zarr"
+                )
             opened = stack.enter_context(_slide_of(run or source, image))
-            slide = replace(slide, pixels=opened.read_scaled)
-        objects = _measured(source, run or source) if measure else source
+            slide = replace(slide, pixels=opened.read_scaled) if labels else slide
+        objects = _measured(source, run or source, opened) if measure else source
         taken = write(
             objects, destination, format=format, slide=slide, classes=classes,
             run=run or (source if measure else None),
@@ -91,8 +97,10 @@ def export(
     click.echo(f"{destination} ({taken})")
 
 
-def _measured(source: Path, run: Path) -> Objects:
+def _measured(source: Path, run: Path, slide: Slide | None) -> Objects:
     """Return the objects of a file with shapes measured now, and probabilities as they were.
+
+    Optical density is measured where the slide is given.
 
     Raises
     ------
@@ -102,10 +110,10 @@ def _measured(source: Path, run: Path) -> Objects:
     from wsi_pipeline.core.polygons import arranged
     from wsi_pipeline.formats.convert import read_objects, read_provenance
     from wsi_pipeline.formats.geojson import stays
-    from wsi_pipeline.segmentation.cell_features import cell_features
-    from wsi_pipeline.segmentation.morphometry import morphometry
+    from wsi_pipeline.segmentation.measure_again import measure_again
 
-    mpp = (read_provenance(run).get("slide") or {}).get("mpp")
+    stated = read_provenance(run)
+    mpp = (stated.get("slide") or {}).get("mpp")
     if not mpp:
         raise UsageError(f"{run} states no pixel size, so --measure cannot measure; give --run")
     objects = arranged(read_objects(source))
@@ -113,9 +121,8 @@ def _measured(source: Path, run: Path) -> Objects:
         raise UsageError(f"{source} has boxes of a detector; a box is no outline to --measure")
     size = (mpp["x"] + mpp["y"]) / 2
     objects = replace(objects, features={n: c for n, c in objects.features.items() if stays(n)})
-    if objects.parent is not None:
-        return cell_features(objects, size)
-    return replace(objects, features={**objects.features, **morphometry(objects, size)})
+    model_mpp = (stated.get("model") or {}).get("mpp")
+    return measure_again(objects, size, slide=slide, model_mpp=model_mpp)
 
 
 def _slide_of(run: Path, file: Path) -> Slide:

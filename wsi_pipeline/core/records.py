@@ -89,6 +89,7 @@ class SlideRecord(TypedDict):
 
     id: str
     file: str
+    files: NotRequired[list[str]]
     reader: str
     decoder: str
     vendor: str

@@ -307,9 +307,11 @@ def _classification(name: str, colors: Mapping[str, Color]) -> str:
     """Return the member "classification" and a comma; nothing for objects without a class."""
     if name == UNCLASSIFIED:
         return ""
-    if not name or name != name.strip() or "\n" in name or "\r" in name:
+    blank = not all(part.strip() for part in name.split(":"))
+    if blank or name != name.strip() or len(name.splitlines()) > 1:
         raise DataError(
-            f"QuPath rejects or changes the class name {name!r}; use one line without outer spaces"
+            f"QuPath rejects or changes the class name {name!r}; use one line without outer spaces "
+            'and without a blank part beside ":"'
         )
     color = [int(c) for c in colors.get(name) or class_color(name)]
     return f'"classification":{compact_json({"name": name, "color": color})},'

@@ -11,6 +11,7 @@ corners, so the outline of whole pixels gives the same pixels back.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -30,6 +31,8 @@ from wsi_pipeline.formats._ngff import Level, image_metadata, label_metadata, pl
 
 __all__ = ["Pixels", "rasterize", "write_label_image"]
 
+
+_log = logging.getLogger(__name__)
 
 Pixels = Callable[[Box, float], NDArray[np.uint8]]
 """Reads pixels, uint8 (h, w, 3), of a box of the grid whose pixels are so many level-0 pixels."""
@@ -101,6 +104,12 @@ def write_label_image(
             group = labels.create_group(name, attributes=attributes)
             losses = [_write_level(group, objects, rows, level, chunk) for level in levels]
             group.attrs["wsiseg"] = attributes["wsiseg"] | losses[0]
+            if hidden := losses[0]["hidden_objects"]:
+                _log.warning(
+                    "%s: %d of %d %s show in no pixel: others lie over them, they are smaller than "
+                    "a pixel (--scale), or they lie beside the slide",
+                    path, hidden, len(rows), name,
+                )  # fmt: skip
 
 
 def _groups(objects: Objects) -> dict[str, NDArray[np.int64]]:

@@ -13,6 +13,7 @@ from wsi_pipeline.core.records import SCHEMA_VERSION, ModelRecord, PlanRecord, P
 from wsi_pipeline.runs.run_folder import RESULT_VERSION
 from wsi_pipeline.segmentation.kinds import has_kinds, kinds_identity
 from wsi_pipeline.segmentation.model import Model
+from wsi_pipeline.slides.dicom_series import files_of_slide
 from wsi_pipeline.slides.foreground import Foreground
 from wsi_pipeline.slides.slide import Slide
 
@@ -70,6 +71,7 @@ def provenance_record(
         "slide": {
             "id": slide.slide_id,
             "file": slide.path.name,
+            "files": files_of_slide(slide.path),
             "reader": slide.reader,
             "decoder": slide.decoder,
             "vendor": slide.vendor,

@@ -122,7 +122,12 @@ def fileName = server.getURIs().isEmpty() ? '' :
 // The run of this slide: first in the folder that has its name, else in any.
 def isOfSlide = { folder ->
     def file = new File(folder, @RUN_JSON@)
-    file.isFile() && new JsonSlurper().parse(file, 'UTF-8').slide.file == fileName
+    if (!file.isFile()) {
+        return false
+    }
+    def slide = new JsonSlurper().parse(file, 'UTF-8').slide
+    // A DICOM slide has several files, of which QuPath opened any.
+    slide.file == fileName || (slide.files ?: []).contains(fileName)
 }
 def stem = fileName
 def candidates = []
