@@ -177,6 +177,8 @@ def files(tmp_path_factory, cheap):
         '{"type": "Feature", "properties": {}, "geometry": {"type": "Polygon", "coordinates": '
         "[[[0, 0], [400, 0], [400, 400], [0, 400], [0, 0]]]}}"
     )
+    drawn = (folder / "regions.geojson").read_text(encoding="utf-8").replace("400", "90")
+    (folder / "drawn.geojson").write_text(drawn, encoding="utf-8")
     for checkpoint in ("runs/mine/dssnet", "donet/donet"):
         path = folder / f"{checkpoint}.safetensors"
         path.parent.mkdir(parents=True)

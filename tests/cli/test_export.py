@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 from command_line import complaint, wsiseg
+from wsiseg_models.training.coco import read_coco
 
 from wsi_pipeline.core.geometry import Box
 from wsi_pipeline.formats.geojson import read_geojson, read_header
@@ -75,6 +76,27 @@ def test_export_with_the_pixels_of_the_slide(ran, made, bare, tmp_path):
     assert "300 x 200 pixels" in said and "768 x 768" in said
     said = complaint(wsiseg("export", ran, tmp_path / "b.parquet", "--image", bare), 2)
     assert "--image is for label images" in said
+
+
+def test_what_was_drawn_on_a_field_is_training_data(bare, tmp_path):
+    """A QuPath export without a run: the image states its size, the file where the image is."""
+    ring = [[20, 30], [40, 30], [40, 52], [20, 52], [20, 30]]
+    drawn = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]},
+             "properties": {"objectType": "annotation", "classification": "nucleus"}}  # fmt: skip
+    path, folder = tmp_path / "drawn.geojson", tmp_path / "set"
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": [drawn]}))
+    folder.mkdir()
+    coco = folder / "annotations_field.json"
+    image = ("--image", bare)
+    assert wsiseg("export", path, coco, "--format", "coco", *image).exit_code == 0
+    (found,) = read_coco(coco).images
+    assert (found.path.resolve(), found.shape) == (bare.resolve(), (200, 300))
+    window, mask = found.annotations[0].mask(found.shape)
+    assert (found.annotations[0].category, window, mask.all()) == (
+        "nucleus", (20, 30, 40, 52), True,
+    )  # fmt: skip
+    labels = wsiseg("export", path, tmp_path / "x.ome.zarr", *image)
+    assert "needs the slide's mpp" in complaint(labels, 2)
 
 
 def test_annotations_that_qupath_wrote_need_the_run_to_state_the_slide(ran, made, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +18,7 @@ from wsi_pipeline.formats.convert import FORMATS, format_of
 
 if TYPE_CHECKING:
     from wsi_pipeline.core.objects import Objects
+    from wsi_pipeline.formats.convert import SlideInfo
     from wsi_pipeline.slides.slide import Slide
 
 __all__ = ["export"]
@@ -52,8 +55,9 @@ __all__ = ["export"]
     "--image",
     type=FILE,
     metavar="SLIDE",
-    help="Slide file of the run: label images get its pixels as an image pyramid, --measure "
-    "measures optical density.",
+    help="Slide or field image that the objects belong to: it states size and pixel size where "
+    "SOURCE does not, label images get its pixels as a pyramid, and --measure measures optical "
+    "density.",
 )
 @click.option(
     "--measure",
@@ -75,20 +79,25 @@ def export(
 
     SOURCE is a run folder, a folder that holds one run, or a file of objects.
     """
-    from wsi_pipeline.formats.convert import SlideInfo
+    from wsi_pipeline.formats.convert import SlideInfo, read_provenance
     from wsi_pipeline.formats.convert import export as write
 
     with announce_compilation(), ExitStack() as stack:
         slide = SlideInfo(**options)
         opened = None
         if image is not None:
-            labels = (format or format_of(destination)) == "labels"
-            if not labels and not measure:
+            wanted = format or format_of(destination)
+            if wanted not in ("labels", "coco") and not measure:
                 raise UsageError(
-                    "--image is for label images and --measure; end DESTINATION in .ome.zarr"
+                    "--image is for label images, COCO and --measure; end DESTINATION in .ome.zarr "
+                    "or .coco.json"
                 )
-            opened = stack.enter_context(_slide_of(run or source, image))
-            slide = replace(slide, pixels=opened.read_scaled) if labels else slide
+            stated = read_provenance(run or source)
+            opened = stack.enter_context(_slide_of(run or source, stated, image))
+            if not stated.get("slide"):
+                slide = _stated_by(slide, opened, destination.parent)
+            if wanted == "labels":
+                slide = replace(slide, pixels=opened.read_scaled)
         objects = _measured(source, run or source, opened) if measure else source
         taken = write(
             objects, destination, format=format, slide=slide, classes=classes,
@@ -125,24 +134,32 @@ def _measured(source: Path, run: Path, slide: Slide | None) -> Objects:
     return measure_again(objects, size, slide=slide, model_mpp=model_mpp)
 
 
-def _slide_of(run: Path, file: Path) -> Slide:
-    """Open the slide of a run with the settings of the run.
+def _stated_by(slide: SlideInfo, opened: Slide, folder: Path) -> SlideInfo:
+    """Return size, pixel size and name of an image, seen from the folder of the new file."""
+    mpp = opened.mpp.value if opened.mpp is not None and opened.mpp.plausible else None
+    try:
+        name = Path(os.path.relpath(opened.path, folder)).as_posix()
+    except ValueError:  # on Windows, on another drive
+        name = opened.path.name
+    return replace(slide, width=opened.width, height=opened.height, mpp=mpp, file_name=name)
+
+
+def _slide_of(run: Path, stated: Mapping[str, Any], file: Path) -> Slide:
+    """Open the slide of a run with the settings of the run, or an image without a run.
 
     Raises
     ------
     UsageError
         its size is not that of the run's slide
     """
-    from wsi_pipeline.formats.convert import read_provenance
     from wsi_pipeline.slides.slide import open_slide
 
-    stored = read_provenance(run)
-    about, settings = stored.get("slide") or {}, stored.get("settings") or {}
+    about, settings = stated.get("slide") or {}, stated.get("settings") or {}
     names = ("crop", "series", "plane", "time")
     kept = {name: settings[name] for name in names if name in settings}
     opened = open_slide(file, **kept)
     size = opened.width, opened.height
-    if size != (about.get("width"), about.get("height")):
+    if about and size != (about.get("width"), about.get("height")):
         opened.close()
         raise UsageError(
             f"{file} has {size[0]} x {size[1]} pixels, the slide of {run} "

@@ -351,7 +351,7 @@ def export(
     if missing:
         raise UsageError(
             f"format {wanted.name} needs the slide's {' and '.join(missing)}; export from the "
-            "run folder, which states them, or set them in SlideInfo"
+            "run folder, which states them, give --run or --image, or set them in SlideInfo"
         )
     objects = read_objects(source) if isinstance(source, Path | str) else source
     wanted.write(_of_classes(objects, classes) if classes else objects, destination, slide)
