@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -96,6 +97,7 @@ class Card:
     sha256: str = ""
 
     def __post_init__(self) -> None:
+        self._check_kinds()
         if not is_plausible_mpp(self.mpp):
             raise ValueError(f"mpp must be {MPP_RANGE}, got {self.mpp}")
         if not self.classes:
@@ -113,6 +115,23 @@ class Card:
                 )
         if np.min(self.std) <= 0:
             raise ValueError(f"std {self.std} must be above 0")
+
+    def _check_kinds(self) -> None:
+        """Refuse values of another kind than the card states: a file may hold anything."""
+        for name in ("halo_px", "tile_px", "stride"):
+            value, least = getattr(self, name), int(name != "halo_px")
+            if isinstance(value, bool) or not isinstance(value, int) or not value >= least:
+                raise ValueError(f"{name} must be a whole number from {least} on, got {value!r}")
+        for name in ("mean", "std", "mpp"):
+            value = getattr(self, name)
+            parts = value if isinstance(value, tuple) else (value,)
+            if not all(isinstance(v, int | float) and math.isfinite(v) for v in parts):
+                raise ValueError(f"{name} must be numbers, got {value!r}")
+        for name in ("rule", "options", "stain", "training", "metrics"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise ValueError(f"{name} must be a mapping, got {getattr(self, name)!r}")
+        if not all(isinstance(name, str) for name in (self.name, self.task, *self.classes)):
+            raise ValueError("name, task and classes must be texts")
 
 
 def weights_path(name: str) -> Path:
@@ -178,12 +197,19 @@ def read_card(path: Path) -> Card:
         raise ValueError(
             f"{path} has no card; save it with wsiseg_models.checkpoint.save_checkpoint"
         )
-    stored = json.loads(text)
+    try:
+        stored = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{path}: its card is not JSON ({error}); save it again") from error
+    if not isinstance(stored, dict):
+        raise ValueError(f"{path}: its card is no mapping of names; save it again")
     unknown = set(stored) - {f.name for f in fields(Card)}
     if unknown:
         raise ValueError(f"{path}: card with unknown entries {sorted(unknown)}; update wsiseg")
     for name in ("classes", "data"):
-        stored[name] = tuple(stored.get(name, ()))
+        if not isinstance(stored.setdefault(name, []), list):
+            raise ValueError(f"{path}: {name} of its card are no list, but {stored[name]!r}")
+        stored[name] = tuple(stored[name])
     for name in ("mean", "std"):
         if isinstance(stored.get(name), list):
             stored[name] = tuple(stored[name])

@@ -279,6 +279,20 @@ def build(name: str, **options: Any) -> nn.Module:
     return _entry(name).builder(**options)
 
 
+def _check_card(path: Path, card: Card, entry: Entry) -> None:
+    """Refuse a card whose task or number of classes is not that of its network."""
+    if card.task != entry.task:
+        raise ValueError(f"{path}: its card states the task {card.task!r}; {card.name} is for "
+                         f"{entry.task}")  # fmt: skip
+    channels = card.options.get("classes")
+    background = int(entry.task == "nuclei")  # pixels have a class for what is no nucleus
+    if channels is not None and channels != len(card.classes) + background:
+        raise ValueError(
+            f"{path}: its card names {len(card.classes)} classes, its network has "
+            f"{channels - background}; name as many"
+        )
+
+
 def load(path: Path, *, least_score: float = 0.0) -> tuple[nn.Module, Callable[[Any], Any], Card]:
     """Load a checkpoint: the network ready for inference, its decoder and its card.
 
@@ -296,6 +310,7 @@ def load(path: Path, *, least_score: float = 0.0) -> tuple[nn.Module, Callable[[
 
     state, card = load_checkpoint(path)
     entry = _entry(card.name)
+    _check_card(path, card, entry)
     options = {**card.options, **entry.inference_options}
     if "score" in options and least_score > options["score"]:
         options["score"] = math.nextafter(least_score, 0)  # the network's bound is exclusive

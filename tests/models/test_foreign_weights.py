@@ -1,13 +1,17 @@
 """Weights and names from elsewhere: taken, or refused in one line."""
 
+import json
+import math
 import pickle
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from wsiseg_models.checkpoint import Card, load_checkpoint, read_card, save_checkpoint, state_of
 from wsiseg_models.class_names import normal_class
+from wsiseg_models.registry import load
 from wsiseg_models.training.initial_weights import start_from
 
 CARD = Card(name="dssnet", task="nuclei", classes=("nucleus",), mpp=0.5, halo_px=0)
@@ -50,6 +54,45 @@ def test_a_pickled_model_is_refused_in_one_line(tmp_path, content):
     with pytest.raises(ValueError, match=r"plain\.pt") as error:
         start_from(network(), tmp_path / "plain.pt")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"classes": "nucleus"}, {"classes": [1]}, {"classes": None}, {"classes": []},
+        {"mpp": "0.5"}, {"mpp": None}, {"mpp": math.nan}, {"stride": 0}, {"stride": 8.0},
+        {"tile_px": 0}, {"halo_px": -8}, {"halo_px": True}, {"mean": "a"}, {"mean": [1, 2]},
+        {"mean": [1, 2, None]}, {"std": 0}, {"options": [1]}, {"rule": []}, {"name": 1},
+    ],
+)  # fmt: skip
+def test_a_card_of_other_kinds_is_refused_with_the_file(tmp_path, entry):
+    stored = {**asdict(CARD), **entry}
+    del stored["sha256"]
+    path = tmp_path / "x.safetensors"
+    save_file(network().state_dict(), path, {"card": json.dumps(stored)})
+    with pytest.raises(ValueError, match=r"x\.safetensors: ") as error:
+        read_card(path)
+    assert "not supported" not in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "null", "1"])
+def test_a_card_that_is_no_mapping_is_refused(tmp_path, text):
+    path = tmp_path / "x.safetensors"
+    save_file(network().state_dict(), path, {"card": text})
+    with pytest.raises(ValueError, match=r"x\.safetensors: its card is no.*save it again"):
+        read_card(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [({"classes": ("a", "b")}, "names 2 classes, its network has 1"),
+     ({"task": "cells"}, "states the task 'cells'; dssnet is for nuclei")],
+)  # fmt: skip
+def test_classes_and_task_are_those_of_the_network(tmp_path, change, why):
+    path = tmp_path / "x.safetensors"
+    save_checkpoint(path, network().state_dict(), replace(CARD, options={"classes": 2}, **change))
+    with pytest.raises(ValueError, match=why):
+        load(path)
 
 
 @pytest.mark.parametrize("name", ["", " ", ":", "Tumor:", ": Positive", "A: : B", "A\nB", "A:\t"])
