@@ -157,6 +157,19 @@ def test_a_reduced_image_of_other_samples_is_no_level(tmp_path, kind):
     np.testing.assert_array_equal(pixels_of(path), SMALL)
 
 
+def test_planes_behind_a_single_page_are_refused_but_the_first(tmp_path):
+    stack = np.stack([SMALL, SMALL - 5, SMALL - 9])
+    path = tmp_path / "x.tif"
+    tifffile.imwrite(path, stack, photometric="rgb", truncate=True)
+    np.testing.assert_array_equal(pixels_of(path), SMALL)
+    with pytest.raises(SlideFormatError, match=r"behind a single page.*--plane 0"):
+        open_slide(path, time=2)
+    deep = {"photometric": "rgb", "volumetric": True, "tile": (3, 64, 64)}
+    tifffile.imwrite(path, stack, **deep)
+    with pytest.raises(SlideFormatError, match="are not those of images"):
+        open_slide(path)
+
+
 def test_images_of_one_bit_are_read(tmp_path):
     path = write(tmp_path / "x.tif", (GREY > 220, {"photometric": "minisblack"}))
     white = np.where(GREY > 220, 255, 0).astype(np.uint8)

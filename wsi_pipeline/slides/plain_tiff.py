@@ -64,6 +64,8 @@ def _reason(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> str | None:
         return "samples of other than 8 bits are read by tifffile"
     if orientation_of(page) != 1:
         return f"Orientation {orientation_of(page)}"
+    if page.imagedepth > 1:
+        return "its tiles hold several planes"
     extra = tuple(int(kind) for kind in page.extrasamples)
     if extra and (extra not in ALPHA or int(page.photometric) not in (RGB, YCBCR)):
         return "further samples are read by tifffile"

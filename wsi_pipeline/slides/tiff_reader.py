@@ -349,6 +349,11 @@ def _decode_jpeg(data: bytes, tables: bytes | None, ycbcr: bool) -> NDArray[np.u
 def _pages(level: Any, chosen: list[int]) -> list[Any]:
     if level.is_multifile:
         raise Refusal("the image is spread over several files")
+    if max(chosen) >= len(level.pages):
+        raise Refusal(
+            "its planes lie behind a single page, as in ImageJ's stacks of 4 GB and more, and only "
+            "the first can be read; write it as OME-TIFF, or choose --plane 0 --time 0"
+        )
     pages = [level.pages[number] for number in chosen]
     for page in pages:
         if page is None:
