@@ -190,6 +190,17 @@ def test_everything_in_a_folder_is_taken_or_named(tmp_path, caplog):
     assert sorted(everything) == sorted([*taken, "photo.JPG", "shot.png", "x.svs"])
 
 
+def test_a_folder_beside_a_slide_is_its_own_only_where_it_has_its_name(tmp_path, caplog):
+    touch(tmp_path, "a.mrxs", "a/part.tif", "a_2/x.svs", "a (old)/y.svs", ".h.svs", ".DS_Store")
+    assert sorted(names(find_slides([str(tmp_path)], recursive=True))) == [
+        "a.mrxs", "x.svs", "y.svs"
+    ]  # fmt: skip
+    assert ".h.svs (hidden: its name begins with a point)" in caplog.text
+    caplog.clear()
+    assert names(find_slides([str(tmp_path)])) == ["a.mrxs"]
+    assert "a (old), a_2 (a folder; --recursive searches it)" in caplog.text
+
+
 def test_all_files_of_a_dicom_series_are_its_slide(tmp_path):
     for name, series in (("1.dcm", "1.2.3"), ("2.DCM", "1.2.3"), ("3.dcm", "1.2.4")):
         (tmp_path / name).write_bytes(dicom(series))

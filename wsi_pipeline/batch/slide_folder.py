@@ -94,6 +94,8 @@ def _entries(folder: Path, recursive: bool, found: Found) -> Iterator[Path]:
                 found.leave_out(path, "written by macOS")
             elif not name.startswith("."):
                 yield path
+            elif is_slide(path):
+                found.leave_out(path, "hidden: its name begins with a point")
         elif name.startswith(".") or _beside(path):
             continue
         elif (path / RUN_JSON).is_file():
@@ -107,10 +109,17 @@ def _entries(folder: Path, recursive: bool, found: Found) -> Iterator[Path]:
 
 
 def _beside(path: Path) -> bool:
-    """Return whether a file or folder is a part of a slide beside it."""
-    stem = path.name if path.is_dir() else path.stem
+    """Return whether a file or folder is a part of a slide beside it.
+
+    The folder of an MRXS slide has its name; the files of the others begin with it.
+    """
+    if path.is_dir():
+        return any(
+            other.suffix.lower() in _BESIDE and other.stem == path.name
+            for other in path.parent.iterdir()
+        )
     return any(
-        other.suffix.lower() in _BESIDE and other != path and _begins(stem, other.stem)
+        other.suffix.lower() in _BESIDE and other != path and _begins(path.stem, other.stem)
         for other in path.parent.iterdir()
     )
 
