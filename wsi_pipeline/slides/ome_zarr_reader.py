@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,7 @@ class OmeZarrReader:
         sizes = [_size(axes, array) for array in arrays]
         pyramid = fit_levels(sizes)
         self._arrays = [arrays[number] for number in pyramid.kept]
+        self._bare = [_with_glass(array) for array in self._arrays]
         if len(images) > 1:
             more = "; --series chooses another" if choice.series is None else ""
             notes = (f"series {wanted} of {len(images)} is read{more}", *notes)
@@ -117,7 +119,16 @@ class OmeZarrReader:
         """Return the samples (h, w, channels) of a box."""
         box_of = {"x": slice(box.x0, box.x1), "y": slice(box.y0, box.y1)}
         index = tuple(box_of.get(axis, self._where.get(axis)) for axis in self._axes)
-        pixels = np.asarray(self._arrays[level][index])
+        pixels = self._in_order(self._arrays[level][index])
+        bare = self._bare[level]
+        if bare is not None:  # where no channel was written, the two differ in all of them
+            glass = self._in_order(bare[index])
+            pixels = np.where((glass != pixels).all(axis=2, keepdims=True), glass, pixels)
+        return pixels
+
+    def _in_order(self, pixels: Any) -> NDArray[Any]:
+        """Return samples with the axes of the array as (h, w, channels)."""
+        pixels = np.asarray(pixels)
         left = [axis for axis in self._axes if axis in "xyc"]
         if "c" not in left:
             pixels, left = pixels[..., None], [*left, "c"]
@@ -182,8 +193,21 @@ def _missing_chunks(array: Any) -> tuple[str, ...]:
     missing = array.nchunks - array.nchunks_initialized
     if not missing:
         return ()
-    return (f"{missing} of {array.nchunks} chunks are not there; they have the value "
-            f"{array.fill_value}, as its metadata states",)  # fmt: skip
+    return (f"{missing} of {array.nchunks} chunks are not there, and taken as empty glass",)
+
+
+def _with_glass(array: Any) -> Any:
+    """Return an array whose missing chunks are white; None where all chunks are there.
+
+    A chunk that was not written has the array's fill value, mostly 0: a black square, which a slide
+    in bright field does not have.
+    """
+    if array.nchunks_initialized == array.nchunks or array.dtype.kind != "u":
+        return None
+    plain: Any = getattr(array, "async_array", None) or array._async_array  # before zarr 3.1
+    white = array.dtype.type(np.iinfo(array.dtype).max)
+    metadata = replace(plain.metadata, fill_value=white)
+    return zarr.Array(zarr.AsyncArray(metadata=metadata, store_path=plain.store_path))
 
 
 def _inside(path: str) -> str:
