@@ -157,6 +157,15 @@ def test_a_reduced_image_of_other_samples_is_no_level(tmp_path, kind):
     np.testing.assert_array_equal(pixels_of(path), SMALL)
 
 
+@pytest.mark.parametrize("tile", [(16, 16), (48, 80), (64, 64)])
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+def test_uncompressed_tiles_of_any_size_are_read(tmp_path, tile, planar):
+    pixels = SMALL if planar == "contig" else np.moveaxis(SMALL, 2, 0)
+    options = {"tile": tile, "compression": None, "planarconfig": planar}
+    path = write(tmp_path / "x.tif", (pixels, options))
+    np.testing.assert_array_equal(pixels_of(path), SMALL)
+
+
 def test_planes_behind_a_single_page_are_refused_but_the_first(tmp_path):
     stack = np.stack([SMALL, SMALL - 5, SMALL - 9])
     path = tmp_path / "x.tif"

@@ -15,8 +15,8 @@ from wsi_pipeline.slides.tiff_pixel_size import tiff_pixel_size
 
 __all__ = ["check_plain_tiff"]
 
-LIBTIFF = (1, 5, 7, 8, 32773, 32946)
-"""Values of the tag Compression that OpenSlide reads wherever it was built: none, LZW, JPEG,
+LIBTIFF = (5, 7, 8, 32773, 32946)
+"""Values of the tag Compression that OpenSlide reads wherever it was built: LZW, JPEG,
 Deflate and PackBits."""
 UNSIGNED = 1
 RGB, YCBCR = 2, 6
@@ -39,7 +39,8 @@ def check_plain_tiff(path: Path, size: tuple[int, int]) -> tuple[Mpp | None, tup
         OpenSlide mirrors each tile of a turned image by itself; it takes 16-bit samples as if all
         bits were significant; it follows the tag where the tiles state another colour model; it
         lacks some compressions; it takes a small first image for the slide; it takes a fourth
-        sample of any meaning for alpha; it takes images of other samples for levels
+        sample of any meaning for alpha; it takes images of other samples for levels; it calls
+        the last of some uncompressed tiles damaged
     """
     try:
         with tifffile.TiffFile(path) as tiff:
