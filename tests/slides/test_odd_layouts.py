@@ -81,9 +81,24 @@ def test_a_tiled_file_states_its_pixel_size_as_a_striped_one(tmp_path):
     for layout in ({}, {"tile": None, "rowsperstrip": 50}):
         described = {"description": "Some scanner|MPP = 0.25|Left = 3", **layout}
         in_mm = {"resolution": (4000, 4000), "resolutionunit": 4, **layout}
-        for options in (described, in_mm):
+        both = {**described, "resolution": (20000, 20000), "resolutionunit": "CENTIMETER"}
+        for options in (described, in_mm, both):
             with open_slide(write(tmp_path / "x.tif", (SMALL, options))) as slide:
                 assert slide.require_mpp().value == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("layout", [{}, {"tile": None, "rowsperstrip": 50}])
+def test_a_broken_resolution_tag_does_not_refuse_the_slide(tmp_path, layout):
+    options = {"resolution": (40000, 40000), "resolutionunit": "CENTIMETER", **layout}
+    path = write(tmp_path / "x.tif", (SMALL, options))
+    with tifffile.TiffFile(path) as tiff:
+        place, order = tiff.pages[0].tags["ResolutionUnit"].offset, tiff.byteorder
+    data = bytearray(path.read_bytes())
+    struct.pack_into(order + "H", data, place + 2, 1)  # a byte, where a short number belongs
+    path.write_bytes(data)
+    with open_slide(path) as slide:
+        assert slide.mpp is None or slide.mpp.value == pytest.approx(0.25)
+        assert (slide.mpp is None) == bool(slide.notes)
 
 
 # ── samples ───────────────────────────────────────────────────────────────────────────────────

@@ -23,6 +23,7 @@ from wsi_pipeline.slides.readers import (
     Header,
     Level,
     Refusal,
+    plausible_mpp,
 )
 from wsi_pipeline.slides.resample import flatten
 
@@ -153,7 +154,9 @@ def _openslide_header(path: Path, handle: Any) -> tuple[Header, tuple[int, ...]]
     notes: tuple[str, ...] = ()
     kept = tuple(range(len(levels)))
     if vendor == "generic-tiff":
-        mpp, notes = check_plain_tiff(path, sizes[0])
+        stated, notes = check_plain_tiff(path, sizes[0])
+        own, _ = plausible_mpp(mpp)  # OpenSlide reads resolution tags of more types
+        mpp, notes = (own, ()) if stated is None and own is not None else (stated, notes)
         pyramid = fit_levels(sizes, _tile_sizes(handle))
         if pyramid.padded:
             raise Refusal("its reduced levels are padded")

@@ -88,12 +88,15 @@ def tiff_pixel_size(file: Any, index: int, page: Any) -> tuple[Mpp | None, tuple
     size = number_of(described[1]) if described else None
     if size is not None:
         return Mpp(size, size, "metadata"), ()
-    per_unit = page.resolution
+    try:
+        per_unit, code = page.resolution, int(page.resolutionunit)
+    except (ValueError, TypeError):
+        return None, ("its resolution tags cannot be read and are ignored",)
     unit: float | None = None
     if file.is_imagej:
         unit = unit_of(str((file.imagej_metadata or {}).get("unit", "")))
     if unit is None:  # inch, cm, mm, µm; without a unit the numbers are an aspect ratio
-        unit = {2: 25400.0, 3: 1e4, 4: 1e3, 5: 1.0}.get(int(page.resolutionunit))
+        unit = {2: 25400.0, 3: 1e4, 4: 1e3, 5: 1.0}.get(code)
     if not unit or min(per_unit) <= 0 or per_unit == (1, 1):
         return None, ()
     return plausible_mpp(Mpp(unit / per_unit[0], unit / per_unit[1], "metadata"))
