@@ -7,7 +7,6 @@ evaluation use these functions, so that a file has the same pixels everywhere.
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,8 @@ LEAST_SHARE = 0.5
 its glass would be dark."""
 
 
-def ome_pixels(file: Any, index: int) -> list[Mapping[str, str]]:
-    """Return the attributes of the OME-XML element Pixels of a series.
+def ome_pixels(file: Any, index: int) -> list[ET.Element]:
+    """Return the OME-XML element Pixels of a series.
 
     tifffile leaves out images whose pixels are in no file. Then these are the elements with the
     size of the series: none, one or several.
@@ -35,7 +34,7 @@ def ome_pixels(file: Any, index: int) -> list[Mapping[str, str]]:
         number of the series
     """
     nodes = ET.fromstring(file.ome_metadata).iter()
-    pixels = [node.attrib for node in nodes if node.tag.rpartition("}")[2] == "Pixels"]
+    pixels = [node for node in nodes if node.tag.rpartition("}")[2] == "Pixels"]
     if len(pixels) == len(file.series):
         return [pixels[index]]
     frame = file.series[index].keyframe

@@ -61,6 +61,45 @@ def test_an_image_without_pixels_does_not_give_another_its_size(tmp_path):
         assert "several pixel sizes" in slide.notes[0]
 
 
+@pytest.mark.parametrize("sizes", [("0.25", "0.5"), ("0.5", "0.25")])
+def test_an_image_of_another_file_is_not_read_from_this_one(tmp_path, sizes):
+    """OME-TIFF in several files: each states the images of all."""
+    ids = [f"urn:uuid:0000000{k}-0000-0000-0000-000000000000" for k in range(2)]
+    xml = ome_xml(*((RIGHT.replace("0.25", size), 0) for size in sizes))
+    for k, name in enumerate(("a.ome.tif", "b.ome.tif")):
+        place = f'PlaneCount="1"><UUID FileName="{name}">{ids[k]}</UUID></TiffData>'
+        xml = xml.replace('PlaneCount="1"/>', place, 1)
+    for k, name in enumerate(("a.ome.tif", "b.ome.tif")):
+        own = xml.replace("<OME ", f'<OME UUID="{ids[k]}" ', 1)
+        write(tmp_path / name, (SMALL - 9 * k, {}), ome=own)
+    for k, name in enumerate(("a.ome.tif", "b.ome.tif")):
+        np.testing.assert_array_equal(pixels_of(tmp_path / name), SMALL - 9 * k)
+        with open_slide(tmp_path / name) as slide:
+            assert slide.require_mpp().value == float(sizes[k])
+            assert f"series {k} of 2 is read" in slide.notes[0]
+    with pytest.raises(SlideFormatError, match=r"series 1 lies in b\.ome\.tif; give that file"):
+        open_slide(tmp_path / "a.ome.tif", series=1)
+
+
+def test_channels_are_put_in_order_by_what_they_state(tmp_path):
+    path = tmp_path / "x.ome.tif"
+    planes = np.moveaxis(SMALL, 2, 0)
+    options = {"photometric": "minisblack", "tile": (64, 64)}
+    for order, names, turned in (
+        ([0, 1, 2], ["Red", "Green", "Blue"], False), ([2, 1, 0], ["Blue", "Green", "Red"], True),
+        ([1, 2, 0], ["g", "b", "r"], True), ([0, 1, 2], ["DAPI", "FITC", "TRITC"], False),
+    ):  # fmt: skip
+        about = {"axes": "CYX", "Channel": {"Name": names}}
+        tifffile.imwrite(path, planes[order], metadata=about, **options)
+        np.testing.assert_array_equal(pixels_of(path), SMALL)
+        with open_slide(path) as slide:
+            assert bool(slide.notes) == turned
+    colours = [{"color": c} for c in ("0000FF", "00FF00", "FF0000")]
+    path = zarr_with(tmp_path / "x.zarr", lambda a, _: a.update(omero={"channels": colours}),
+                     planes[::-1])  # fmt: skip
+    np.testing.assert_array_equal(pixels_of(path), SMALL)
+
+
 def test_ome_without_a_namespace_has_a_pixel_size(tmp_path):
     xml = ome_xml((RIGHT, 0), namespace="")
     with open_slide(write(tmp_path / "x.ome.tif", (SMALL, {}), ome=xml)) as slide:

@@ -18,7 +18,7 @@ from wsi_pipeline.core.pixel_size import Mpp
 from wsi_pipeline.core.sample_bits import scale_samples
 from wsi_pipeline.slides.levels import fit_levels
 from wsi_pipeline.slides.readers import MAX_TILE_PX, Choice, Header, Refusal, choose_number
-from wsi_pipeline.slides.tiff_colour import refuse_dark_range
+from wsi_pipeline.slides.tiff_colour import refuse_dark_range, rgb_order
 from wsi_pipeline.slides.tiff_pixel_size import unit_of
 
 __all__ = ["OmeZarrReader", "is_ome_zarr"]
@@ -74,6 +74,11 @@ class OmeZarrReader:
         pyramid = fit_levels(sizes)
         self._arrays = [arrays[number] for number in pyramid.kept]
         self._bare = [_with_glass(array) for array in self._arrays]
+        self._order = (
+            _order(about) if axes.count("c") and _size_of("c", axes, arrays[0]) == 3 else None
+        )
+        if self._order is not None:
+            notes += ("its channels are put in the order red, green, blue, as it states them",)
         if len(images) > 1:
             more = "; --series chooses another" if choice.series is None else ""
             notes = (f"series {wanted} of {len(images)} is read{more}", *notes)
@@ -124,7 +129,7 @@ class OmeZarrReader:
         if bare is not None:  # where no channel was written, the two differ in all of them
             glass = self._in_order(bare[index])
             pixels = np.where((glass != pixels).all(axis=2, keepdims=True), glass, pixels)
-        return pixels
+        return pixels if self._order is None else pixels[..., self._order]
 
     def _in_order(self, pixels: Any) -> NDArray[Any]:
         """Return samples with the axes of the array as (h, w, channels)."""
@@ -230,8 +235,18 @@ def _array(group: Any, path: str) -> Any:
 
 
 def _size(axes: list[str], array: Any) -> tuple[int, int]:
-    shape = dict(zip(axes, array.shape, strict=True))
-    return int(shape["x"]), int(shape["y"])
+    return _size_of("x", axes, array), _size_of("y", axes, array)
+
+
+def _size_of(axis: str, axes: list[str], array: Any) -> int:
+    return int(array.shape[axes.index(axis)])
+
+
+def _order(about: Mapping[str, Any]) -> list[int] | None:
+    """Return where red, green and blue are among three channels that are in another order."""
+    channels = [c for c in about["omero"].get("channels") or [] if isinstance(c, dict)]
+    order = rgb_order(*([str(c.get(key)) for c in channels] for key in ("label", "color")))
+    return None if order == (0, 1, 2) else list(order)
 
 
 def _window_top(about: Mapping[str, Any]) -> int:

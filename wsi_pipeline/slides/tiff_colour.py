@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_pipeline.core.sample_bits import scale_samples, unknown_range
+from wsi_pipeline.core.sample_bits import ome_pixels, scale_samples, unknown_range
 from wsi_pipeline.slides.readers import WHITE, Refusal
 from wsi_pipeline.slides.resample import flatten
 
@@ -17,8 +18,10 @@ __all__ = [
     "Colour",
     "contradicted_by_tiles",
     "jpeg_is_ycbcr",
+    "ome_order",
     "orientation_of",
     "refuse_dark_range",
+    "rgb_order",
 ]
 
 GREY, PALETTE, COLOUR = (0, 1), (3,), (1, 2, 6)
@@ -26,6 +29,9 @@ GREY, PALETTE, COLOUR = (0, 1), (3,), (1, 2, 6)
 YCBCR, ASSOCIATED_ALPHA = 6, 1
 JPEG = (6, 7, 33007, 34892)
 """Values of the tag Compression whose decoders turn YCbCr into RGB."""
+RGB_NAMES = {"r": 0, "red": 0, "ff0000": 0, "g": 1, "green": 1, "00ff00": 1, "b": 2, "blue": 2,
+             "0000ff": 2}  # fmt: skip
+"""Name or colour of a channel → its place in RGB."""
 HEAD_BYTES = 4096
 """Bytes in which a JPEG states its colours."""
 
@@ -122,6 +128,41 @@ def contradicted_by_tiles(file: Any, page: Any) -> bool | None:
     file.filehandle.seek(page.dataoffsets[index])
     ycbcr = jpeg_is_ycbcr(file.filehandle.read(min(page.databytecounts[index], HEAD_BYTES)))
     return None if ycbcr == (int(frame.photometric) == YCBCR) else ycbcr
+
+
+def rgb_order(names: Sequence[str], colours: Sequence[str]) -> tuple[int, int, int]:
+    """Return where red, green and blue are among three channels; 0, 1, 2 if that is not stated.
+
+    Parameters
+    ----------
+    names
+        their names, in any letters
+    colours
+        their colours, six hexadecimal digits each
+
+    Examples
+    --------
+    >>> rgb_order(["B", "green", "Red"], []), rgb_order(["DAPI", "FITC", "TRITC"], [])
+    ((2, 1, 0), (0, 1, 2))
+    """
+    for stated in (names, colours):
+        found = [RGB_NAMES.get(text.strip().lower(), -1) for text in stated]
+        if sorted(found) == [0, 1, 2]:
+            return found.index(0), found.index(1), found.index(2)
+    return 0, 1, 2
+
+
+def ome_order(file: Any, index: int) -> tuple[int, int, int]:
+    """Return `rgb_order` of the channels of a series, as its OME-XML states them."""
+    channels = [
+        node
+        for pixels in (ome_pixels(file, index)[:1] if file.is_ome else [])
+        for node in pixels.iter()
+        if node.tag.rpartition("}")[2] == "Channel"
+    ]
+    colours = [node.get("Color", "") for node in channels]
+    whole = [int(c) % 2**32 >> 8 if c.lstrip("-").isdecimal() else 1 for c in colours]
+    return rgb_order([node.get("Name", "") for node in channels], [f"{c:06x}" for c in whole])
 
 
 def orientation_of(page: Any) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -102,7 +103,7 @@ def tiff_pixel_size(file: Any, index: int, page: Any) -> tuple[Mpp | None, tuple
     return plausible_mpp(Mpp(unit / per_unit[0], unit / per_unit[1], "metadata"))
 
 
-def _of_ome(images: Sequence[Mapping[str, str]]) -> tuple[Mpp | None, tuple[str, ...]]:
+def _of_ome(images: Sequence[ET.Element]) -> tuple[Mpp | None, tuple[str, ...]]:
     """Return the pixel size of OME images that agree; without Y, pixels are as high as wide."""
     found = {_of_pixels(pixels) for pixels in images}
     if len(found) > 1:
@@ -110,7 +111,7 @@ def _of_ome(images: Sequence[Mapping[str, str]]) -> tuple[Mpp | None, tuple[str,
     return found.pop() if found else (None, ())
 
 
-def _of_pixels(pixels: Mapping[str, str]) -> tuple[Mpp | None, tuple[str, ...]]:
+def _of_pixels(pixels: ET.Element) -> tuple[Mpp | None, tuple[str, ...]]:
     """Return the pixel size of an element Pixels, and notes."""
     sizes: dict[str, float] = {}
     for axis in "XY":

@@ -41,6 +41,7 @@ from wsi_pipeline.slides.tiff_colour import (
     JPEG,
     Colour,
     contradicted_by_tiles,
+    ome_order,
     orientation_of,
     refuse_dark_range,
 )
@@ -94,6 +95,9 @@ class TiffReader:
         index, notes = _choose_series(self._file, choice.series)
         series = self._file.series[index]
         chosen, plane, time, more = _choose_planes(series, choice)
+        if len(chosen) == 3 and (order := ome_order(self._file, index)) != (0, 1, 2):
+            chosen = [chosen[place] for place in order]
+            more += ("its channels are put in the order red, green, blue, as it states them",)
         levels = [_pages(level, chosen) for level in _images(self._file, index)]
         first = levels[0][0].keyframe
         unlike = [pages for pages in levels if not _alike(pages[0].keyframe, first)]
@@ -278,9 +282,14 @@ def _choose_series(file: Any, wanted: int | None) -> tuple[int, tuple[str, ...]]
             f"series {wanted} does not exist; the file has "
             + (f"0 to {len(pictures) - 1}" if len(pictures) > 1 else "series 0 only")
         )
+    elsewhere = [p.keyframe.parent is not file for p in pictures]  # OME-TIFF in several files
+    if all(elsewhere) or (wanted is not None and elsewhere[wanted]):
+        number = wanted or 0
+        other = pictures[number].keyframe.parent.filename
+        raise Refusal(f"series {number} lies in {other}; give that file")
     sizes = [
-        0 if p.keyframe.is_mask else p.keyframe.imagewidth * p.keyframe.imagelength
-        for p in pictures
+        0 if away or p.keyframe.is_mask else p.keyframe.imagewidth * p.keyframe.imagelength
+        for p, away in zip(pictures, elsewhere, strict=True)
     ]
     index = int(np.argmax(sizes)) if wanted is None else wanted
     used = {id(level.pages[0]) for level in _images(file, index)}
