@@ -53,17 +53,7 @@ class OmeZarrReader:
             raise Refusal(one_line(error)) from error
 
     def _describe(self, path: Path, choice: Choice) -> None:
-        root = zarr.open_group(path, mode="r")
-        images = _images(root)
-        if not images:
-            plate = "; it is a plate, give the folder of a well or field" * ("plate" in root.attrs)
-            raise Refusal(f"its metadata has no multiscales{plate}")
-        wanted = 0 if choice.series is None else choice.series
-        if not 0 <= wanted < len(images):
-            raise Refusal(
-                f"series {wanted} does not exist; the folder has {len(images)}, from 0 on"
-            )
-        group, about = images[wanted]
+        group, about, which = _chosen(zarr.open_group(path, mode="r"), choice.series)
         axes = [str(a["name"] if isinstance(a, dict) else a).lower() for a in about["axes"]]
         datasets, arrays, missing = _levels(group, about, axes)
         if len(axes) != arrays[0].ndim or not {"x", "y"} <= set(axes):
@@ -79,16 +69,20 @@ class OmeZarrReader:
         )
         if self._order is not None:
             notes += ("its channels are put in the order red, green, blue, as it states them",)
-        if len(images) > 1:
-            more = "; --series chooses another" if choice.series is None else ""
-            notes = (f"series {wanted} of {len(images)} is read{more}", *notes)
         mpp, more_notes = _pixel_size(about, datasets[0], axes)
         self.header = Header(
             vendor="ome-zarr",
             levels=pyramid.levels,
             bounds=Box(0, 0, *sizes[0]),
             mpp=mpp,
-            notes=(*notes, *missing, *pyramid.notes, *more_notes, *_missing_chunks(arrays[0])),
+            notes=(
+                *which,
+                *notes,
+                *missing,
+                *pyramid.notes,
+                *more_notes,
+                *_missing_chunks(arrays[0]),
+            ),
             plane=self._where["z"],
             time=self._where["t"],
         )
@@ -155,6 +149,20 @@ class OmeZarrReader:
 
     def close(self) -> None:
         """Do nothing: chunks are opened one by one."""
+
+
+def _chosen(root: Any, wanted: int | None) -> tuple[Any, Mapping[str, Any], tuple[str, ...]]:
+    """Return group and metadata of the image to read, and a note where there are several."""
+    images = _images(root)
+    if not images:
+        plate = "; it is a plate, give the folder of a well or field" * ("plate" in root.attrs)
+        raise Refusal(f"its metadata has no multiscales{plate}")
+    number = wanted or 0
+    if not 0 <= number < len(images):
+        raise Refusal(f"series {number} does not exist; the folder has {len(images)}, from 0 on")
+    more = "; --series chooses another" if wanted is None else ""
+    note = f"series {number} of {len(images)} is read{more}"
+    return (*images[number], (note,) * (len(images) > 1))
 
 
 def _images(root: Any) -> list[tuple[Any, Mapping[str, Any]]]:
