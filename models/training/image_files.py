@@ -25,6 +25,8 @@ __all__ = ["IMAGE_SUFFIXES", "find_image", "image_shape", "read_image", "resize_
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 """Ends of the names of images, where a folder has no list of them."""
 
+BY_OPENCV = (1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946)
+"""Values of the tag Compression that OpenCV reads: none, fax, LZW, JPEG, Deflate, PackBits."""
 ORIENTATION = 274
 """Tag of the orientation, 1 (upright) to 8, in EXIF and TIFF."""
 _HEADERS = threading.Lock()
@@ -146,16 +148,22 @@ def _flatten(rgba: NDArray[np.generic], *, premultiplied: bool = False) -> NDArr
 
 
 def _deep_tiff(path: Path) -> tuple[NDArray[np.generic] | None, int]:
-    """Return the pixels (h, w, 3) of a TIFF with deep or further samples, and significant bits.
+    """Return the pixels (h, w, 3) of a TIFF that OpenCV misreads, and its significant bits.
 
     None for any other file; 0 bits where it does not state them. OpenCV 5.0 reads unallocated
-    memory instead of more than 8 bits in colour, and makes what is transparent black.
+    memory instead of more than 8 bits in colour, makes what is transparent black, and returns
+    black where it lacks the compression.
     """
     try:
         with tifffile.TiffFile(path) as file:
             page = file.pages.first
             largest = max(p.imagewidth * p.imagelength for p in file.pages)
-            if page.dtype is None or (page.dtype.itemsize == 1 and not page.extrasamples):
+            series = file.series[0]
+            axes = [
+                a for a, n in zip(series.axes, series.shape, strict=True) if a in "CZ" and n > 1
+            ]
+            plain = page.dtype is None or (page.dtype.itemsize == 1 and not page.extrasamples)
+            if plain and int(page.compression) in BY_OPENCV:
                 pixels, bits = None, 0
             else:
                 pixels = page.asarray()
@@ -165,6 +173,9 @@ def _deep_tiff(path: Path) -> tuple[NDArray[np.generic] | None, int]:
         return None, 0
     if page.imagewidth * page.imagelength < largest:
         raise ValueError(f"{path}: its first image is not its largest; save that one alone")
+    if axes:
+        names = {"C": "channels", "Z": "focal planes"}
+        raise ValueError(f"{path} has several {names[axes[0]]}; save one image of them, as RGB")
     return (pixels, 0) if pixels is None else (_colours_of(pixels, page, bits, path), bits)
 
 

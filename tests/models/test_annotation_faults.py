@@ -288,6 +288,26 @@ def test_what_is_transparent_is_white_as_in_slides(tmp_path, name, premultiplied
         np.testing.assert_array_equal(slide.read_region(Box(0, 0, 50, 40)), found)
 
 
+@pytest.mark.parametrize("compression", ["jpeg2000", "jpegxl", "webp", "zstd", "lzma", "lzw"])
+def test_every_compression_of_a_tiff_is_read_as_in_slides(tmp_path, compression):
+    path = tmp_path / "a.tif"
+    picture = np.arange(40 * 50 * 3).reshape(40, 50, 3).astype(np.uint8) // 2 + 100
+    tifffile.imwrite(path, picture, photometric="rgb", compression=compression)
+    found = read_image(path)
+    assert found.min() >= 90, "OpenCV gives black where it lacks the compression"
+    with open_slide(path) as slide:
+        np.testing.assert_array_equal(slide.read_region(Box(0, 0, 50, 40)), found)
+
+
+@pytest.mark.parametrize(("axes", "what"), [("ZYXS", "focal planes"), ("CYX", "channels")])
+def test_a_tiff_of_several_planes_is_refused(tmp_path, axes, what):
+    planes = np.full((3, 40, 50, 3)[: len(axes)], 230, np.uint8)
+    options = {"photometric": "rgb" if axes[-1] == "S" else "minisblack"}
+    tifffile.imwrite(tmp_path / "a.ome.tif", planes, metadata={"axes": axes}, **options)
+    with pytest.raises(ValueError, match=f"several {what}; save one image"):
+        read_image(tmp_path / "a.ome.tif")
+
+
 def test_a_tiff_whose_first_image_is_small_is_refused(tmp_path):
     with tifffile.TiffWriter(tmp_path / "a.tif") as file:
         for side in (20, 40):
