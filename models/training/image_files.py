@@ -27,6 +27,8 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 
 BY_OPENCV = (1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946)
 """Values of the tag Compression that OpenCV reads: none, fax, LZW, JPEG, Deflate, PackBits."""
+SEVERAL = {"C": "channels", "Z": "focal planes", "T": "time points", "I": "pages", "Q": "pages"}
+"""Axes of a TIFF of which one image would be taken, and the others left out without a word."""
 ORIENTATION = 274
 """Tag of the orientation, 1 (upright) to 8, in EXIF and TIFF."""
 _HEADERS = threading.Lock()
@@ -160,7 +162,7 @@ def _deep_tiff(path: Path) -> tuple[NDArray[np.generic] | None, int]:
             largest = max(p.imagewidth * p.imagelength for p in file.pages)
             series = file.series[0]
             axes = [
-                a for a, n in zip(series.axes, series.shape, strict=True) if a in "CZ" and n > 1
+                a for a, n in zip(series.axes, series.shape, strict=True) if a in SEVERAL and n > 1
             ]
             plain = page.dtype is None or (page.dtype.itemsize == 1 and not page.extrasamples)
             if plain and int(page.compression) in BY_OPENCV:
@@ -174,8 +176,7 @@ def _deep_tiff(path: Path) -> tuple[NDArray[np.generic] | None, int]:
     if page.imagewidth * page.imagelength < largest:
         raise ValueError(f"{path}: its first image is not its largest; save that one alone")
     if axes:
-        names = {"C": "channels", "Z": "focal planes"}
-        raise ValueError(f"{path} has several {names[axes[0]]}; save one image of them, as RGB")
+        raise ValueError(f"{path} has several {SEVERAL[axes[0]]}; save one image of them, as RGB")
     return (pixels, 0) if pixels is None else (_colours_of(pixels, page, bits, path), bits)
 
 

@@ -299,13 +299,17 @@ def test_every_compression_of_a_tiff_is_read_as_in_slides(tmp_path, compression)
         np.testing.assert_array_equal(slide.read_region(Box(0, 0, 50, 40)), found)
 
 
-@pytest.mark.parametrize(("axes", "what"), [("ZYXS", "focal planes"), ("CYX", "channels")])
+@pytest.mark.parametrize(
+    ("axes", "what"),
+    [("ZYXS", "focal planes"), ("CYX", "channels"), ("TYXS", "time points"), ("", "pages")],
+)
 def test_a_tiff_of_several_planes_is_refused(tmp_path, axes, what):
-    planes = np.full((3, 40, 50, 3)[: len(axes)], 230, np.uint8)
-    options = {"photometric": "rgb" if axes[-1] == "S" else "minisblack"}
-    tifffile.imwrite(tmp_path / "a.ome.tif", planes, metadata={"axes": axes}, **options)
+    path = tmp_path / ("a.ome.tif" if axes else "a.tif")
+    planes = np.full((3, 40, 50, 3)[: len(axes) or 3], 230, np.uint8)
+    options = {"photometric": "rgb" if axes[-1:] == "S" else "minisblack"}
+    tifffile.imwrite(path, planes, metadata={"axes": axes} if axes else None, **options)
     with pytest.raises(ValueError, match=f"several {what}; save one image"):
-        read_image(tmp_path / "a.ome.tif")
+        read_image(path)
 
 
 def test_a_tiff_whose_first_image_is_small_is_refused(tmp_path):
