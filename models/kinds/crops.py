@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 __all__ = ["CROP_MPP", "CROP_PX", "crop_side", "nucleus_crops"]
 
-CROP_PX, CROP_MPP = 64, 0.5
-"""Side of a crop in pixels, and its pixel size in µm: 32 µm, several nuclei wide."""
+CROP_PX, CROP_MPP = 48, 0.5
+"""Side of a crop in pixels, and its pixel size in µm: 24 µm, more than a large nucleus."""
 
 
 def crop_side(mpp: float, size: int = CROP_PX) -> int:
@@ -18,7 +18,7 @@ def crop_side(mpp: float, size: int = CROP_PX) -> int:
     Examples
     --------
     >>> crop_side(0.5), crop_side(0.25)
-    (64, 128)
+    (48, 96)
     """
     return max(2, 2 * round(size * CROP_MPP / mpp / 2))
 
@@ -57,7 +57,7 @@ def nucleus_crops(
     >>> image = np.zeros((80, 80, 3), np.uint8)
     >>> crops = nucleus_crops(image, labels, np.array([7]), np.array([[40, 40]]), mpp=0.5)
     >>> crops.shape, int((crops[0, ..., 3] == 255).sum())
-    ((1, 64, 64, 4), 16)
+    ((1, 48, 48, 4), 16)
     """
     side = crop_side(mpp, size)
     half = side // 2

@@ -1,13 +1,17 @@
 """KindNet: crops of nuclei → normal, abnormal, leukocyte or other.
 
+Frozen features of a segmentation network's encoder, averaged over the nucleus, the ring around it
+and the crop, and a small network on these numbers. A few thousand nuclei cannot teach filters that
+ImageNet and the segmentation of real slides have taught already.
+
 This is no diagnosis. It sorts nuclei by appearance, so that a reader can find the ones to look at.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,83 +19,105 @@ from torch import Tensor, nn
 
 from ..checkpoint import Card, load_checkpoint
 from ..norms import fold_norms
+from ..semantic.efficientnet_lite import ENCODERS, EfficientNetLite
 
-__all__ = ["KINDS", "TASK", "KindNet", "kindnet", "load_kinds", "network_input", "without_norms"]
+__all__ = ["KINDS", "SIZES", "TASK", "KindNet", "kindnet", "load_kinds", "network_input"]
 
 KINDS = ("normal", "abnormal", "leukocyte", "other")
 """Classes in the order of the network's output; "other" is what is no nucleus of a cell."""
 TASK = "kinds"
 """Task in the card of such a network, see `Card`."""
-
-
-def _conv(cin: int, cout: int, stride: int = 1) -> list[nn.Module]:
-    """Return a 3×3 convolution and its batch norm."""
-    return [nn.Conv2d(cin, cout, 3, stride, 1, bias=False), nn.BatchNorm2d(cout)]
-
-
-class _Residual(nn.Module):
-    """Two 3×3 convolutions beside the identity."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(*_conv(width, width), nn.ReLU(True), *_conv(width, width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(x + self.body(x))
+RING_PX = 6
+"""Width of the ring around the nucleus: 3 µm."""
+SIZES = 2
+"""How many of the features, the last ones, depend on the nucleus's size and shape alone."""
 
 
 class KindNet(nn.Module):
     """Crops (n, 4, s, s), normalised colours and the nucleus's own mask 0 … 1 → logits (n, kinds).
 
-    The mask is what tells the nucleus from its neighbours. The head gets the mean of the last
-    features over the crop, the mean of earlier ones over the nucleus alone, and the nucleus's area.
+    s is a multiple of 16. The mask is what tells the nucleus from its neighbours. For each scale of
+    the encoder there are the mean and the standard deviation of its features in the nucleus, their
+    mean in the ring around it, and their mean over the crop.
+
+    Attributes
+    ----------
+    encoder
+        without batch norms; training leaves it as it is
+    shift, scale
+        bring features to mean 0 and deviation 1
+    head
+        features → logits
     """
 
-    def __init__(self, kinds: int, width: int) -> None:
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, kinds: int, encoder: str, hidden: int) -> None:
         super().__init__()
-        w1, w2, w3, w4 = width, 2 * width, 4 * width, 6 * width
-        relu = nn.ReLU(True)
-        self.early = nn.Sequential(
-            *_conv(4, w1, 2), relu, *_conv(w1, w2, 2), relu, _Residual(w2),
-            *_conv(w2, w3, 2), relu, _Residual(w3),
+        self.encoder = EfficientNetLite(encoder)
+        fold_norms(self.encoder)
+        self.encoder.requires_grad_(False)
+        count = 4 * sum(self.encoder.channels) + SIZES
+        self.register_buffer("shift", torch.zeros(count))
+        self.register_buffer("scale", torch.ones(count))
+        self.head = nn.Sequential(
+            nn.Dropout(0.3), nn.Linear(count, hidden), nn.ReLU(), nn.Dropout(0.3),
+            nn.Linear(hidden, kinds),
         )  # fmt: skip
-        self.late = nn.Sequential(*_conv(w3, w4, 2), relu)
-        self.head = nn.Sequential(nn.Dropout(0.2), nn.Linear(w3 + w4 + 1, kinds))
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return the numbers (n, features) that the head gets."""
+        mask = x[:, 3:]
+        wide = F.max_pool2d(mask, (2 * RING_PX + 1, 1), 1, (RING_PX, 0))
+        wide = F.max_pool2d(wide, (1, 2 * RING_PX + 1), 1, (0, RING_PX))
+        areas = torch.cat([mask, wide - mask, torch.ones_like(mask)], 1)
+        numbers = []
+        for maps, stride in zip(self.encoder(x[:, :3]), self.encoder.strides, strict=True):
+            weights = F.avg_pool2d(areas, stride).flatten(2)
+            weights = weights / (weights.sum(2, keepdim=True) + 1e-3)
+            pixels = maps.permute(0, 2, 3, 1).flatten(1, 2)
+            means = weights @ pixels
+            square = (weights[:, :1] @ pixels.square())[:, 0]
+            spread = (square - means[:, 0].square()).clamp(min=0).sqrt()
+            numbers += [means.flatten(1), spread]
+        area = mask.sum((1, 2, 3)) + 1
+        edges = mask.diff(dim=2).abs().sum((1, 2, 3)) + mask.diff(dim=3).abs().sum((1, 2, 3))
+        return torch.cat([*numbers, torch.stack([area.log(), edges / area.sqrt()], 1)], 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
-        early = self.early(x)
-        mask = F.interpolate(x[:, 3:], size=early.shape[2:], mode="area")
-        share = mask.mean((2, 3))
-        nucleus = (early * mask).mean((2, 3)) / (share + 1e-3)
-        whole = self.late(early).mean((2, 3))
-        logits: Tensor = self.head(torch.cat([whole, nucleus, torch.log(share + 1e-3)], 1))
+        logits: Tensor = self.head((self.features(x) - self.shift) * self.scale)
         return logits
 
 
-def kindnet(*, kinds: int = len(KINDS), width: int = 16) -> KindNet:
+def kindnet(*, kinds: int = len(KINDS), encoder: str = "lite0", hidden: int = 64) -> KindNet:
     """Build a KindNet with fresh weights.
 
     Parameters
     ----------
     kinds
         number of classes
-    width
-        channels of the first convolution; the others are multiples of it
+    encoder
+        one of `ENCODERS`
+    hidden
+        width of the layer between features and logits
 
     Raises
     ------
     ValueError
-        fewer than 2 kinds, or a width below 1
+        an encoder that does not exist, fewer than 2 kinds, or a width below 1
 
     Examples
     --------
-    >>> kindnet()(torch.zeros(2, 4, 64, 64)).shape
+    >>> kindnet()(torch.zeros(2, 4, 48, 48)).shape
     torch.Size([2, 4])
     """
-    if kinds < 2 or width < 1:
-        raise ValueError(f"kinds {kinds} and width {width}: at least 2 and 1")
-    return KindNet(kinds, width)
+    if kinds < 2 or hidden < 1:
+        raise ValueError(f"kinds {kinds} and hidden {hidden}: at least 2 and 1")
+    if encoder not in ENCODERS:
+        raise ValueError(f"encoder {encoder!r}: one of {', '.join(ENCODERS)}")
+    return KindNet(kinds, encoder, hidden)
 
 
 def network_input(crops: Tensor, card: Card) -> Tensor:
@@ -103,13 +129,6 @@ def network_input(crops: Tensor, card: Card) -> Tensor:
     rows = crops.reshape(n, h, w * c).float()  # whole rows at once: four numbers a time take long
     rows.sub_(shift.repeat(w).to(crops.device)).mul_(scale.repeat(w).to(crops.device))
     return rows.view(n, h, w, c).permute(0, 3, 1, 2)  # channels last, as they were
-
-
-def without_norms(network: KindNet) -> KindNet:
-    """Return a network that computes the same with its batch norms in the convolutions."""
-    faster = copy.deepcopy(network)
-    fold_norms(faster)
-    return faster.to(memory_format=torch.channels_last)
 
 
 def load_kinds(path: Path) -> tuple[KindNet, Card]:
@@ -132,8 +151,8 @@ def load_kinds(path: Path) -> tuple[KindNet, Card]:
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise ValueError(f"{path}: weights do not fit {card.name}: {reason}") from error
-    return network.eval(), card
+    return network.eval().to(memory_format=torch.channels_last), card
 
 
-def _options(options: Mapping[str, int]) -> dict[str, int]:
-    return {name: int(options[name]) for name in ("kinds", "width") if name in options}
+def _options(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: options[name] for name in ("kinds", "encoder", "hidden") if name in options}

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from wsiseg_models import registry as networks
 from wsiseg_models.checkpoint import Card, read_card, weights_path
-from wsiseg_models.kinds.network import KindNet, load_kinds, network_input, without_norms
+from wsiseg_models.kinds.network import KindNet, load_kinds, network_input
 from wsiseg_models.precision import has_bfloat16
 
 from wsi_pipeline.core.config import ObjectRule, RunConfig
@@ -144,7 +144,7 @@ def _with_kinds(model: Model) -> Model:
     if not (isinstance(model, PixelModel) and model.classes == KIND_CLASSES[:1] and reaches):
         return model
     network, card = load_kinds(weights_path(KINDS_NAME))
-    sort = _LoadedKinds(without_norms(network).to(model.device), card, model.device)
+    sort = _LoadedKinds(network.to(model.device), card, model.device)
     limits = tuple(card.rule.get(kind, 0.5) for kind in card.classes)
     sorter = KindSorter(sort.probabilities, model.mpp, limits)
     return replace(model, classes=KIND_CLASSES, sorter=sorter)
