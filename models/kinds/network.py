@@ -68,21 +68,22 @@ class KindNet(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """Return the numbers (n, features) that the head gets."""
-        mask = x[:, 3:]
-        wide = F.max_pool2d(mask, (2 * RING_PX + 1, 1), 1, (RING_PX, 0))
-        wide = F.max_pool2d(wide, (1, 2 * RING_PX + 1), 1, (0, RING_PX))
-        areas = torch.cat([mask, wide - mask, torch.ones_like(mask)], 1)
+        colours, mask = x[:, :3].contiguous(memory_format=torch.channels_last), x[:, 3].contiguous()
+        own = F.avg_pool2d(mask[:, None], 2)
+        wide = F.max_pool2d(own, (RING_PX + 1, 1), 1, (RING_PX // 2, 0))
+        wide = F.max_pool2d(wide, (1, RING_PX + 1), 1, (0, RING_PX // 2))
+        areas = torch.cat([own, wide - own, torch.ones_like(own)], 1)
         numbers = []
-        for maps, stride in zip(self.encoder(x[:, :3]), self.encoder.strides, strict=True):
-            weights = F.avg_pool2d(areas, stride).flatten(2)
+        for maps, stride in zip(self.encoder(colours), self.encoder.strides, strict=True):
+            weights = F.avg_pool2d(areas, stride // 2).flatten(2)
             weights = weights / (weights.sum(2, keepdim=True) + 1e-3)
             pixels = maps.permute(0, 2, 3, 1).flatten(1, 2)
             means = weights @ pixels
             square = (weights[:, :1] @ pixels.square())[:, 0]
             spread = (square - means[:, 0].square()).clamp(min=0).sqrt()
             numbers += [means.flatten(1), spread]
-        area = mask.sum((1, 2, 3)) + 1
-        edges = mask.diff(dim=2).abs().sum((1, 2, 3)) + mask.diff(dim=3).abs().sum((1, 2, 3))
+        area = mask.sum((1, 2)) + 1
+        edges = mask.diff(dim=1).abs().sum((1, 2)) + mask.diff(dim=2).abs().sum((1, 2))
         return torch.cat([*numbers, torch.stack([area.log(), edges / area.sqrt()], 1)], 1)
 
     def forward(self, x: Tensor) -> Tensor:

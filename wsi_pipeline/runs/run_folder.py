@@ -37,7 +37,7 @@ from wsi_pipeline.runs.part_file import part_bytes, read_part
 
 __all__ = ["RESULT_VERSION", "RunFolder", "check_output"]
 
-RESULT_VERSION = 9
+RESULT_VERSION = 10
 """Raised when the same settings give other objects than before."""
 _REMEDY = "finished regions are kept; free some space and run the same command again to resume"
 
