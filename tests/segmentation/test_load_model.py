@@ -92,6 +92,10 @@ def test_opening_a_model_leaves_the_process_as_it_was():
         ("xpu", "'xpu' is not supported; use auto, cpu"),
         ("mps", "no Apple GPU that PyTorch can use; use --device cpu"),
         ("cuda:99", "usable GPUs; use --device cpu"),
+        ("cuda:128", "usable GPUs; use --device cpu"),
+        ("cuda:65536", "usable GPUs; use --device cpu"),
+        ("cpu:-1", "unknown device"),
+        ("", "unknown device"),
     ],
 )
 def test_a_device_that_is_not_there_is_refused_with_a_remedy(name, words):
@@ -99,11 +103,18 @@ def test_a_device_that_is_not_there_is_refused_with_a_remedy(name, words):
         device_named(name)
 
 
+@pytest.mark.parametrize("name", ["cpu", "cpu:0", "cpu:1", "cpu:99999"])
+def test_a_cpu_has_one_name(name):
+    assert device_named(name) == "cpu"
+
+
 def test_an_apple_gpu_is_taken_when_named_and_not_otherwise(monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert device_named("mps") == "mps" and device_named("auto") == "cpu"
     assert not precision.has_bfloat16("mps")
+    with pytest.raises(DeviceError, match="no device 'mps:1'"):
+        device_named("mps:1")
 
 
 @pytest.mark.parametrize("device", ["cpu", "mps"])

@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_pipeline.core.errors import OutOfMemoryError
+from wsi_pipeline.core.errors import DeviceError, OutOfMemoryError, one_line
 from wsi_pipeline.core.geometry import Box, paste, plan_tiles
 from wsi_pipeline.core.machine import process_settings
 from wsi_pipeline.segmentation.model import Instances, Model
@@ -73,7 +73,8 @@ class Stopwatch:
 class Engine:
     """Read windows of one slide on the model's pixel grid and run the network on them.
 
-    Thread-safe. A context manager: it starts and ends the threads that run the network.
+    Thread-safe. A context manager: it starts and ends the threads that run the network. One that
+    cannot start is a `DeviceError`, or an `OutOfMemoryError`.
 
     Parameters
     ----------
@@ -116,9 +117,10 @@ class Engine:
         self._settings = ExitStack()
         # Two batches that wait are enough to keep a thread busy.
         self._queue: queue.Queue[Job | None] = queue.Queue(2 * model.at_once)
+        self._begun = [Future[None]() for _ in range(model.at_once)]
         self._threads = [
-            threading.Thread(target=self._serve, name=f"network {k}", daemon=True)
-            for k in range(model.at_once)
+            threading.Thread(target=self._serve, args=(begun,), name=f"network {k}", daemon=True)
+            for k, begun in enumerate(self._begun)
         ]
 
     def tolerant(self) -> Engine:
@@ -149,9 +151,26 @@ class Engine:
                 opencv_threads=1, switch_interval_s=0.0005, torch_threads=self.model.torch_threads
             )
         )
-        for thread in self._threads:
-            thread.start()
+        try:
+            self._start()
+        except BaseException:  # `__exit__` is not called then
+            self._end()
+            raise
         return self
+
+    def _start(self) -> None:
+        """Start the threads, and wait until each of them can call the network."""
+        try:
+            for thread in self._threads:
+                thread.start()
+            for begun in self._begun:
+                begun.result()
+        except Exception as error:
+            kind = OutOfMemoryError if _lacks_memory(error) else DeviceError
+            raise kind(
+                f"{self.model.name}: the network's threads cannot start on {self.model.device} "
+                f"({one_line(error)}); end other programs there, or use another --device"
+            ) from error
 
     def __exit__(
         self,
@@ -159,14 +178,23 @@ class Engine:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for _ in self._threads:
+        self._end()
+
+    def _end(self) -> None:
+        started = [thread for thread in self._threads if thread.ident is not None]
+        for _ in started:
             self._queue.put(None)
-        for thread in self._threads:
+        for thread in started:
             thread.join()
         self._settings.close()
 
-    def _serve(self) -> None:
-        self.model.share()
+    def _serve(self, begun: Future[None]) -> None:
+        try:
+            self.model.share()
+        except BaseException as error:
+            begun.set_exception(error)
+            return
+        begun.set_result(None)
         while (job := self._queue.get()) is not None:
             infer, images, answer = job
             began = time.perf_counter()

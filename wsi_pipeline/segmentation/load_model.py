@@ -42,7 +42,8 @@ _DEVICES = "use auto, cpu, cuda, cuda:0 or mps"
 def device_named(name: str) -> str:
     """Return the device with this name; for ``auto`` cuda where there is one, otherwise cpu.
 
-    An Apple GPU has to be named, ``mps``, since the networks were never run on one.
+    A CPU has one name: PyTorch takes ``cpu:0`` and any other number for it. An Apple GPU has to be
+    named, ``mps``, since the networks were never run on one.
 
     Raises
     ------
@@ -64,19 +65,22 @@ def device_named(name: str) -> str:
         device = torch.device(name)
     except RuntimeError:
         raise DeviceError(f"unknown device {name!r}; {_DEVICES}") from None
+    if device.type == "cpu":
+        return "cpu"
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (device.index or 0) >= count:
+        # PyTorch keeps the last 8 bits of a number: 256 is 0, and 128 is -128.
+        if int(name.partition(":")[2] or 0) >= count:
             raise DeviceError(
                 f"no device {name!r}: this machine has {count} usable GPUs; use --device cpu"
             )
     elif device.type == "mps":
-        if not torch.backends.mps.is_available():
+        if device.index or not torch.backends.mps.is_available():
             raise DeviceError(
                 f"no device {name!r}: this machine has no Apple GPU that PyTorch can use; "
                 "use --device cpu"
             )
-    elif device.type != "cpu":
+    else:
         raise DeviceError(f"device {name!r} is not supported; {_DEVICES}")
     return name
 
