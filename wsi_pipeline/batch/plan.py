@@ -80,7 +80,7 @@ class Plan:
         A missing file must not stop Snakemake; the job of the slide reports it. Paths with braces
         are left out, because Snakemake would read them as wildcards; the key covers them.
         """
-        there = [str(p) for p in self._files(slide_id) if p is not None and p.exists()]
+        there = [str(p) for p in self._files(slide_id) if p is not None and os.path.exists(p)]
         return [path for path in there if not _BRACES & set(path)]
 
     def key(self, slide_id: str) -> str:
@@ -91,7 +91,7 @@ class Plan:
         """
         if (kept := self._kept(slide_id)) is not None:
             return kept["key"]
-        stats = [p.stat() if p and p.exists() else None for p in self._files(slide_id)]
+        stats = [p.stat() if p and os.path.exists(p) else None for p in self._files(slide_id)]
         # A file counts by its size and time; moving it changes nothing.
         names = [name for name in RESULT_SETTINGS if name not in ("checkpoint", "roi")]
         flags = _flags(self._settings(slide_id), names)
@@ -118,7 +118,7 @@ class Plan:
 
     def _kept(self, slide_id: str) -> JobRecord | None:
         """Return the record of a slide that is done and whose file was removed since, or None."""
-        if self.slides[slide_id].path.exists():
+        if os.path.exists(self.slides[slide_id].path):
             return None
         record = read_record(Path(f"status/segment/{slide_id}.json"))
         return record if record is not None and record["status"] == DONE else None

@@ -24,7 +24,7 @@ from wsi_pipeline.core.errors import (
 from wsi_pipeline.core.named_paths import refuse_missing
 from wsi_pipeline.core.progress import announce
 from wsi_pipeline.core.request import SlideRequest
-from wsi_pipeline.core.safe_names import NameRefused, slide_id_of
+from wsi_pipeline.core.safe_names import NameRefused, shown, slide_id_of
 from wsi_pipeline.segmentation.model_name import model_name
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Outcome:
     Attributes
     ----------
     name
-        file name of the slide
+        file name of the slide, see `shown`
     seconds
         time that the slide took
     result
@@ -100,7 +100,9 @@ def run_slides(
         except ClusterError as error:  # the other slides would wait for the same cluster
             outcomes.append(_failed(slide, one_line(error)))
             cause = "not started, because the cluster failed; run the same command again to resume"
-            outcomes += [_failed(rest, f"{rest.path.name}: {cause}") for rest in slides[number:]]
+            outcomes += [
+                _failed(rest, f"{shown(rest.path.name)}: {cause}") for rest in slides[number:]
+            ]
             break
         except (UsageError, CheckpointError) as error:
             if not any(outcome.result for outcome in outcomes):
@@ -206,7 +208,7 @@ def _run(
     from wsi_pipeline.pipeline import run_slide
 
     began = time.perf_counter()
-    name = slide.path.name
+    name = shown(slide.path.name)
 
     def model() -> Model:
         loaded = models.get(slide.settings(config))
@@ -251,7 +253,7 @@ def _advice(error: Exception) -> str:
 
 def _failed(slide: SlideRequest, cause: str, seconds: float = 0.0) -> Outcome:
     _print_error(cause)
-    return Outcome(slide.path.name, seconds, cause=cause)
+    return Outcome(shown(slide.path.name), seconds, cause=cause)
 
 
 def _print_error(text: str) -> None:

@@ -65,7 +65,7 @@ def is_slide(path: Path, *, images: bool = False) -> bool:
     (True, False, True)
     """
     suffix = path.suffix.lower()
-    if path.is_dir():
+    if os.path.isdir(path):
         return suffix == FOLDER_SUFFIX
     return suffix in SLIDE_SUFFIXES or (images and suffix in PHOTO_SUFFIXES)
 
@@ -87,9 +87,14 @@ def slides_in(folder: Path, *, recursive: bool = False, images: bool = False) ->
 
 def _entries(folder: Path, recursive: bool, found: Found) -> Iterator[Path]:
     """Yield the files of a folder and the folders that are slides; hidden ones are left out."""
-    for name in sorted(os.listdir(folder)):
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        found.leave_out(folder, f"cannot be read: {error.strerror}")
+        return
+    for name in names:
         path = folder / name
-        if not path.is_dir() or is_slide(path):
+        if not os.path.isdir(path) or is_slide(path):
             if name.startswith("._"):
                 found.leave_out(path, "written by macOS")
             elif not name.startswith("."):
@@ -98,7 +103,7 @@ def _entries(folder: Path, recursive: bool, found: Found) -> Iterator[Path]:
                 found.leave_out(path, "hidden: its name begins with a point")
         elif name.startswith(".") or _beside(path):
             continue
-        elif (path / RUN_JSON).is_file():
+        elif os.path.isfile(path / RUN_JSON):
             found.leave_out(path, "a finished run")
         elif not recursive:
             found.leave_out(path, "a folder; --recursive searches it")
@@ -134,7 +139,7 @@ def _sort_out(paths: Iterable[Path], found: Found, *, images: bool) -> None:
     seen: dict[Path, Path] = {}
     series: dict[tuple[Path, bytes], Path] = {}
     for path in paths:
-        if not path.exists():
+        if not os.path.exists(path):
             found.leave_out(path, "a link to nothing")
         elif path.suffix.lower() in PHOTO_SUFFIXES and _beside(path):
             continue

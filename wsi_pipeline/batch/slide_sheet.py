@@ -7,13 +7,14 @@ import csv
 import io
 import logging
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from wsi_pipeline.batch.slide_folder import SLIDE_SUFFIXES, Found, is_slide, slides_in
 from wsi_pipeline.core.errors import UsageError
-from wsi_pipeline.core.named_paths import expand_glob, refuse_missing
+from wsi_pipeline.core.named_paths import expand_glob, refuse_missing, why_refused
 from wsi_pipeline.core.pixel_size import MPP_RANGE, is_plausible_mpp
 from wsi_pipeline.core.request import SlideRequest
 
@@ -26,6 +27,11 @@ SHEET_SUFFIXES = (".csv", ".tsv")
 
 _COLUMNS = ("slide", "mpp", "model", "roi")
 _DELIMITERS = (",", ";", "\t", "|")
+_NO_TEXT = {
+    False: re.compile(r"[\x01-\x08\x0e-\x1a\x1c-\x1f]"),  # a NUL costs the slide that it names
+    True: re.compile(r"\0"),
+}
+"""What no text has, decoded from single bytes, and decoded from UTF-16."""
 _UNIT = re.compile(r"(?:[µμu]m|microns?|micromet(?:er|re)s?)(?:\s*(?:/|per)\s*(?:px|pixel))?", re.I)
 """The unit of a pixel size, which may stand behind it or in brackets behind the column's name."""
 
@@ -66,14 +72,16 @@ def find_slides(
         if not paths:
             unmatched.append(name)
         for path in paths:
-            if path.suffix.lower() not in SHEET_SUFFIXES or path.is_dir():
+            if path.suffix.lower() not in SHEET_SUFFIXES or os.path.isdir(path):
                 requests += _in_path(path, recursive, images)
-            elif path.exists():
+            elif os.path.exists(path):
                 requests += _in_sheet(path)
             else:
                 sheets.append(path)
-    slides = [] if missing_ok else [p for r in requests for p in (r.path, r.roi) if p is not None]
-    refuse_missing([*sheets, *slides], unmatched)
+    named = [] if missing_ok else requests
+    # A slide whose name the system refuses fails when it is its turn; the others do not.
+    slides = [r.path for r in named if not why_refused(r.path)]
+    refuse_missing([*sheets, *slides, *(r.roi for r in named if r.roi is not None)], unmatched)
     return _each_once(requests)
 
 
@@ -82,13 +90,20 @@ def _each_once(requests: Iterable[SlideRequest]) -> list[SlideRequest]:
     by_file: dict[Path, list[SlideRequest]] = {}
     found = []
     for request in requests:
-        earlier = by_file.setdefault(request.path.resolve(), [])
+        earlier = by_file.setdefault(_real(request.path), [])
         if different := next(filter(None, (_conflict(e, request) for e in earlier)), None):
             raise UsageError(f"{request.path} is named twice with different {different}")
         if all(e.model != request.model for e in earlier):
             earlier.append(request)
             found.append(request)
     return found
+
+
+def _real(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, ValueError, RuntimeError):  # no such name can be, or links in a circle
+        return path.absolute()
 
 
 def _conflict(one: SlideRequest, other: SlideRequest) -> str | None:
@@ -104,10 +119,14 @@ def _matched(name: str, paths: Iterable[Path]) -> list[Path]:
     """Return the files that a glob matches, and name what else it matches."""
     found = Found()
     for path in paths:
-        if path.exists() and (path.is_file() or is_slide(path)):
+        if os.path.exists(path) and (path.is_file() or is_slide(path)):
             found.slides.append(path)
         else:
-            reason = "a folder; name it without a pattern" if path.exists() else "a link to nothing"
+            reason = (
+                "a folder; name it without a pattern"
+                if os.path.exists(path)
+                else "a link to nothing"
+            )
             found.leave_out(path, reason)
     found.log(name)
     return found.slides
@@ -115,7 +134,7 @@ def _matched(name: str, paths: Iterable[Path]) -> list[Path]:
 
 def _in_path(path: Path, recursive: bool, images: bool) -> list[SlideRequest]:
     """Return the slide, or the slides in a folder."""
-    if not path.is_dir() or is_slide(path):
+    if not os.path.isdir(path) or is_slide(path):
         return [SlideRequest(path)]
     found = slides_in(path, recursive=recursive, images=images)
     if not found.slides:
@@ -190,7 +209,7 @@ def _decoded(sheet: Path) -> str:
         raise UsageError(f"slide sheet {sheet} cannot be read ({error}); give a CSV file") from None
     if raw[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
         encodings = ["utf-16"]
-    elif b"\0" in raw[:200]:
+    elif raw[:200].count(0) > min(len(raw), 200) // 4:
         encodings = ["utf-16-le" if raw[1:2] == b"\0" else "utf-16-be"]
     else:
         encodings = ["utf-8-sig", "cp1252"]
@@ -199,7 +218,7 @@ def _decoded(sheet: Path) -> str:
             text = raw.decode(encoding)
         except UnicodeDecodeError:
             continue
-        if "\0" not in text:
+        if not _NO_TEXT[encoding.startswith("utf-16")].search(text):
             return text
     raise UsageError(f"slide sheet {sheet} is no text; save it as CSV, UTF-8")
 
@@ -251,7 +270,7 @@ def _beside(sheet: Path, name: str) -> Path:
     """Return the file that a sheet names; a sheet made on Windows may have backslashes."""
     path = sheet.parent / name
     other = sheet.parent / name.replace("\\", "/")
-    return other if other.exists() and not path.exists() else path
+    return other if os.path.exists(other) and not os.path.exists(path) else path
 
 
 def _mpp(where: str, text: str) -> float | None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from wsi_pipeline.core.errors import UsageError
+from wsi_pipeline.core.errors import UsageError, one_line
+from wsi_pipeline.core.safe_names import shown
 
-__all__ = ["expand_glob", "named_paths", "refuse_missing"]
+__all__ = ["expand_glob", "named_paths", "refuse_missing", "why_refused"]
 
 
 def expand_glob(name: str | Path) -> list[Path]:
@@ -26,7 +28,7 @@ def expand_glob(name: str | Path) -> list[Path]:
     []
     """
     path = Path(name)
-    if path.exists() or not glob.has_magic(str(name)):
+    if os.path.exists(path) or not glob.has_magic(str(name)):
         return [path]
     return sorted(Path(match) for match in glob.glob(str(name), recursive=True))
 
@@ -64,7 +66,7 @@ def refuse_missing(paths: Iterable[Path], unmatched: Sequence[str] = ()) -> None
     Traceback (most recent call last):
     wsi_pipeline.core.errors.UsageError: a.svs, b.svs do not exist; check the paths
     """
-    missing = [str(path) for path in dict.fromkeys(paths) if not path.exists()]
+    missing = [shown(path) for path in dict.fromkeys(paths) if not os.path.exists(path)]
     faults = []
     if missing:
         faults.append(f"{', '.join(missing)} do{'es' * (len(missing) == 1)} not exist")
@@ -72,3 +74,22 @@ def refuse_missing(paths: Iterable[Path], unmatched: Sequence[str] = ()) -> None
         faults.append(f"no file matches {', '.join(map(repr, unmatched))}")
     if faults:
         raise UsageError(f"{'; '.join(faults)}; check the paths")
+
+
+def why_refused(path: Path) -> str:
+    """Return why the system does not even search for a path; empty where it does.
+
+    The name is too long or has a NUL, links lead in a circle, or a folder is closed to this user.
+
+    Examples
+    --------
+    >>> why_refused(Path("a" * 300)) != "", why_refused(Path("no-such-file"))
+    (True, '')
+    """
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    except (OSError, ValueError) as error:
+        return getattr(error, "strerror", None) or one_line(error)
+    return ""

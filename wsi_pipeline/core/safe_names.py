@@ -8,7 +8,7 @@ from pathlib import Path
 
 from wsi_pipeline.core.errors import SlideFormatError
 
-__all__ = ["NameRefused", "check_name", "folder_name", "slide_id_of"]
+__all__ = ["NameRefused", "check_name", "folder_name", "shown", "slide_id_of"]
 
 MAX_BYTES = 200
 """Longest name in UTF-8; file systems take 255, and endings are added to it."""
@@ -74,6 +74,17 @@ def folder_name(name: str) -> str:
         return name
     digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
     return f"{'_' * reserved}{safe[:55].strip('.')}-{digest}"
+
+
+def shown(name: object) -> str:
+    r"""Return a name as one line of a message: what cannot be printed is escaped, with quotes.
+
+    Examples
+    --------
+    >>> shown("größe.svs"), shown("a\nb.svs")
+    ('größe.svs', "'a\\nb.svs'")
+    """
+    return str(name) if str(name).isprintable() else ascii(str(name))
 
 
 def _fault(name: str) -> str:

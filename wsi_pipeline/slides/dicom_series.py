@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -15,7 +16,8 @@ _HEAD_BYTES = 1 << 16
 
 def series_of(path: Path) -> bytes:
     """Return the id of the series that a DICOM file belongs to; empty for other files."""
-    if path.suffix.lower() != DICOM_SUFFIX:
+    # A pipe or a device could keep the read waiting.
+    if path.suffix.lower() != DICOM_SUFFIX or not os.path.isfile(path):
         return b""
     try:
         with path.open("rb") as file:

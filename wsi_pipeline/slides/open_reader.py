@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
-from wsi_pipeline.core.errors import SlideFormatError
+from wsi_pipeline.core.errors import SlideFormatError, WsisegError, one_line
 from wsi_pipeline.slides.fast_tiff import FastTiffReader
 from wsi_pipeline.slides.image_reader import ImageReader
 from wsi_pipeline.slides.openslide_reader import OpenSlideReader
@@ -21,6 +23,8 @@ READERS: tuple[type[OpenSlideReader] | type[TiffReader] | type[ImageReader], ...
 )
 """In the order in which they are tried."""
 
+_log = logging.getLogger(__name__)
+
 
 def open_reader(path: Path, choice: Choice = Choice()) -> Reader:  # noqa: B008 (it is frozen)
     """Open a file with the first reader that supports it.
@@ -34,7 +38,8 @@ def open_reader(path: Path, choice: Choice = Choice()) -> Reader:  # noqa: B008 
         from wsi_pipeline.slides.ome_zarr_reader import OmeZarrReader  # zarr takes half a second
 
         try:
-            return OmeZarrReader(path, choice)
+            with _any_damage(path, "zarr"):
+                return OmeZarrReader(path, choice)
         except Refusal as refusal:
             raise SlideFormatError(
                 f"{path} is a folder, and no slide ({refusal}); give a slide file in it"
@@ -44,13 +49,29 @@ def open_reader(path: Path, choice: Choice = Choice()) -> Reader:  # noqa: B008 
     refusals = []
     for reader in READERS:
         try:
-            return fast_reader(path, reader(path, choice))
+            with _any_damage(path, reader.name):
+                return fast_reader(path, reader(path, choice))
         except Refusal as refusal:
             refusals.append(f"{reader.name}: {refusal}")
     raise SlideFormatError(
         f"{path.name} cannot be read ({'; '.join(refusals)}); "
         "check that the file is complete, or export it as a pyramidal RGB TIFF"
     )
+
+
+@contextlib.contextmanager
+def _any_damage(path: Path, reader: str) -> Iterator[None]:
+    """Turn what a library raises for a header that nobody foresaw into a `SlideFormatError`."""
+    try:
+        yield
+    except (WsisegError, Refusal, MemoryError):
+        raise
+    except Exception as error:
+        _log.debug("%s", path, exc_info=True)
+        raise SlideFormatError(
+            f"{path.name} is damaged or not supported ({reader}: {type(error).__name__}: "
+            f"{one_line(error)}); copy it again, or export it as a pyramidal TIFF"
+        ) from error
 
 
 def fast_reader(path: Path, reader: Reader) -> Reader:

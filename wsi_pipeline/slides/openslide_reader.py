@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 from pathlib import Path
@@ -138,7 +139,7 @@ def _check_tiles(path: Path, handle: Any, tiles: list[tuple[int, int]]) -> None:
 
 def _openslide_header(path: Path, handle: Any) -> tuple[Header, tuple[int, ...]]:
     """Return the header, and the number in OpenSlide of each of its levels."""
-    properties = dict(handle.properties)
+    properties = _properties(handle)
     vendor = properties["openslide.vendor"]
     if vendor == "generic-tiff" and any(
         mark in properties.get("tiff.ImageDescription", "") for mark in ("<OME", "PerkinElmer-QPI")
@@ -174,6 +175,15 @@ def _openslide_header(path: Path, handle: Any) -> tuple[Header, tuple[int, ...]]
         notes=notes,
     )
     return header, kept
+
+
+def _properties(handle: Any) -> dict[str, str]:
+    """Return the properties, without those whose name is no UTF-8: they cannot be asked for."""
+    found = {}
+    for name in handle.properties:
+        with contextlib.suppress(KeyError):
+            found[name] = handle.properties[name]
+    return found
 
 
 def _openslide_mpp(properties: dict[str, str]) -> Mpp | None:

@@ -13,15 +13,17 @@ from numpy.typing import NDArray
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import (
     MppError,
+    SlideFormatError,
     SlideNotFoundError,
     SlideReadError,
     SlideTimeoutError,
     one_line,
 )
 from wsi_pipeline.core.geometry import Box, paste
+from wsi_pipeline.core.named_paths import why_refused
 from wsi_pipeline.core.pixel_size import MPP_RANGE, Mpp
 from wsi_pipeline.core.request import SlideRequest, as_request
-from wsi_pipeline.core.safe_names import slide_id_of
+from wsi_pipeline.core.safe_names import shown, slide_id_of
 from wsi_pipeline.slides.dask_array import lazy_array
 from wsi_pipeline.slides.fast_tiff import FastTiffReader
 from wsi_pipeline.slides.open_reader import open_reader
@@ -98,16 +100,17 @@ def open_slide(
     request = as_request(slide)
     if request.mpp is None:
         request = SlideRequest(request.path, mpp)
-    size = request.mpp
-    given = None if size is None else Mpp(size, size, request.mpp_source)
+    given = None if request.mpp is None else Mpp(request.mpp, request.mpp, request.mpp_source)
     timeout = ReadTimeout(request.path.name, read_timeout_s)
     return timeout.call(_open, request.path, given, crop, timeout, Choice(series, plane, time))
 
 
 def _open(path: Path, given: Mpp | None, crop: bool, timeout: ReadTimeout, choice: Choice) -> Slide:
+    slide_id_of(path)  # refuse a bad name before the file is opened
+    if why := why_refused(path):
+        raise SlideFormatError(f"{shown(path)} cannot be opened ({why}); check the path")
     if not path.exists():
         raise SlideNotFoundError(f"{path} does not exist; check the path")
-    slide_id_of(path)  # refuse a bad name before the file is opened
     if given is not None and not given.plausible:
         raise MppError(
             f"{path.name}: pixel size of {given.x:g} µm ({given.source}) is implausible; "
