@@ -214,7 +214,7 @@ def test_a_run_that_stopped_continues_where_it_was(
     monkeypatch.setattr(store.RunFolder, "write_part", write_some)
     with pytest.raises(Stop):
         run(slide_path, tmp_path, darkness)
-    left = tmp_path / "crowded/darkness" / "parts" / "000999.npz.part"
+    left = tmp_path / "crowded/darkness" / "parts" / "000999.npz.0a1b2c3d.part"
     left.write_bytes(b"half a part")
     half = tmp_path / "crowded/darkness" / "objects.geojson.gz.0a1b2c3d.part"
     half.write_bytes(b"half a file")

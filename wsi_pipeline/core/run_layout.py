@@ -16,6 +16,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from wsi_pipeline.core.errors import DataError, one_line
@@ -39,6 +40,7 @@ __all__ = [
     "read_run",
     "remove_parts",
     "remove_run",
+    "remove_unfinished",
     "run_folder_path",
     "runs_of_slide",
 ]
@@ -57,6 +59,11 @@ RUN_FILES = (
     RUN_JSON, GEOJSON, PARQUET, FOREGROUND, IMPORT_SCRIPT, OVERLAY, THUMBNAIL, PLAN_JSON,
 )  # fmt: skip
 """The files of a finished run. A run changes no other file of its folder."""
+
+_ASIDE = r"\.[0-9a-f]{8}\.part"
+"""End of the name of a file that is being written."""
+_PART = r"[0-9]{6,}\.(?:npz|failed\.json)"
+"""Name of a file in the folder of parts."""
 
 
 def run_folder_path(out: Path, slide_id: str, model: str) -> Path:
@@ -183,13 +190,27 @@ def read_run(folder: Path) -> RunRecord:
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove the parts of a run, and their folder if it holds nothing else."""
+    """Remove the parts of a run, and their folder if it holds nothing else.
+
+    Other files stay, and nothing is removed where the folder is a link.
+    """
     parts = folder / PARTS
-    for pattern in ("*.npz", "*.failed.json", "*.part"):
-        for path in parts.glob(pattern):
+    if parts.is_symlink() or not parts.is_dir():
+        return
+    for path in list(parts.iterdir()):
+        if re.fullmatch(f"{_PART}({_ASIDE})?", path.name):
             path.unlink()
-    if parts.is_dir() and not any(parts.iterdir()):
+    if not any(parts.iterdir()):
         parts.rmdir()
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a run that was killed was just writing, under another name."""
+    final = "|".join(map(re.escape, RUN_FILES))
+    for place, names in ((folder, final), (folder / PARTS, _PART)):
+        for path in list(place.iterdir()):
+            if re.fullmatch(f"({names}){_ASIDE}", path.name):
+                path.unlink()
 
 
 def remove_run(folder: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -27,10 +28,10 @@ from wsi_pipeline.core.records import (
 from wsi_pipeline.core.run_layout import (
     PARTS,
     PLAN_JSON,
-    RUN_FILES,
     RUN_JSON,
     remove_parts,
     remove_run,
+    remove_unfinished,
 )
 from wsi_pipeline.runs.lock import RunLock
 from wsi_pipeline.runs.part_file import part_bytes, read_part
@@ -130,15 +131,19 @@ class RunFolder:
 
     def _prepare(self, plan: PlanRecord, overwrite: bool) -> None:
         """Remove incomplete files, and write the plan where there is none; needs the lock."""
+        for path in (self.parts, *[self.path] * overwrite):  # nothing is removed through a link
+            if path.is_symlink():
+                raise OutputError(
+                    f"{path} is a link, and a run removes files there; remove the link, "
+                    "or give another --out"
+                )
         if overwrite:
             with as_output_error(self.path, _REMEDY):
                 remove_run(self.path)
         begun = self._begun(plan)
         with as_output_error(self.path, _REMEDY):
             self.parts.mkdir(parents=True, exist_ok=True)
-            for pattern in (f"{PARTS}/*.part", *(f"{name}.*part" for name in RUN_FILES)):
-                for left in self.path.glob(pattern):  # by a run that was killed while writing
-                    left.unlink()
+            remove_unfinished(self.path)
             if not begun:
                 self.write_json(PLAN_JSON, plan)
 
@@ -231,7 +236,8 @@ class RunFolder:
     def regions(self) -> Iterator[int]:
         """Yield the numbers of the regions that have a part, in order."""
         for path in sorted(self.parts.glob("*.npz")):
-            yield int(path.stem)
+            if re.fullmatch("[0-9]{6,}", path.stem):
+                yield int(path.stem)
 
     def discard_parts(self) -> None:
         """Remove the parts; the final files hold their objects."""
