@@ -1,11 +1,20 @@
-"""Laws of `is_ghost`: what has stain stays, what lies on glass goes, also under uneven light."""
+"""Laws of ghosts: what has stain stays, what lies on glass goes, also under uneven light."""
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsi_pipeline.segmentation.ghost_cells import GLASS_MARGIN, STAINED, is_ghost
+from wsi_pipeline.segmentation.ghost_cells import (
+    CLEARLY_STAINED,
+    GLASS_MARGIN,
+    STAINED,
+    clear_glass,
+    is_ghost,
+)
+from wsi_pipeline.segmentation.mask_atlas import draw_atlas
+from wsi_pipeline.segmentation.model import Instances
 
 GLASS = (236, 230, 240)
 
@@ -69,3 +78,43 @@ def test_a_speck_that_counts_as_a_nucleus_is_no_stain(density, radius):
     image[speck] = 90
     assert is_ghost(image, np.where(speck, 0, labels), image, box, GLASS)[0]
     assert not is_ghost(image, 0 * labels, image, box, GLASS)[0]
+
+
+def cleared(image, mask, *, cell=True):
+    """The mask of one instance, as large as the image, without its glass."""
+    side = len(image)
+    instance = Instances(
+        boxes=np.array([[0, 0, side, side]], np.float32), scores=np.ones(1, np.float32),
+        class_index=np.zeros(1, np.uint8), masks=np.where(mask, 255, 0).astype(np.uint8)[None],
+    )  # fmt: skip
+    atlas = draw_atlas(instance, side, side)
+    clear_glass(atlas, np.array([cell]), image, (slice(0, side), slice(0, side)), GLASS)
+    (x, y), (w, h) = atlas.corner[0], atlas.size[0]
+    return atlas.probability[y : y + h, x : x + w] >= 128
+
+
+@given(st.floats(CLEARLY_STAINED + 0.01, 0.5), st.integers(0, 3))
+def test_a_mask_loses_the_glass_beside_its_cell(density, turns):
+    image, labels, _ = field_with(density)
+    disc, piece = labels > 0, np.zeros((96, 96), np.bool_)
+    piece[40:56, 60:90] = True
+    found = cleared(image, disc | np.rot90(piece, turns))
+    assert not (found & ~cv2.dilate(disc.astype(np.uint8), np.ones((9, 9))).view(bool)).any()
+    assert found[cv2.erode(disc.astype(np.uint8), np.ones((5, 5))) > 0].all()
+
+
+def test_what_is_no_glass_beside_a_cell_stays():
+    """A clear halo in a cell, a pale cell, a cell among cells, and what is not a cell."""
+    image, labels, _ = field_with(0.2)
+    disc = labels > 0
+    halo = image.copy()
+    halo[42:54, 42:54] = GLASS
+    assert np.array_equal(cleared(halo, disc), cleared(image, disc))
+    wide = cv2.dilate(disc.astype(np.uint8), np.ones((25, 25))) > 0
+    pale = field_with(CLEARLY_STAINED - 0.01)[0]
+    assert np.array_equal(cleared(pale, wide), wide)
+    assert np.array_equal(cleared(image, wide, cell=False), wide)
+    crowd = np.full_like(image, 150)
+    crowd[disc] = 60
+    crowd[:3, :10] = GLASS  # the only glass in the window
+    assert np.array_equal(cleared(crowd, wide), wide)

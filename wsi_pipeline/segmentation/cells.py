@@ -21,7 +21,7 @@ from wsi_pipeline.core.polygons import make_valid, nuclei_apart
 from wsi_pipeline.segmentation.cell_copies import cell_copies
 from wsi_pipeline.segmentation.cell_features import cell_features
 from wsi_pipeline.segmentation.contours import simplify, trace
-from wsi_pipeline.segmentation.ghost_cells import is_ghost
+from wsi_pipeline.segmentation.ghost_cells import clear_glass, is_ghost
 from wsi_pipeline.segmentation.inference import Engine
 from wsi_pipeline.segmentation.mask_atlas import MaskAtlas, draw_atlas, largest_parts
 from wsi_pipeline.segmentation.model import Images, Instances, Model
@@ -112,7 +112,7 @@ def _outlined(engine: Engine, window: SlideWindow, config: RunConfig) -> tuple[O
     Features are mean optical density and `_ROW`, the position in the second array.
     """
     model, scale = engine.model, engine.scale
-    atlas, masks, instances, shift = _certain_masks(window, config, model)
+    atlas, masks, instances, shift = _certain_masks(engine, window, config)
     if len(masks) == 0:
         return model.empty(), np.zeros(0, np.bool_)
     vertices, offsets = trace(masks.labels, atlas.probability, masks.first_pixel, 127.5)
@@ -159,7 +159,7 @@ def _cytoplasm(
 
 
 def _certain_masks(
-    window: SlideWindow, config: RunConfig, model: Model
+    engine: Engine, window: SlideWindow, config: RunConfig
 ) -> tuple[MaskAtlas, LabelImage, Instances, Ints]:
     """Draw the instances of a window and choose those that are certain and large enough.
 
@@ -169,11 +169,15 @@ def _certain_masks(
     pixel of the atlas for the pixel of the window
     """
     height, width = window.image.shape[:2]
+    model, slide = engine.model, engine.slide
     rule, instances = config.object_rule(model.rule), window.instances
     names = np.array([name == CELL_CLASS for name in model.classes], bool)
     least = np.where(names[instances.class_index], rule.cell_score, rule.least_score)
     instances = instances.take(instances.scores >= least.astype(instances.scores.dtype))
     atlas = draw_atlas(instances, width, height)
+    on_slide = window.on_slide(np.array([slide.width, slide.height]) / engine.scale)
+    cells = names[instances.class_index]
+    clear_glass(atlas, cells, window.image, on_slide, slide.background)
 
     def keep(area_px: Ints, index: Ints) -> Bools:
         area_um2 = area_px * model.mpp**2

@@ -1,12 +1,15 @@
-"""Cells that a network draws on empty glass, where there is no stain under them."""
+"""Cells, and parts of cells, that a network draws on empty glass: there is no stain under them."""
 
 from __future__ import annotations
 
+import cv2
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["GLASS_MARGIN", "STAINED", "is_ghost"]
+from wsi_pipeline.segmentation.mask_atlas import MaskAtlas
+
+__all__ = ["GLASS_MARGIN", "STAINED", "clear_glass", "is_ghost"]
 
 STAINED = 0.05
 """A cell with a higher median optical density is no ghost, whatever lies around it."""
@@ -17,6 +20,17 @@ GLASS_MARGIN = 0.015
 Chosen by looking at all cells that the networks of version 0.1.0 draw on the extended-focus and
 liquid-based fields: those on empty glass have up to 0.0145, real pale cells 0.015 and more.
 """
+
+BARE_MARGIN = 0.01
+"""A pixel of a cell is glass if it is darker than the glass around the cell by less than this."""
+UNEVEN = 0.025
+"""How much darker the glass around a cell may be than the lightest 2 % of its window."""
+CLEARLY_STAINED = 0.03
+"""Only a cell whose median is darker than its glass by this much loses pixels: not a pale one."""
+_HALF = 128
+"""Least value of a mask's pixel that belongs to the object."""
+_BLUR_PX, _DISC = 1.5, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
+"""Blur of densities against noise; a piece of glass holds at least one such disc."""
 
 _STEPS = 1000
 _LEVELS = 256
@@ -69,6 +83,62 @@ def is_ghost(
         around = _levels_of(field[rows, columns], levels)
         ghost[k] = median[k] < float(np.percentile(around, 10)) / _STEPS + GLASS_MARGIN
     return ghost
+
+
+def clear_glass(
+    atlas: MaskAtlas, cells: NDArray[np.bool_], field: Images, on_slide: tuple[slice, slice],
+    background: tuple[int, int, int],
+) -> None:  # fmt: skip
+    """Take empty glass out of the masks of cells, in place.
+
+    Far from a cell, where a mask should be 0, a network may answer about 0.5: its outline then runs
+    over glass in a ragged line. A pixel goes if it is glass, and if glass alone leads from it out
+    of the mask; so a clear halo around a nucleus stays. The glass is that of `is_ghost`. Where it
+    is `UNEVEN` darker than the lightest 2 % of the window, only cells are around, and nothing goes.
+
+    Parameters
+    ----------
+    atlas
+        masks of k instances
+    cells
+        bool (k,): which instances are cells
+    field
+        the window, uint8 (h, w, 3)
+    on_slide
+        rows and columns of the window that lie on the slide
+    background
+        channel values of empty glass, 1 to 255
+    """
+    rows, columns = on_slide
+    if not cells.any() or not field[rows, columns].size:
+        return
+    density = cv2.GaussianBlur(_levels_of(field, _density_levels(background)), (0, 0), _BLUR_PX)
+    limit = np.percentile(density[rows, columns][::4, ::4], 2) + UNEVEN * _STEPS
+    for k in np.flatnonzero(cells):
+        (x, y), (u, v), (w, h) = atlas.corner[k], atlas.origin[k], atlas.size[k]
+        around = density[
+            max(v - h // 4, rows.start) : min(v + h + h // 4, rows.stop),
+            max(u - w // 4, columns.start) : min(u + w + w // 4, columns.stop),
+        ]
+        if around.size and (glass := np.percentile(around, 10)) <= limit:
+            mask = atlas.probability[y : y + h, x : x + w]
+            _clear(mask, density[v : v + h, u : u + w] - np.float32(glass))
+
+
+def _clear(mask: NDArray[np.uint8], density: NDArray[np.float32]) -> None:
+    """Take glass out of a mask (h, w), in place; densities are those above glass, in steps."""
+    inside = mask >= _HALF
+    if not inside.any() or np.median(density[inside]) < CLEARLY_STAINED * _STEPS:
+        return
+    glass = (inside & (density < BARE_MARGIN * _STEPS)).view(np.uint8)
+    bare = cv2.dilate(cv2.erode(glass, _DISC), _DISC, iterations=2) & glass
+    if bare.any():
+        outside = np.pad((~inside | (bare > 0)).view(np.uint8), 1, constant_values=1)
+        _, pieces = cv2.connectedComponents(outside, connectivity=4)
+        gone = (bare > 0) & (pieces[1:-1, 1:-1] == pieces[0, 0])
+        # A ramp, so that the outline follows the density between pixels.
+        share = np.clip(density[gone] / (BARE_MARGIN * _STEPS), 0, 1)
+        mask[gone] = (share * (_HALF - 1)).astype(np.uint8)
 
 
 def _density_levels(background: tuple[int, int, int]) -> NDArray[np.float32]:
