@@ -4,6 +4,7 @@ import json
 import os
 import threading
 import time
+from dataclasses import asdict, replace
 
 import pytest
 from faults import at_region, ended_process, leave_lock
@@ -125,6 +126,82 @@ def test_of_many_who_take_over_one_gets_it(tmp_path):
         got[0].check()
         got[0].release()
         assert not list(folder.iterdir())
+
+
+def put_a_pipe(path):
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("this system has no named pipes")
+    os.mkfifo(path)
+
+
+OTHERS = {
+    "dangling link": (lambda path: path.symlink_to("nowhere"), "link"),
+    "link to itself": (lambda path: path.symlink_to(path.name), "link"),
+    "link to a file": (lambda path: path.symlink_to(path.parent / "mine.txt"), "link"),
+    "endless device": (lambda path: path.symlink_to("/dev/zero"), "link"),
+    "pipe": (put_a_pipe, "pipe"),
+    "folder": (lambda path: path.mkdir(), "folder"),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_a_lock_that_is_no_file_is_refused_at_once(tmp_path, kind):
+    (tmp_path / "mine.txt").write_text("keep")
+    put, word = OTHERS[kind]
+    put(tmp_path / LOCK)
+    before = os.lstat(tmp_path / LOCK)
+    with pytest.raises(OutputError, match=rf"lock\.json is a {word} and no lock of a run; remove"):
+        RunLock(tmp_path)
+    assert os.path.samestat(before, os.lstat(tmp_path / LOCK))
+    assert sorted(os.listdir(tmp_path)) == [LOCK, "mine.txt"]
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_a_lock_that_becomes_no_file_is_lost(quick_lock, tmp_path, kind):
+    mine = RunLock(tmp_path)
+    (tmp_path / "mine.txt").write_text(mine.path.read_text())
+    mine.path.unlink()
+    OTHERS[kind][0](mine.path)
+    with pytest.raises(OutputError, match="lock of a run"):
+        mine.check()
+    mine.release()
+    assert sorted(os.listdir(tmp_path)) == [LOCK, "mine.txt"]
+
+
+RUBBISH = [b"\xff\xfe\x80", b"\0" * 300_000, b"[" * 100_000, b"null", b"[1]", b'"pid"', b"1e999"]
+HERE = asdict(LockOwner.this_process())
+RUBBISH += [
+    json.dumps({**HERE, **wrong}).encode()
+    for wrong in (
+        {"pid": "1"}, {"pid": -1}, {"pid": 0}, {"pid": 2**70}, {"pid": None}, {"pid": 1.5},
+        {"pid": True}, {"process_start": "x"}, {"machine": 7}, {"host": None}, {"since": []},
+    )
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("content", RUBBISH, ids=range(len(RUBBISH)))
+def test_rubbish_names_no_process(content, tmp_path, monkeypatch):
+    assert LockOwner.from_json(content.decode("utf-8", "replace")) is None
+    (tmp_path / LOCK).write_bytes(content)
+    clock = iter(range(0, 10**6, 30))
+    mine = RunLock(tmp_path, monotonic=lambda: next(clock), sleep=lambda seconds: None)
+    mine.check()
+    mine.release()
+    assert not os.listdir(tmp_path)
+
+
+def test_an_owner_is_named_in_one_line(tmp_path):
+    other = replace(LockOwner.this_process(), host="a\n\x1b[31mb" * 99, since="\ud800")
+    assert LockOwner.from_json(json.dumps(asdict(other))) == other
+    assert str(other).isprintable() and len(str(other)) < 400
+
+
+def test_only_files_of_locks_are_removed_with_the_lock(tmp_path):
+    mine = RunLock(tmp_path)
+    for name in ("lock.json.bak", "lock.json.0a1b.stale", "lock.json.0a1b2c3d.probe"):
+        (tmp_path / name).touch()
+    mine.release()
+    assert os.listdir(tmp_path) == ["lock.json.bak"]
 
 
 def test_the_heart_beats_and_stops(quick_lock, tmp_path):

@@ -11,6 +11,9 @@ A lock is taken over
 - from another machine, or where this machine cannot find out, after it was not renewed for
   `SILENT_S` seconds.
 
+A text that is no lock counts as that of an unknown process, on another machine. A lock that is no
+file (a link, a pipe, a device, a folder) is refused, and nothing is read from it.
+
 A run reads its lock before each file that it writes, and ends if another run has taken it over.
 
 This is own code and not filelock's `SoftFileLease` because of that check: a lease reports a loss
@@ -32,7 +35,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import secrets
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -54,8 +59,13 @@ CONFIRM_S = 25.0
 """The same where the lock's own time already says so; the drive's clock may have been changed."""
 POLL_S = 1.0
 """Seconds between two looks at the lock of another run."""
+MOST_BYTES = 1 << 16
+"""Bytes that are read of a lock; one has about 400."""
 PUT_BACK_S = 2.0
 """Seconds within which a lock that was removed by mistake is put back."""
+
+_LEFT = re.compile(rf"{re.escape(LOCK_JSON)}\.[0-9a-f]+\.(?:probe|stale)")
+"""Other files that taking a lock may leave."""
 
 _log = logging.getLogger(__name__)
 
@@ -104,7 +114,11 @@ class RunLock:
         self._acquire()
         self._ended = threading.Event()
         self._renewer = threading.Thread(target=self._renew, name="lock", daemon=True)
-        self._renewer.start()
+        try:
+            self._renewer.start()
+        except RuntimeError:  # the system has no further thread
+            self.path.unlink(missing_ok=True)
+            raise
 
     def _acquire(self) -> None:
         first: _Seen | None = None
@@ -164,8 +178,8 @@ class RunLock:
     def _read(self) -> _Seen | None:
         """Read the lock; None if there is none. Network drives send the true state at an open."""
         try:
-            with self.path.open(encoding="utf-8") as file:
-                text, mtime_ns = file.read(), os.fstat(file.fileno()).st_mtime_ns
+            with _opened(self.path) as file:
+                text, mtime_ns = _text(file), os.fstat(file).st_mtime_ns
         except FileNotFoundError:
             return None
         except PermissionError:
@@ -189,10 +203,10 @@ class RunLock:
         aside = self.path.with_name(f"{LOCK_JSON}.{self.owner.lock_id}.stale")
         with _folder_locked(self.path.parent):
             try:
-                if self.path.read_text("utf-8") != stale.text:
+                if _read_text(self.path) != stale.text:
                     return
                 self.path.rename(aside)
-                text = aside.read_text("utf-8")
+                text = _read_text(aside)
             except FileNotFoundError:
                 return
             except PermissionError:
@@ -207,13 +221,13 @@ class RunLock:
     def _renew(self) -> None:
         while not self._ended.wait(RENEW_S):
             # A drive that does not answer may do so next time; `check` reports a lock that is lost.
-            with suppress(OSError), self.path.open(encoding="utf-8") as file:
-                if file.read() == self._text:
-                    os.utime(file.fileno() if os.utime in os.supports_fd else self.path)
+            with suppress(OSError), _opened(self.path) as file:
+                if _text(file) == self._text:
+                    os.utime(file if os.utime in os.supports_fd else self.path)
 
     def _held(self) -> bool:
         try:
-            return self.path.read_text("utf-8") == self._text
+            return _read_text(self.path) == self._text
         except FileNotFoundError:
             return False
 
@@ -242,8 +256,52 @@ class RunLock:
         with suppress(OSError):
             if self._held():
                 self.path.unlink()
-                for left in self.path.parent.glob(f"{LOCK_JSON}.*"):
-                    left.unlink(missing_ok=True)
+                for left in list(self.path.parent.iterdir()):
+                    if _LEFT.fullmatch(left.name):
+                        left.unlink(missing_ok=True)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    """Open a lock to read, without waiting.
+
+    Raises
+    ------
+    OutputError
+        it is no file
+    """
+    flags = (getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
+    try:
+        file = os.open(path, os.O_RDONLY | sum(flags))
+    except OSError as error:
+        with suppress(FileNotFoundError):
+            _refuse_others(path, path.lstat().st_mode, error)
+        raise
+    try:
+        _refuse_others(path, os.fstat(file).st_mode)
+        yield file
+    finally:
+        os.close(file)
+
+
+def _refuse_others(path: Path, mode: int, cause: OSError | None = None) -> None:
+    """Raise an `OutputError` for a lock of this mode, unless it is a file."""
+    if not stat.S_ISREG(mode):
+        kinds = ((stat.S_ISLNK, "link"), (stat.S_ISDIR, "folder"), (stat.S_ISFIFO, "pipe"))
+        kind = next((name for is_kind, name in kinds if is_kind(mode)), "device")
+        raise OutputError(
+            f"{path} is a {kind} and no lock of a run; remove it, or give another --out"
+        ) from cause
+
+
+def _text(file: int) -> str:
+    """Return the text of an open lock; rubbish gives a text, too, that names no process."""
+    return os.read(file, MOST_BYTES).decode("utf-8", "replace").replace("\r\n", "\n")
+
+
+def _read_text(path: Path) -> str:
+    with _opened(path) as file:
+        return _text(file)
 
 
 @contextmanager

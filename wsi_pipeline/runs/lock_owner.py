@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 
 from wsi_pipeline.core.records import SCHEMA_VERSION
+from wsi_pipeline.core.safe_names import shown
 
 __all__ = ["LockOwner"]
 
@@ -71,12 +72,17 @@ class LockOwner:
 
     @classmethod
     def from_json(cls, text: str) -> LockOwner | None:
-        """Return the owner that a lock names; None for a lock that is not completely written."""
+        """Return the owner that a lock names; None for rubbish or half of one."""
         try:
             stored = json.loads(text)
-            return cls(**{field.name: stored[field.name] for field in fields(cls)})
-        except (ValueError, LookupError, TypeError):
+            values = {field.name: stored[field.name] for field in fields(cls)}
+        except (ValueError, LookupError, TypeError, RecursionError):
             return None
+        # The types are written as texts.
+        kinds = {"int": int, "str": str}
+        if any(type(values[field.name]) is not kinds[str(field.type)] for field in fields(cls)):
+            return None
+        return cls(**values) if 0 < values["pid"] < 2**31 else None
 
     def runs(self) -> bool | None:
         """Return whether the process still runs; None where this machine cannot find out."""
@@ -89,7 +95,7 @@ class LockOwner:
         return start is not None and start == self.process_start
 
     def __str__(self) -> str:
-        return f"pid {self.pid} on {self.host} since {self.since}"
+        return f"pid {self.pid} on {shown(self.host[:80])} since {shown(self.since[:40])}"
 
 
 def _machine() -> str:
