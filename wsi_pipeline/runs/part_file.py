@@ -1,18 +1,28 @@
-"""The file of one finished region: its objects as NumPy arrays."""
+"""The file of one finished region: its objects as NumPy arrays, and a checksum.
+
+The checksum is that of the plan, the region's number and the arrays: a part that is damaged, or
+that belongs to another region or another plan, is noticed before anything of it is used.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+import stat
+import zipfile
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import IO, Any, TypedDict
 
 import numpy as np
 
 from wsi_pipeline.core.objects import Objects
 from wsi_pipeline.core.records import SCHEMA_VERSION
 
-__all__ = ["PartHeader", "part_bytes", "read_part"]
+__all__ = ["PartHeader", "part_bytes", "read_part", "read_sealed", "sealed"]
+
+MOST_BYTES = 1 << 30
+"""Largest part; one of the most crowded region has a hundredth of this."""
 
 
 class PartHeader(TypedDict):
@@ -57,9 +67,57 @@ def part_bytes(objects: Objects, oversized: int) -> bytes:
     return file.getvalue()
 
 
-def read_part(path: Path) -> tuple[Objects, int]:
-    """Read the objects of a part, and how many of them are oversized."""
-    with np.load(path, allow_pickle=False) as stored:  # noqa: TID251
+def sealed(content: bytes, key: bytes) -> bytes:
+    """Return what is written of a part: its content and the checksum, 32 bytes.
+
+    Parameters
+    ----------
+    key
+        what the part belongs to: its plan and region
+    """
+    return content + _checksum(content, key)
+
+
+def read_sealed(path: Path, key: bytes) -> bytes:
+    """Read the content of a part that was written as `sealed` gives it.
+
+    Raises
+    ------
+    ValueError
+        the file is not that part as it was written
+    OSError
+        the file cannot be read
+    """
+    about = path.lstat()
+    if not stat.S_ISREG(about.st_mode):
+        raise ValueError("it is no file")
+    if not 32 < about.st_size <= MOST_BYTES:
+        raise ValueError(f"it has {about.st_size} bytes")
+    with path.open("rb") as file:
+        content = file.read(MOST_BYTES)
+    if _checksum(content[:-32], key) != content[-32:]:
+        raise ValueError("its checksum is wrong")
+    return content[:-32]
+
+
+def _checksum(content: bytes, key: bytes) -> bytes:
+    return hashlib.sha256(hashlib.sha256(key).digest() + content).digest()
+
+
+def read_part(source: Path | IO[bytes]) -> tuple[Objects, int]:
+    """Read the objects of a part without its checksum, and how many of them are oversized.
+
+    Raises
+    ------
+    ValueError
+        its arrays are compressed, as no part's are: they could fill the memory
+    """
+    with zipfile.ZipFile(source) as archive:
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            raise ValueError("its arrays are compressed")
+    if not isinstance(source, Path):
+        source.seek(0)
+    with np.load(source, allow_pickle=False) as stored:  # noqa: TID251
         header: PartHeader = json.loads(str(stored["header"]))
         objects = Objects(
             classes=tuple(header["classes"]),

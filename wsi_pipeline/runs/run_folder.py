@@ -6,16 +6,20 @@ renamed: a file that exists is complete.
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 import os
 import re
 import shutil
+import stat
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
+from zipfile import BadZipFile
 
-from wsi_pipeline.core.errors import OutputError
+from wsi_pipeline.core.errors import OutputError, one_line
 from wsi_pipeline.core.files import as_output_error, write_bytes
 from wsi_pipeline.core.objects import Objects
 from wsi_pipeline.core.records import (
@@ -34,13 +38,17 @@ from wsi_pipeline.core.run_layout import (
     remove_unfinished,
 )
 from wsi_pipeline.runs.lock import RunLock
-from wsi_pipeline.runs.part_file import part_bytes, read_part
+from wsi_pipeline.runs.part_file import part_bytes, read_part, read_sealed, sealed
 
 __all__ = ["RESULT_VERSION", "RunFolder", "check_output"]
 
 RESULT_VERSION = 10
 """Raised when the same settings give other objects than before."""
+MOST_FAILURE_BYTES = 1 << 24
+"""Largest record of a failure that is read."""
 _REMEDY = "finished regions are kept; free some space and run the same command again to resume"
+
+_log = logging.getLogger(__name__)
 
 
 def check_output(out: Path, needed_bytes: int) -> None:
@@ -96,6 +104,7 @@ class RunFolder:
         self._lock: RunLock | None = None
         self._release: Callable[[], Any] = lambda: None
         as_stored: PlanRecord = json.loads(json.dumps(plan))
+        self._key = json.dumps(plan, sort_keys=True)
         if not overwrite and self._begun(as_stored) and self.finished is not None:
             return
         with as_output_error(path, _REMEDY):
@@ -146,6 +155,29 @@ class RunFolder:
             remove_unfinished(self.path)
             if not begun:
                 self.write_json(PLAN_JSON, plan)
+            self._remove_damaged()
+
+    def _remove_damaged(self) -> None:
+        """Remove parts that are not as this plan's runs wrote them; their regions are repeated."""
+        for region in list(self.regions()):
+            try:
+                self._content(region)
+            except (OSError, ValueError) as error:
+                _log.warning("%s is made again: %s", self._part(region), one_line(error))
+                self._part(region).unlink()
+        for path in self._failure_files():
+            try:
+                _read_failure(path)
+            except (OSError, ValueError, RecursionError):
+                path.with_name(path.name.replace(".failed.json", ".npz")).unlink(missing_ok=True)
+                path.unlink()
+
+    def _content(self, region: int) -> bytes:
+        """Return the content of a part; `ValueError` if it is damaged."""
+        return read_sealed(self._part(region), self._key_of(region))
+
+    def _key_of(self, region: int) -> bytes:
+        return f"{region} {self._key}".encode()
 
     def check_owner(self) -> None:
         """Check that no other run has taken over the folder; `OutputError` otherwise."""
@@ -154,12 +186,14 @@ class RunFolder:
 
     def _read(self, name: str) -> dict[str, Any] | None:
         try:
-            stored: dict[str, Any] = json.loads((self.path / name).read_text("utf-8"))
+            stored: Any = json.loads((self.path / name).read_text("utf-8"))
+            if not isinstance(stored, dict):
+                raise ValueError("it is no mapping of names")
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise OutputError(
-                f"{self.path / name} cannot be read ({error}); use --overwrite"
+                f"{self.path / name} cannot be read ({one_line(error)}); use --overwrite"
             ) from error
         return stored
 
@@ -208,6 +242,7 @@ class RunFolder:
         With `failure`, which lists what could not be read, the next run repeats the region.
         """
         path = self._part(region)
+        content = sealed(content, self._key_of(region))
         if failure is not None:  # before the part, which alone would count as complete
             self.write_failure(failure)
         self.write_bytes(f"{PARTS}/{path.name}", content)
@@ -216,8 +251,20 @@ class RunFolder:
                 self._failure(region).unlink(missing_ok=True)
 
     def read_part(self, region: int) -> tuple[Objects, int]:
-        """Read the objects of a region, and how many of them are oversized."""
-        return read_part(self._part(region))
+        """Read the objects of a region, and how many of them are oversized.
+
+        Raises
+        ------
+        OutputError
+            the part was damaged while this run went on
+        """
+        try:
+            return read_part(io.BytesIO(self._content(region)))
+        except (OSError, ValueError, LookupError, TypeError, BadZipFile) as error:
+            raise OutputError(
+                f"{self._part(region)} is damaged ({one_line(error)}); check the drive, and run "
+                "the same command again: the region is made again"
+            ) from error
 
     def write_failure(self, failure: RegionFailure) -> None:
         """Record that a region is incomplete; the next run repeats it."""
@@ -226,12 +273,11 @@ class RunFolder:
 
     def failures(self) -> list[RegionFailure]:
         """Return the recorded failures, by region."""
-        found = []
-        for path in sorted(self.parts.glob("*.failed.json")):
-            failure: Any = json.loads(path.read_text("utf-8"))
-            del failure["schema_version"]
-            found.append(failure)
-        return found
+        return [_read_failure(path) for path in self._failure_files()]
+
+    def _failure_files(self) -> list[Path]:
+        files = sorted(self.parts.glob("*.failed.json"))
+        return [path for path in files if re.fullmatch(r"[0-9]{6,}\.failed\.json", path.name)]
 
     def regions(self) -> Iterator[int]:
         """Yield the numbers of the regions that have a part, in order."""
@@ -242,3 +288,17 @@ class RunFolder:
     def discard_parts(self) -> None:
         """Remove the parts; the final files hold their objects."""
         remove_parts(self.path)
+
+
+def _read_failure(path: Path) -> RegionFailure:
+    """Read a record of a failure; `ValueError` or `RecursionError` if it is none."""
+    about = path.lstat()
+    if not stat.S_ISREG(about.st_mode) or about.st_size > MOST_FAILURE_BYTES:
+        raise ValueError("no file, or too large")
+    failure: Any = json.loads(path.read_text("utf-8"))
+    if not isinstance(failure, dict) or not {"region", "level0_box", "cause"} <= {*failure}:
+        raise ValueError("no record of a failure")
+    failure.pop("schema_version", None)
+    if failure["region"] != int(path.name.partition(".")[0]):
+        raise ValueError("the record of another region")
+    return cast(RegionFailure, failure)
