@@ -34,6 +34,10 @@ __all__ = [
 ]
 
 
+_MOST_PX = {"halo_px": 1 << 13, "tile_px": 1 << 14, "stride": 1 << 12}
+"""Largest values of a card: beyond them one tile would not fit into memory."""
+_LEVELS = 1e6
+"""Largest distance of mean and std from 0, and of 1 / std."""
 KINDS_END = "_kinds"
 """End of the name of weights that sort the objects of another model."""
 
@@ -113,25 +117,48 @@ class Card:
                 raise ValueError(
                     f"{name} {value} is neither one number nor three; give one or three"
                 )
-        if np.min(self.std) <= 0:
-            raise ValueError(f"std {self.std} must be above 0")
+        if np.min(self.std) < 1 / _LEVELS:
+            raise ValueError(f"std {self.std} must be above 0, {1 / _LEVELS:g} at least")
 
     def _check_kinds(self) -> None:
         """Refuse values of another kind than the card states: a file may hold anything."""
         for name in ("halo_px", "tile_px", "stride"):
-            value, least = getattr(self, name), int(name != "halo_px")
-            if isinstance(value, bool) or not isinstance(value, int) or not value >= least:
-                raise ValueError(f"{name} must be a whole number from {least} on, got {value!r}")
-        for name in ("mean", "std", "mpp"):
+            value, least, most = getattr(self, name), int(name != "halo_px"), _MOST_PX[name]
+            if type(value) is not int or not least <= value <= most:
+                raise ValueError(
+                    f"{name} must be a whole number from {least} to {most}, got {value!r}"
+                )
+        if isinstance(self.mpp, bool) or not isinstance(self.mpp, int | float):
+            raise ValueError(f"mpp must be a number, got {self.mpp!r}")
+        for name in ("mean", "std"):
             value = getattr(self, name)
             parts = value if isinstance(value, tuple) else (value,)
-            if not all(isinstance(v, int | float) and math.isfinite(v) for v in parts):
-                raise ValueError(f"{name} must be numbers, got {value!r}")
+            numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in parts)
+            if not numbers or not all(abs(v) <= _LEVELS for v in parts):
+                raise ValueError(
+                    f"{name} must be numbers from {-_LEVELS:.0f} to {_LEVELS:.0f}, got {value!r}"
+                )
         for name in ("rule", "options", "stain", "training", "metrics"):
             if not isinstance(getattr(self, name), Mapping):
                 raise ValueError(f"{name} must be a mapping, got {getattr(self, name)!r}")
+        for name in ("rule", "options"):
+            if not _all_finite(getattr(self, name)):
+                raise ValueError(f"{name} must have finite numbers, got {getattr(self, name)!r}")
         if not all(isinstance(name, str) for name in (self.name, self.task, *self.classes)):
             raise ValueError("name, task and classes must be texts")
+        if not all(isinstance(text, str) for text in (self.licence, *self.data)):
+            raise ValueError("licence and data must be texts")
+        if type(self.parameters) is not int:
+            raise ValueError(f"parameters must be a whole number, got {self.parameters!r}")
+
+
+def _all_finite(value: Any) -> bool:
+    """Return whether no number in a value, in lists and mappings too, is NaN or infinite."""
+    if isinstance(value, Mapping):
+        return all(_all_finite(v) for v in value.values())
+    if isinstance(value, list | tuple):
+        return all(_all_finite(v) for v in value)
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def weights_path(name: str) -> Path:
@@ -199,7 +226,7 @@ def read_card(path: Path) -> Card:
         )
     try:
         stored = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: its card is not JSON ({error}); save it again") from error
     if not isinstance(stored, dict):
         raise ValueError(f"{path}: its card is no mapping of names; save it again")

@@ -286,6 +286,8 @@ def _check_card(path: Path, card: Card, entry: Entry) -> None:
                          f"{entry.task}")  # fmt: skip
     channels = card.options.get("classes")
     background = int(entry.task == "nuclei")  # pixels have a class for what is no nucleus
+    if channels is not None and type(channels) is not int:
+        raise ValueError(f"{path}: classes of its network are {channels!r}; give a whole number")
     if channels is not None and channels != len(card.classes) + background:
         raise ValueError(
             f"{path}: its card names {len(card.classes)} classes, its network has "
@@ -308,6 +310,8 @@ def load(path: Path, *, least_score: float = 0.0) -> tuple[nn.Module, Callable[[
     """
     import torch
 
+    from .building import limited_to
+
     state, card = load_checkpoint(path)
     entry = _entry(card.name)
     _check_card(path, card, entry)
@@ -315,10 +319,14 @@ def load(path: Path, *, least_score: float = 0.0) -> tuple[nn.Module, Callable[[
     if "score" in options and least_score > options["score"]:
         options["score"] = math.nextafter(least_score, 0)  # the network's bound is exclusive
     try:
-        network = entry.for_inference(entry.builder(**options))
+        with limited_to(state):
+            network = entry.builder(**options)
+        network = entry.for_inference(network)
         network.load_state_dict(state)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
+    except ValueError as error:
+        raise ValueError(f"{path}: options of its card: {error}") from error
+    except (RuntimeError, TypeError, ArithmeticError, LookupError, AssertionError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[-1].strip()
         raise ValueError(f"{path}: weights do not fit {card.name}: {reason}") from error
     if any(not torch.isfinite(v).all() for v in state.values()):
         raise ValueError(

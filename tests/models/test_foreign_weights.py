@@ -3,12 +3,14 @@
 import json
 import math
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from wsiseg_models import building
 from wsiseg_models.checkpoint import Card, load_checkpoint, read_card, save_checkpoint, state_of
 from wsiseg_models.class_names import normal_class
 from wsiseg_models.registry import load
@@ -63,6 +65,11 @@ def test_a_pickled_model_is_refused_in_one_line(tmp_path, content):
         {"mpp": "0.5"}, {"mpp": None}, {"mpp": math.nan}, {"stride": 0}, {"stride": 8.0},
         {"tile_px": 0}, {"halo_px": -8}, {"halo_px": True}, {"mean": "a"}, {"mean": [1, 2]},
         {"mean": [1, 2, None]}, {"std": 0}, {"options": [1]}, {"rule": []}, {"name": 1},
+        {"mpp": True}, {"mpp": 10**400}, {"std": True}, {"std": math.nan}, {"std": math.inf},
+        {"std": 1e-300}, {"std": 10**400}, {"mean": 1e300}, {"mean": [0, 0, math.nan]},
+        {"stride": 2**40}, {"tile_px": 8 * 10**9}, {"halo_px": 8 * 10**9}, {"halo_px": 8e9},
+        {"rule": {"threshold": math.nan}}, {"options": {"a": [1, {"b": -math.inf}]}},
+        {"data": [1]}, {"licence": 5}, {"parameters": "x"}, {"training": 3}, {"metrics": None},
     ],
 )  # fmt: skip
 def test_a_card_of_other_kinds_is_refused_with_the_file(tmp_path, entry):
@@ -75,7 +82,7 @@ def test_a_card_of_other_kinds_is_refused_with_the_file(tmp_path, entry):
     assert "not supported" not in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "null", "1"])
+@pytest.mark.parametrize("text", ["{", "[]", "null", "1", "[" * 100_000, '{"a":' * 100_000])
 def test_a_card_that_is_no_mapping_is_refused(tmp_path, text):
     path = tmp_path / "x.safetensors"
     save_file(network().state_dict(), path, {"card": text})
@@ -93,6 +100,38 @@ def test_classes_and_task_are_those_of_the_network(tmp_path, change, why):
     save_checkpoint(path, network().state_dict(), replace(CARD, options={"classes": 2}, **change))
     with pytest.raises(ValueError, match=why):
         load(path)
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [({"depth": 10**9}, "far larger than the weights"), ({"width": 2000}, "far larger"),
+     ({"depth": -1}, "depth -1"), ({"width": 0}, "width 0 is below 4"), ({"width": -4}, "below 4"),
+     ({"width": "a"}, "not of type int"), ({"width": [1]}, "not of type int"),
+     ({"nope": 1}, "unknown option 'nope'"), ({"classes": "2"}, "give a whole number"),
+     ({"classes": [2]}, "give a whole number"), ({"classes": 2.0}, "give a whole number")],
+)  # fmt: skip
+def test_options_make_no_network_that_is_larger_than_the_weights(
+    tmp_path, monkeypatch, options, why
+):
+    monkeypatch.setattr(building, "SPARE_VALUES", 10**5)
+    monkeypatch.setattr(building, "SPARE_TENSORS", 50)
+    path = tmp_path / "x.safetensors"
+    save_checkpoint(path, network().state_dict(), replace(CARD, options=options))
+    with pytest.raises(ValueError, match=why) as error:
+        load(path)
+    assert "x.safetensors: " in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_network_is_limited_in_its_own_thread_and_block_alone(monkeypatch):
+    monkeypatch.setattr(building, "SPARE_VALUES", 0)
+    small, large = nn.Linear(2, 2), (200, 200)
+    with building.limited_to(small.state_dict()):
+        nn.Linear(2, 2)
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(nn.Linear, *large).result()
+        with pytest.raises(RuntimeError, match="far larger than the weights"):
+            nn.Linear(*large)
+    nn.Linear(*large)
 
 
 @pytest.mark.parametrize("name", ["", " ", ":", "Tumor:", ": Positive", "A: : B", "A\nB", "A:\t"])
