@@ -21,7 +21,20 @@ def test_synth_faults(tmp_path):
     assert "one look" in complaint(wsiseg("synth", tmp_path / "a.svs", "--look", "mixed"), 2)
     assert "'old'" in complaint(wsiseg("synth", tmp_path / "a.svs", "--look", "old"), 2)
     assert "--fields" in complaint(wsiseg("synth", tmp_path / "a.svs", "--two-classes"), 2)
+    for size in (0, -5, 600_000, 10**8, 10**20):
+        for option in ("--size", "--width"):
+            said = complaint(wsiseg("synth", tmp_path / "a.svs", option, size), 2)
+            assert f"{size} ×" in said
+        assert f"got {size}" in complaint(
+            wsiseg("synth", tmp_path, "--fields", 1, "--size", size), 2
+        )
+    for seed in (-1, -(2**70)):
+        for more in ((tmp_path / "a.svs",), (tmp_path, "--fields", 1)):
+            assert f"got {seed}" in complaint(wsiseg("synth", *more, "--seed", seed), 2)
     (tmp_path / "taken").touch()
+    assert not list(tmp_path.glob("a.*"))
+    inside = tmp_path / "taken" / "a.svs"
+    assert "another DESTINATION" in complaint(wsiseg("synth", inside, "--size", 256), 1)
     assert "taken" in complaint(wsiseg("synth", tmp_path / "taken", "--fields", 1), 1)
 
 

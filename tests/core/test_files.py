@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+from pathlib import Path
 
 import pytest
 from wsiseg_models.files import written_aside
@@ -101,6 +102,12 @@ def test_errors_have_path_cause_and_remedy_and_other_files_keep_theirs(tmp_path)
         (tmp_path / "other").read_text()
     with pytest.raises(DataError), as_output_error(tmp_path):
         raise DataError("not an error of the file system")
+
+
+@pytest.mark.parametrize("name", [".", "..", "a/..", "/"])
+def test_a_name_that_is_a_folder_is_refused(name):
+    with pytest.raises(OutputError, match="is a folder; give the name of a file"):
+        write_bytes(Path(name), b"")
 
 
 def test_json_is_ascii_and_gzip_has_no_time(tmp_path):

@@ -13,6 +13,7 @@ from run_folders import Page, change_run
 
 from wsi_pipeline.core.errors import DataError, UsageError
 from wsi_pipeline.reports.cohort import SCHEMA, gather, write_cohort
+from wsi_pipeline.reports.object_table import plain_text
 from wsi_pipeline.reports.slide_summary import COLUMNS, failed_row, write_features
 
 
@@ -120,3 +121,17 @@ def test_nothing_is_counted_twice_or_made_up(run_folder, folder, tmp_path):
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(DataError, match=said):
             gather([tmp_path / "bad.json"])
+
+
+@pytest.mark.parametrize("sign", ["=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20"])
+@pytest.mark.parametrize(
+    "before", ["", " ", "  ", "\u00a0", "\u3000", "\u2003", "\ufeff", "\u200b"]
+)
+def test_a_formula_behind_blanks_or_in_full_width_is_text_in_csv(before, sign):
+    assert plain_text(f"{before}{sign}1+1") == f"'{before}{sign}1+1"
+    assert plain_text(f"{before}a{sign}1") == f"{before}a{sign}1"
+
+
+@pytest.mark.parametrize("line_break", ["\n", "\r", "\t", " \n"])
+def test_a_cell_does_not_begin_with_a_line_break(line_break):
+    assert plain_text(f"{line_break}=1") == f"'{line_break}=1"

@@ -82,6 +82,8 @@ def export(
     from wsi_pipeline.formats.convert import SlideInfo, read_provenance
     from wsi_pipeline.formats.convert import export as write
 
+    if not 0.01 <= options["scale"] <= 10_000:
+        raise UsageError(f"--scale must be 0.01 to 10000, got {options['scale']:g}")
     with announce_compilation(), ExitStack() as stack:
         slide = SlideInfo(**options)
         opened = None

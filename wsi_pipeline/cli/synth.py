@@ -76,13 +76,14 @@ def synth(
     from wsi_pipeline.synthetic.make_slide import make_slide
 
     if fields is not None:
-        if width or height:
+        if width is not None or height is not None:
             raise UsageError("fields are square; give --size instead of --width and --height")
         if max_overlap is not None:
             raise UsageError("--max-overlap is for slides only; leave it out with --fields")
         with announce_compilation(quiet=quiet):
             write_fields(
-                destination, count=fields, size_px=size or 512, mpp=mpp, seed=seed, look=look,
+                destination, count=fields, size_px=512 if size is None else size, mpp=mpp,
+                seed=seed, look=look,
                 per_bank=8 if look == "plain" else 4, two_classes=two_classes,
                 workers=1 if workers is None else workers,
             )  # fmt: skip
@@ -95,10 +96,11 @@ def synth(
     else:
         if look == "mixed":
             raise UsageError("a slide has one look; give --look plain or --look real")
-        side = size or 4096
+        side = 4096 if size is None else size
+        width, height = (side if given is None else given for given in (width, height))
         with announce_compilation(quiet=quiet):
             files = make_slide(
-                destination, width=width or side, height=height or side, mpp=mpp, seed=seed,
+                destination, width=width, height=height, mpp=mpp, seed=seed,
                 tissue=tissue, max_overlap=max_overlap, look=look, quiet=quiet,
             )  # fmt: skip
     if not quiet:

@@ -10,6 +10,7 @@ import click
 from wsi_pipeline.cli.exit_codes import FAILED
 from wsi_pipeline.cli.options import FILE, images_option, recursive_option
 from wsi_pipeline.cli.output import print_error
+from wsi_pipeline.core.errors import UsageError
 
 __all__ = ["workflow"]
 
@@ -52,6 +53,8 @@ def workflow(slides: tuple[str, ...], out: Path, **options: Any) -> None:
     from wsi_pipeline.batch.snakemake import run_workflow
 
     ctx = click.get_current_context()
+    if options["cores"] is not None and options["cores"] < 1:
+        raise UsageError(f"--cores must be at least 1, got {options['cores']}")
     result = run_workflow(slides, out, further=ctx.meta["further"], **options)
     for name, cause in result.verdict.failed.items():
         print_error(f"{name}: {cause}")

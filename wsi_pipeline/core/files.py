@@ -45,6 +45,8 @@ def part_path(path: Path, remedy: str = _REMEDY) -> Iterator[Path]:
     OutputError
         the file or folder cannot be written or renamed
     """
+    if path.name in ("", ".."):
+        raise OutputError(f"{path} is a folder; give the name of a file")
     part: Path | None = None
     try:
         with written_aside(path) as part:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -102,4 +103,6 @@ def plain_text(text: str) -> str:
     >>> plain_text("=1+1"), plain_text("nucleus")
     ("'=1+1", 'nucleus')
     """
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+    # Spreadsheets pass over blanks, and some take full-width signs for the others.
+    seen = unicodedata.normalize("NFKC", text).lstrip(" \u200b\ufeff")
+    return f"'{text}" if seen.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else text

@@ -24,7 +24,7 @@ from wsi_pipeline.core.objects import Objects
 from wsi_pipeline.synthetic.clutter import add_clutter
 from wsi_pipeline.synthetic.field_camera import photograph, photograph_as_real
 from wsi_pipeline.synthetic.looks import LOOKS, Scene, draw_scene
-from wsi_pipeline.synthetic.placement import SlidePlan, plan_slide
+from wsi_pipeline.synthetic.placement import SlidePlan, check_seed, plan_slide
 from wsi_pipeline.synthetic.render import (
     densities,
     expose,
@@ -43,6 +43,8 @@ FieldLook = Literal["plain", "real", "mixed"]
 _CATEGORIES = {1: "nucleus", 2: "cytoplasm", 3: "leukocyte_nucleus"}
 _TWO_CLASSES = {1: "negative_nucleus", 4: "positive_nucleus"}
 """Names that replace and follow those of `_CATEGORIES` where nuclei have two classes."""
+MOST_FIELD_PX = 16_384
+"""Longest side of a field, which is drawn in memory."""
 POSITIVE_KINDS = ("lsil", "hsil", "pale_lsil", "koilocyte")
 """Kinds of cells whose nuclei are positive: large, deformed."""
 
@@ -158,6 +160,7 @@ def write_fields(
     """
     low, high = mpp if isinstance(mpp, tuple) else (mpp, mpp)
     _check(count, size_px, per_bank, workers, (low, high), look)
+    check_seed(seed)
     folder = Path(folder)
     with as_output_error(folder):
         (folder / "images").mkdir(parents=True, exist_ok=True)
@@ -188,6 +191,8 @@ def _check(
     ):
         if value < least:
             raise ConfigError(f"the {name} must be at least {least}, got {value}")
+    if size_px > MOST_FIELD_PX:
+        raise ConfigError(f"size_px must be at most {MOST_FIELD_PX}, got {size_px}")
     low, high = mpp
     if not 0.05 <= low <= high <= 2:
         raise ConfigError(f"mpp must be between 0.05 and 2, got {low:g} to {high:g}")

@@ -18,7 +18,7 @@ from wsi_pipeline.synthetic.looks import Look, LookName, Scene, find_look
 from wsi_pipeline.synthetic.sprites import Bank
 from wsi_pipeline.synthetic.stains import Stain, Style, draw_real_style, draw_style
 
-__all__ = ["BIN_PX", "SlidePlan", "plan_slide"]
+__all__ = ["BIN_PX", "SlidePlan", "check_seed", "plan_slide"]
 
 BIN_PX = 512
 """Side of the blocks by which sprites are sorted."""
@@ -26,6 +26,8 @@ SPRITES = 384
 """About how many sprites are painted for a slide; each is used many times."""
 _MEGAPIXEL_UM2 = 250.0**2
 """Area of a million pixels at 0.25 µm per pixel."""
+MOST_PX = 500_000
+"""Longest side of a slide; scanners write less than half of it."""
 _NUCLEUS_OVERLAP, _CELL_OVERLAP = 0.12, 0.5
 """Largest shared area ÷ area of the smaller one, where both are taken as circles."""
 
@@ -140,6 +142,7 @@ def plan_slide(
     scene = scene or kinds.scene
     mix = mix if mix is not None else {name: kind.share for name, kind in kinds.cells.items()}
     _check(width, height, mpp, tissue, density, clustering, max_overlap)
+    check_seed(seed)
     _check_mix(mix, kinds)
     rng = np.random.default_rng([seed, width, height, round(mpp * 1e6)])
     style = style or (draw_style(rng, stain) if kinds.name == "plain" else draw_real_style(rng))
@@ -176,6 +179,12 @@ def plan_slide(
     )  # fmt: skip
 
 
+def check_seed(seed: int) -> None:
+    """Raise a `ConfigError` for a seed that no generator of random numbers takes."""
+    if seed < 0:
+        raise ConfigError(f"the seed must be 0 or more, got {seed}")
+
+
 def _check(
     width: int,
     height: int,
@@ -190,6 +199,8 @@ def _check(
             f"a slide needs at least 64 µm a side and an mpp of 0.05 to 2, got {width} × {height} "
             f"px at {mpp} µm per px"
         )
+    if max(width, height) > MOST_PX:
+        raise ConfigError(f"a slide has at most {MOST_PX} px a side, got {width} × {height}")
     if not (0 <= tissue <= 1 and 0 <= clustering <= 1 and 0 <= density <= 400):
         raise ConfigError(
             f"tissue {tissue} and clustering {clustering} must be between 0 and 1, "

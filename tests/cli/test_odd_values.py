@@ -1,0 +1,18 @@
+"""Laws of values on the command line that no run can use: one line, and nothing is made."""
+
+import pytest
+from command_line import complaint, wsiseg
+
+
+@pytest.mark.parametrize("scale", ["1e-9", "0", "-1", "nan", "inf", "1e9"])
+def test_a_scale_of_label_images_is_a_number_in_reason(tmp_path, scale):
+    said = complaint(wsiseg("export", tmp_path, tmp_path / "a.ome.zarr", "--scale", scale), 2)
+    assert "--scale must be 0.01 to 10000, got" in said
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("cores", [-1, 0])
+def test_a_workflow_has_a_core(tmp_path, cores):
+    said = complaint(wsiseg("workflow", "a.svs", tmp_path / "out", "--cores", cores), 2)
+    assert f"--cores must be at least 1, got {cores}" in said
+    assert not list(tmp_path.iterdir())
