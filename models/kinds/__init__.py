@@ -1,1 +1,1 @@
-"""What kind of nucleus: a small network on crops that are centred on a segmented nucleus."""
+"""What kind of nucleus: an encoder on crops that are centred on a nucleus, and a small head."""
