@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from wsi_pipeline.core.errors import SlideTimeoutError
 from wsi_pipeline.core.geometry import Box
-from wsi_pipeline.core.objects import Objects, is_cell
+from wsi_pipeline.core.objects import CELL_CLASS, Objects, is_cell
+from wsi_pipeline.formats.geojson import class_color
 from wsi_pipeline.runs.work_plan import Overview
 from wsi_pipeline.slides.slide import Slide
 
@@ -67,14 +68,18 @@ def draw_objects(
 ) -> None:
     """Draw outlines on an image whose pixel (0, 0) is at level-0 `origin`, in place.
 
-    Cells lie under all else, in a thin line of their own colour. `scale` is level-0 pixels per
-    image pixel.
+    Cells lie under all else, in a thin line of their own colour. Where nuclei have several classes,
+    each has its colour of QuPath. `scale` is level-0 pixels per image pixel.
     """
     cells = is_cell(objects)
-    below, above = (objects.take(cells), objects.take(~cells)) if cells.any() else (None, objects)
-    if below is not None:
-        _draw(image, below, origin, scale, CELL_OUTLINE, 1)
-    _draw(image, above, origin, scale, OUTLINE, width)
+    if cells.any():
+        _draw(image, objects.take(cells), origin, scale, CELL_OUTLINE, 1)
+    kinds = [k for k, name in enumerate(objects.classes) if name != CELL_CLASS]
+    for k in kinds:
+        color = class_color(objects.classes[k]) if len(kinds) > 1 else OUTLINE
+        own = ~cells & (objects.class_index == k)
+        if own.any():
+            _draw(image, objects.take(own), origin, scale, color, width)
 
 
 def _draw(
