@@ -50,10 +50,8 @@ def tiff_bits(file: Any, index: int, page: Any) -> tuple[int, bool]:
 
     Parameters
     ----------
-    file
-        the file, opened with tifffile
-    index
-        number of the series
+    file, index
+        as in `ome_pixels`
     page
         first page of the series
     """

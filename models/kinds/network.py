@@ -1,8 +1,8 @@
 """KindNet: crops of nuclei → normal, abnormal, leukocyte or other.
 
 Frozen features of a segmentation network's encoder, averaged over the nucleus, the ring around it
-and the crop, and a small network on these numbers. A few thousand nuclei cannot teach filters that
-ImageNet and the segmentation of real slides have taught already.
+and the crop, and a small network on these numbers. A few thousand nuclei are too few to train the
+filters of an encoder.
 
 This is no diagnosis. It sorts nuclei by appearance, so that a reader can find the ones to look at.
 """

@@ -22,11 +22,11 @@ liquid-based fields: those on empty glass have up to 0.0145, real pale cells 0.0
 """
 
 BARE_MARGIN = 0.01
-"""A pixel of a cell is glass if it is darker than the glass around the cell by less than this."""
+"""A pixel of a cell is glass if its density is less than this above the glass around the cell."""
 UNEVEN = 0.025
-"""How much darker the glass around a cell may be than the lightest 2 % of its window."""
+"""How far the density of glass around a cell may be above the lightest 2 % of its window."""
 CLEARLY_STAINED = 0.03
-"""Only a cell whose median is darker than its glass by this much loses pixels: not a pale one."""
+"""Pixels are removed only from cells whose median density is this much above their glass."""
 _HALF = 128
 """Least value of a mask's pixel that belongs to the object."""
 _BLUR_PX, _DISC = 1.5, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
@@ -89,12 +89,13 @@ def clear_glass(
     atlas: MaskAtlas, cells: NDArray[np.bool_], field: Images, on_slide: tuple[slice, slice],
     background: tuple[int, int, int],
 ) -> None:  # fmt: skip
-    """Take empty glass out of the masks of cells, in place.
+    """Remove empty glass from the masks of cells, in place.
 
-    Far from a cell, where a mask should be 0, a network may answer about 0.5: its outline then runs
-    over glass in a ragged line. A pixel goes if it is glass, and if glass alone leads from it out
-    of the mask; so a clear halo around a nucleus stays. The glass is that of `is_ghost`. Where it
-    is `UNEVEN` darker than the lightest 2 % of the window, only cells are around, and nothing goes.
+    Beside a cell, where a mask should be 0, a network's probability may be about 0.5: the outline
+    then runs over glass in a ragged line. A pixel is removed if it is glass and is connected to the
+    outside of the mask by glass alone; so a clear halo around a nucleus stays. The density of glass
+    is that of `is_ghost`. If it is `UNEVEN` above the lightest 2 % of the window, there are only
+    cells around this one, and nothing is removed.
 
     Parameters
     ----------
@@ -126,7 +127,7 @@ def clear_glass(
 
 
 def _clear(mask: NDArray[np.uint8], density: NDArray[np.float32]) -> None:
-    """Take glass out of a mask (h, w), in place; densities are those above glass, in steps."""
+    """Remove glass from a mask (h, w), in place; densities are those above glass, in steps."""
     inside = mask >= _HALF
     if not inside.any() or np.median(density[inside]) < CLEARLY_STAINED * _STEPS:
         return
