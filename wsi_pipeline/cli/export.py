@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -81,6 +80,7 @@ def export(
     """
     from wsi_pipeline.formats.convert import SlideInfo, read_provenance
     from wsi_pipeline.formats.convert import export as write
+    from wsi_pipeline.runs.slide_of_run import slide_of_run
 
     if not 0.01 <= options["scale"] <= 10_000:
         raise UsageError(f"--scale must be 0.01 to 10000, got {options['scale']:g}")
@@ -95,7 +95,7 @@ def export(
                     "or .coco.json"
                 )
             stated = read_provenance(run or source)
-            opened = stack.enter_context(_slide_of(run or source, stated, image))
+            opened = stack.enter_context(slide_of_run(run or source, stated, image))
             if not stated.get("slide"):
                 slide = _stated_by(slide, opened, destination.parent)
             if wanted == "labels":
@@ -144,27 +144,3 @@ def _stated_by(slide: SlideInfo, opened: Slide, folder: Path) -> SlideInfo:
     except ValueError:  # on Windows, on another drive
         name = opened.path.name
     return replace(slide, width=opened.width, height=opened.height, mpp=mpp, file_name=name)
-
-
-def _slide_of(run: Path, stated: Mapping[str, Any], file: Path) -> Slide:
-    """Open the slide of a run with the settings of the run, or an image without a run.
-
-    Raises
-    ------
-    UsageError
-        its size is not that of the run's slide
-    """
-    from wsi_pipeline.slides.slide import open_slide
-
-    about, settings = stated.get("slide") or {}, stated.get("settings") or {}
-    names = ("crop", "series", "plane", "time")
-    kept = {name: settings[name] for name in names if name in settings}
-    opened = open_slide(file, **kept)
-    size = opened.width, opened.height
-    if about and size != (about.get("width"), about.get("height")):
-        opened.close()
-        raise UsageError(
-            f"{file} has {size[0]} x {size[1]} pixels, the slide of {run} "
-            f"{about.get('width')} x {about.get('height')}; give the slide file of that run"
-        )
-    return opened
