@@ -152,8 +152,14 @@ class FinalFiles:
     def write_pictures(self, plan: WorkPlan) -> None:
         """Write thumbnail and overlay; call it after `write`."""
         self.folder.write_bytes(THUMBNAIL, to_png(plan.overview.thumbnail))
+        about = self.provenance
         overlay = draw_overlay(
-            self.slide, plan.overview, self._density, self._objects_near, scale=plan.scale
+            self.slide,
+            plan.overview,
+            self._density,
+            self._objects_near,
+            scale=plan.scale,
+            title=f"{about['slide']['id']} · {about['model']['name']}",
         )
         self.folder.write_bytes(OVERLAY, to_png(overlay))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 import cv2
@@ -11,8 +12,10 @@ from numpy.typing import NDArray
 
 from wsi_pipeline.core.errors import SlideTimeoutError
 from wsi_pipeline.core.geometry import Box
-from wsi_pipeline.core.objects import CELL_CLASS, Objects, is_cell
+from wsi_pipeline.core.numbers import grouped
+from wsi_pipeline.core.objects import Objects, is_cell
 from wsi_pipeline.formats.geojson import class_color
+from wsi_pipeline.runs.picture_frame import Key, Panel, framed
 from wsi_pipeline.runs.work_plan import Overview
 from wsi_pipeline.slides.slide import Slide
 
@@ -21,25 +24,37 @@ __all__ = ["Density", "draw_objects", "draw_overlay", "objects_in", "to_png"]
 _log = logging.getLogger(__name__)
 
 Image = NDArray[np.uint8]
-OUTLINE = (0, 220, 80)
-CELL_OUTLINE = (40, 80, 255)
-FOREGROUND = (240, 130, 0)
+CASING = (40, 30, 60)
+"""Colour below light outlines, which would not show on glass without it."""
+FOREGROUND = class_color("Foreground")
+FIELD = (0, 90, 200)
 FIELD_PX = 1024
 """Side of the field that is shown in full detail, and of the slide beside it."""
 
 
 class Density:
-    """Counts objects on a coarse grid, to find the most crowded place."""
+    """Counts objects on a coarse grid, to find the most crowded place, and per class.
+
+    Attributes
+    ----------
+    counts
+        float32, number of objects per square of the grid
+    per_class
+        class name → number of objects
+    """
 
     def __init__(self, width: int, height: int) -> None:
         self._cell = max(1, max(width, height) // 512)
         self.counts = np.zeros((height // self._cell + 1, width // self._cell + 1), np.float32)
+        self.per_class: Counter[str] = Counter()
 
     def add(self, objects: Objects) -> None:
         """Count more objects, by the centre of their bounding boxes."""
         box = objects.bounds()
         x, y = (box[:, 0] + box[:, 2]) / 2, (box[:, 1] + box[:, 3]) / 2
         np.add.at(self.counts, ((y // self._cell).astype(int), (x // self._cell).astype(int)), 1)
+        found = np.bincount(objects.class_index, minlength=len(objects.classes))
+        self.per_class.update(dict(zip(objects.classes, found.tolist(), strict=True)))
 
     def busiest(self, side: float) -> tuple[float, float]:
         """Centre, level 0, of the square of `side` pixels with the most objects."""
@@ -64,22 +79,25 @@ def objects_in(parts: Iterable[Objects], box: tuple[float, float, float, float])
 
 
 def draw_objects(
-    image: Image, objects: Objects, *, origin: tuple[float, float], scale: float, width: int = 1
+    image: Image, objects: Objects, *, origin: tuple[float, float], scale: float, width: int = 2
 ) -> None:
     """Draw outlines on an image whose pixel (0, 0) is at level-0 `origin`, in place.
 
-    Cells lie under all else, in a thin line of their own colour. Where nuclei have several classes,
-    each has its colour of QuPath. `scale` is level-0 pixels per image pixel.
+    Each class has its colour of QuPath. Cells lie under all else; the others have a dark casing,
+    so that they show on glass and when the picture is made smaller. `scale` is level-0 pixels per
+    image pixel.
     """
     cells = is_cell(objects)
-    if cells.any():
-        _draw(image, objects.take(cells), origin, scale, CELL_OUTLINE, 1)
-    kinds = [k for k, name in enumerate(objects.classes) if name != CELL_CLASS]
-    for k in kinds:
-        color = class_color(objects.classes[k]) if len(kinds) > 1 else OUTLINE
+    for k, name in enumerate(objects.classes):
+        own = cells & (objects.class_index == k)
+        if own.any():
+            _draw(image, objects.take(own), origin, scale, class_color(name), width)
+    if not cells.all():
+        _draw(image, objects.take(~cells), origin, scale, CASING, width + 2)
+    for k, name in enumerate(objects.classes):
         own = ~cells & (objects.class_index == k)
         if own.any():
-            _draw(image, objects.take(own), origin, scale, color, width)
+            _draw(image, objects.take(own), origin, scale, class_color(name), width)
 
 
 def _draw(
@@ -102,10 +120,11 @@ def draw_overlay(
     near: Callable[[tuple[float, float, float, float]], Iterable[Objects]],
     *,
     scale: float,
+    title: str,
 ) -> Image:
     """The slide with its foreground, and beside it its most crowded field with every outline.
 
-    A small image is shown whole, in full detail.
+    A small image is shown whole, in full detail. Title, legend and scale bars are around them.
 
     Parameters
     ----------
@@ -116,14 +135,7 @@ def draw_overlay(
     """
     zoom = max(scale / 2, 1.0)  # twice the model's detail shows whether an outline fits
     whole = max(slide.width, slide.height) <= 1.5 * FIELD_PX * zoom
-    side = FIELD_PX * zoom
-    x, y = density.busiest(side)
-    if whole:
-        box = Box(0, 0, int(slide.width / zoom), int(slide.height / zoom))
-    else:
-        x0 = int(np.clip(x - side / 2, 0, max(0, slide.width - side)) / zoom)
-        y0 = int(np.clip(y - side / 2, 0, max(0, slide.height - side)) / zoom)
-        box = Box(x0, y0, x0 + FIELD_PX, y0 + FIELD_PX)
+    box = _field_box(slide, density, zoom, whole=whole)
     try:
         field, _ = slide.read_what_is_there(box, zoom)
     except SlideTimeoutError as error:  # the objects are worth more than their picture
@@ -134,8 +146,29 @@ def draw_overlay(
     found = objects_in(near(seen), seen)
     if found:  # at once: the cells of one part lie under the nuclei of all
         draw_objects(field, Objects.concatenate(found), origin=corner, scale=zoom)
+    mpp = slide.require_mpp().value
+    counts = {name: count for name, count in density.per_class.items() if count}
+    keys = [Key(class_color(name), name) for name in counts]
+    panels = [Panel(field, mpp * zoom, keys)]
+    if not whole:
+        panels.insert(0, _overview(overview, seen, mpp))
+    facts = ",  ".join(f"{name}: {grouped(count)}" for name, count in counts.items())
+    return framed(panels, title, facts or "no object")
+
+
+def _field_box(slide: Slide, density: Density, zoom: float, *, whole: bool) -> Box:
+    """Return the field to show, in its own pixels: all of a small image, else the most crowded."""
     if whole:
-        return field
+        return Box(0, 0, int(slide.width / zoom), int(slide.height / zoom))
+    side = FIELD_PX * zoom
+    x, y = density.busiest(side)
+    x0 = int(np.clip(x - side / 2, 0, max(0, slide.width - side)) / zoom)
+    y0 = int(np.clip(y - side / 2, 0, max(0, slide.height - side)) / zoom)
+    return Box(x0, y0, x0 + FIELD_PX, y0 + FIELD_PX)
+
+
+def _overview(overview: Overview, seen: tuple[float, float, float, float], mpp: float) -> Panel:
+    """Return the slide with its foreground and the field beside it, `seen` in level-0 pixels."""
     thumbnail = overview.thumbnail
     shrink = FIELD_PX / max(thumbnail.shape[:2])
     size = (
@@ -144,14 +177,18 @@ def draw_overlay(
     )
     small = cv2.resize(thumbnail, size, interpolation=cv2.INTER_AREA)
     per_px = overview.downsample / shrink
-    for polygon in overview.foreground.polygons():
-        ring = np.round(np.asarray(polygon.exterior.coords) / per_px).astype(np.int32)
-        cv2.polylines(small, [ring], True, FOREGROUND, 2, cv2.LINE_AA)
+    rings = [
+        np.round(np.asarray(polygon.exterior.coords) / per_px).astype(np.int32)
+        for polygon in overview.foreground.polygons()
+    ]
+    for color, width in ((CASING, 5), (FOREGROUND, 3)):
+        cv2.polylines(small, rings, True, color, width, cv2.LINE_AA)
     low, high = np.array(seen[:2]) / per_px, np.array(seen[2:]) / per_px
-    cv2.rectangle(small, low.astype(int).tolist(), high.astype(int).tolist(), OUTLINE, 2)
-    left = np.full((FIELD_PX, FIELD_PX, 3), 255, np.uint8)
-    left[: size[1], : size[0]] = small
-    return np.hstack([left, field])
+    cv2.rectangle(small, low.astype(int).tolist(), high.astype(int).tolist(), FIELD, 4)
+    square = np.full((FIELD_PX, FIELD_PX, 3), 255, np.uint8)
+    square[: size[1], : size[0]] = small
+    keys = [Key(FOREGROUND, "foreground: where the run looked"), Key(FIELD, "field at the right")]
+    return Panel(square, mpp * per_px, keys)
 
 
 def to_png(image: Image) -> bytes:
