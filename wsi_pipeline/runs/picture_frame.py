@@ -62,7 +62,7 @@ def framed(panels: Sequence[Panel], title: str, facts: str) -> NDArray[np.uint8]
     --------
     >>> white = np.full((300, 600, 3), 255, np.uint8)
     >>> framed([Panel(white, 0.5, [Key((255, 0, 0), "nucleus")])], "slide", "12 nuclei").shape
-    (369, 600, 3)
+    (364, 600, 3)
     """
     size = int(np.clip(panels[0].image.shape[1] / 40, 14, 26))
     font = ImageFont.load_default(size)
