@@ -12,7 +12,9 @@ from wsi_pipeline.runs.lock_owner import LockOwner
 from wsi_pipeline.runs.part_file import PartHeader
 from wsi_pipeline.segmentation.boxes import BoxModel
 from wsi_pipeline.segmentation.cells import InstanceModel
+from wsi_pipeline.segmentation.extended_features import EXTENDED
 from wsi_pipeline.segmentation.nuclei import model_from_function
+from wsi_pipeline.segmentation.pixel_features import COLUMNS as OF_PIXELS
 
 DOCS = Path(__file__).parents[2] / "docs"
 OUTPUTS = (DOCS / "outputs.md").read_text("utf-8")
@@ -49,6 +51,14 @@ def test_every_measurement_and_column_is_named():
     for model in (function, cells, boxes):
         named(model.empty().features)
     named(["id", "class", "score", "parent_id", "geometry", "bbox"])
+
+
+def test_every_extended_measurement_is_named():
+    prefixes = ("Nucleus: ", "Cytoplasm: ")
+    own = [n for n in EXTENDED if n.removeprefix(prefixes[0]).removeprefix(prefixes[1])
+           not in OF_PIXELS]  # fmt: skip
+    stains = [n.rsplit(" OD ", 1)[0] + " OD" if " OD " in n else n for n in OF_PIXELS]
+    named([n for n in (*own, *stains) if not n.startswith("OD ")])
 
 
 def test_every_column_of_the_tables_is_described():

@@ -30,10 +30,18 @@ _SOURCE = "RUN_FOLDER|SLIDE_FOLDER"
     help="Preparation of the slide. An adequate slide has 5000 cells (liquid) or 8000 "
     "(conventional).",
 )
+@click.option(
+    "--extended",
+    type=FILE,
+    metavar="SLIDE",
+    help="Slide of the run: measure stain, texture and neighbours of each object, too. Adds "
+    "columns to the table and writes SLIDE.extended.parquet.",
+)
 @quiet_option
 def features(
-    source: Path, out: Path | None, qc: Path | None, preparation: str, quiet: bool
-) -> None:
+    source: Path, out: Path | None, qc: Path | None, preparation: str, extended: Path | None,
+    quiet: bool,
+) -> None:  # fmt: skip
     """Write the tables of a run, or of every run of a slide.
 
     SLIDE.objects.csv.gz has one row per object; SLIDE.summary.json is the row of the run for
@@ -42,8 +50,27 @@ def features(
     from wsi_pipeline.reports.slide_summary import write_features
 
     files = write_features(source, out, qc=qc, preparation=preparation)
+    if extended is not None:
+        files = _write_extended(source, out, extended) + [
+            file for file in files if not file.name.endswith(".csv.gz")
+        ]
     if not quiet:
         click.echo("\n".join(map(str, files)))
+
+
+def _write_extended(source: Path, out: Path | None, file: Path) -> list[Path]:
+    """Write the tables of each run with more measurements; see `write_extended`."""
+    from wsi_pipeline.cli.first_use import announce_compilation
+    from wsi_pipeline.core.run_layout import read_run, runs_of_slide
+    from wsi_pipeline.reports.extended_table import write_extended
+    from wsi_pipeline.runs.slide_of_run import slide_of_run
+
+    files = []
+    with announce_compilation():
+        for folder in runs_of_slide(source):
+            with slide_of_run(folder, read_run(folder), file) as slide:
+                files += write_extended(folder, slide, out)
+    return files
 
 
 @click.command()

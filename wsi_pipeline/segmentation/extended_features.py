@@ -204,7 +204,9 @@ def _covers(
 ) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
     """Return how many cells, and how many nuclei, cover each pixel of a box."""
     # Objects that reach beyond the box are counted on a larger one.
-    around = Box(*(int(v) for v in (*grid.bounds[which, :2].min(0), *grid.bounds[which, 2:].max(0))))
+    around = Box(
+        *(int(v) for v in (*grid.bounds[which, :2].min(0), *grid.bounds[which, 2:].max(0)))
+    )
     count = np.zeros((2, around.height, around.width), np.uint16)
     for i in which:
         count[int(not grid.cells[i])][grid.within(i, around)] += grid.mask(i)
