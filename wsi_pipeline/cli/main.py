@@ -24,6 +24,7 @@ _COMMANDS = MappingProxyType(
         "models": "models",
         "export": "export",
         "features": "reports",
+        "gallery": "gallery",
         "report": "reports",
         "cohort": "reports",
         "workflow": "workflow",

@@ -253,9 +253,11 @@ def annotation_document(
     names: Sequence[str],
     *,
     classes: Sequence[str] | None = None,
+    measurements: Sequence[Mapping[str, float]] = (),
+    locked: bool = True,
     provenance: Mapping[str, Any] | None = None,
 ) -> bytes:
-    """Return GeoJSON, UTF-8, with outlines as locked annotations.
+    """Return GeoJSON, UTF-8, with outlines as annotations.
 
     Parameters
     ----------
@@ -266,9 +268,14 @@ def annotation_document(
         names that QuPath shows, (n,)
     classes
         class of each, (n,); "Foreground" if not given
+    measurements
+        measurement → finite number of each, (n,); none by default
+    locked
+        whether QuPath refuses to move and reshape them
     provenance
         JSON values for the member ``wsiseg``
     """
+    lock = ',"isLocked":true' if locked else ""
     classes = ["Foreground"] * len(names) if classes is None else classes
     if not len(geometries) == len(names) == len(classes):
         raise ValueError(
@@ -282,7 +289,9 @@ def annotation_document(
             f'{{"type":"Feature","id":"{identity}",'
             f'"geometry":{compact_json(shapely.geometry.mapping(polygon))},'
             f'"properties":{{"objectType":"annotation","name":{compact_json(names[i])},'
-            f'{_classification(classes[i], {})}"isLocked":true}}}}'
+            f"{_classification(classes[i], {})}"
+            f'"measurements":{compact_json(dict(measurements[i]) if measurements else {})}'
+            f"{lock}}}}}"
         )
     return _opening(provenance or {}) + ",\n".join(features).encode() + b"]}\n"
 
