@@ -16,7 +16,7 @@ SOURCES = [
     for folder in ("wsi_pipeline", "models", "workflows", "experiments")
     for path in sorted((ROOT / folder).rglob("*.py"))
 ]
-MOST_ENTRIES, MOST_LINES, MOST_BODY_LINES = 16, 400, 40
+MOST_ENTRIES, MOST_LINES, MOST_BODY_LINES = 18, 400, 40
 
 # (file, function) with a longer body: the reason.
 LONG_FUNCTIONS: dict[tuple[str, str], str] = {}

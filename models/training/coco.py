@@ -7,6 +7,8 @@ Everything that is not annotated is background, unless the set states something 
 known where a crowd (``iscrowd``) is, outside the ``annotated_area`` of an image (polygons or RLE,
 as in ``segmentation``), and, where there is none, outside the objects of an image that has
 ``"exhaustive": false`` (in the image, the document or its ``info``).
+
+An image may state whether it is held out for validation (``"held_out": true`` or ``false``).
 """
 
 from __future__ import annotations
@@ -153,9 +155,12 @@ def _image(
     area = entry.get("annotated_area", above[0].get("annotated_area"))
     if isinstance(area, list) and area and not isinstance(area[0], list):
         area = [area]  # one polygon
+    held_out = entry.get("held_out")
+    if held_out is not None and not isinstance(held_out, bool):
+        raise ValueError(f"{where} states held_out {held_out!r}; it must be true or false")
     return key, CocoImage(
         path, name, _mpp(entry.get("mpp", above[1].get("mpp")), where), (), shape,
-        exhaustive((entry, *above), where), area, where,
+        exhaustive((entry, *above), where), area, where, held_out,
     )  # fmt: skip
 
 

@@ -148,6 +148,8 @@ class CocoImage:
         polygons or RLE outside of which nothing is known; None: the whole image
     where
         file and image, for error messages
+    held_out
+        whether the set keeps it for validation; None: the split of the training decides
     """
 
     path: Path
@@ -158,6 +160,7 @@ class CocoImage:
     exhaustive: bool = True
     annotated_area: Any = None
     where: str = ""
+    held_out: bool | None = None
 
     def unknown(self, unsure: Collection[str] = ()) -> Bools | None:
         """Return where nothing is known, bool (h, w), objects included; None where there is none.

@@ -139,9 +139,9 @@ def load_box_set(
     numbers = {name.lower(): k for k, name in enumerate(classes, 1)}
     found = BoxSet([], [], skipped)
     for file in files:
-        samples = _file_samples(read_coco(file), stated, mpp, numbers, partial, skipped)
-        for position, sample in enumerate(samples):
-            held = split.holds_out(position, len(samples))
+        coco = read_coco(file)
+        samples = _file_samples(coco, stated, mpp, numbers, partial, skipped)
+        for sample, held in zip(samples, split.of_images(coco.images), strict=True):
             if len(sample) or not sample.partial:
                 (found.held if held else found.train).append(sample)
     if not found.train and not found.held:

@@ -138,9 +138,9 @@ def load_instance_set(spec: str, *, mpp: float, split: Split) -> InstanceSet:
     skipped: Counter[str] = Counter()
     found = InstanceSet([], [])
     for file in files:
-        samples = _file_samples(read_coco(file), stated, mpp, skipped)
-        for position, sample in enumerate(samples):
-            held = split.holds_out(position, len(samples))
+        coco = read_coco(file)
+        samples = _file_samples(coco, stated, mpp, skipped)
+        for sample, held in zip(samples, split.of_images(coco.images), strict=True):
             (found.held if held else found.train).append(sample)
     if not found.train and not found.held:
         raise ValueError(f"{spec}: no annotations*.json with images beside it; see docs/models.md")

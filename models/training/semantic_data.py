@@ -119,9 +119,10 @@ def load_set(
     held: list[Sample] = []
     counts: Counter[str] = Counter() if left_out is None else left_out
     for file in files:
-        samples = _file_samples(read_coco(file), stated, mpp, categories, unsure, counts)
-        for position, sample in enumerate(samples):
-            (held if split.holds_out(position, len(samples)) else train).append(sample)
+        coco = read_coco(file)
+        samples = _file_samples(coco, stated, mpp, categories, unsure, counts)
+        for sample, kept in zip(samples, split.of_images(coco.images), strict=True):
+            (held if kept else train).append(sample)
     if not train and not held:
         raise ValueError(f"{spec}: no annotations*.json with images beside it; see docs/models.md")
     return train, held

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 __all__ = ["Split"]
+
+
+class _Image(Protocol):
+    @property
+    def held_out(self) -> bool | None: ...
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,19 @@ class Split:
             known = False
         if not known:
             raise ValueError(f"unknown split {self.text!r}; use fold:0/5, time:0.5 or none")
+
+    def of_images(self, images: Sequence[_Image]) -> list[bool]:
+        """Return which images of a file are held out.
+
+        An image that states whether it is held out keeps that, but for the split ``none``.
+        """
+        count = len(images)
+        return [
+            self.holds_out(i, count)
+            if image.held_out is None or self.text == "none"
+            else image.held_out
+            for i, image in enumerate(images)
+        ]
 
     def holds_out(self, position: int, count: int) -> bool:
         """Return whether the image at `position` of `count` is held out."""

@@ -28,6 +28,7 @@ _COMMANDS = MappingProxyType(
         "report": "reports",
         "cohort": "reports",
         "workflow": "workflow",
+        "dataset": "dataset",
         "train": "train",
         "evaluate": "evaluate",
         "score": "score",

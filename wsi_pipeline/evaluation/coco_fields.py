@@ -129,22 +129,22 @@ def _fields(
     used = {a.category: class_of[a.category] for found in wanted for a in found}
     mpps = image_mpps(document, areas, given)
     left_out.update(document.left_out)
-    for k in _held_out(len(document.images), split):
+    for k in _held_out(document.images, split):
         for annotation in document.images[k].annotations:
             if annotation.crowd or annotation.category not in class_of:
                 left_out["crowd" if annotation.crowd else annotation.category] += 1
         yield _field(document.images[k], wanted[k], used, mpps[k] / mpp, left_out)
 
 
-def _held_out(count: int, split: str) -> list[int]:
-    """Return the positions of those of `count` images that the split takes."""
+def _held_out(images: Sequence[CocoImage], split: str) -> list[int]:
+    """Return the positions of those images that the split takes."""
     if split == "all":
-        return list(range(count))
+        return list(range(len(images)))
     try:
         rule = Split(split)
     except ValueError:
         raise UsageError(f"unknown split {split!r}; use fold:0/5, time:0.5 or all") from None
-    return [k for k in range(count) if rule.holds_out(k, count)]
+    return [k for k, held in enumerate(rule.of_images(images)) if held]
 
 
 def _field(

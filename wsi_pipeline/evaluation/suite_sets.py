@@ -182,17 +182,17 @@ def find_sets(folder: Path, split: str) -> tuple[list[SuiteSet], list[LeftOut]]:
     return sets, left_out
 
 
-def _rule(split: str) -> Callable[[int, int], bool]:
-    """Return a function that says by position and number of images which images are taken."""
+def _rule(split: str) -> Callable[[Sequence[CocoImage]], list[bool]]:
+    """Return a function that tells which images of a file are taken."""
     if split == "all":
-        return lambda position, count: True
+        return lambda images: [True] * len(images)
     try:
         rule = Split(split)
     except ValueError:
         rule = Split("none")
     if rule.text == "none":
         raise UsageError(f"unknown split {split!r}; use fold:0/5, time:0.5 or all")
-    return rule.holds_out
+    return rule.of_images
 
 
 def _set_name(document: CocoFile, many: bool) -> str:
@@ -222,12 +222,12 @@ def _marked(document: CocoFile) -> bool:
 
 
 def _sets_of(
-    document: CocoFile, name: str, held_out: Callable[[int, int], bool]
+    document: CocoFile, name: str, held_out: Callable[[Sequence[CocoImage]], list[bool]]
 ) -> Iterator[SuiteSet]:
     """Yield the set of one file, and the images without truth that belong to it."""
     kept_back = _marked(document) or name in KEPT_BACK
     count = len(document.images)
-    chosen = [k for k in range(count) if kept_back or held_out(k, count)]
+    chosen = [k for k, held in enumerate(held_out(document.images)) if kept_back or held]
     mpps = image_mpps(document, [_areas(image) for image in document.images], None)
     categories = {a.category for image in document.images for a in image.annotations}
     read = _marked_field if _marked(document) else _traced_field

@@ -1,0 +1,71 @@
+"""`wsiseg dataset`: make training sets of corrected slides and of label images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from wsi_pipeline.cli.first_use import announce_compilation
+from wsi_pipeline.cli.options import FILE, quiet_option
+
+__all__ = ["dataset"]
+
+_out = click.option("--out", type=FILE, required=True, help="Folder of the new set.")
+
+
+@click.group(subcommand_metavar="from-qupath|from-labels [OPTIONS]...", options_metavar="")
+def dataset() -> None:
+    """Make a training set, for `wsiseg train` and `wsiseg evaluate`."""
+
+
+@dataset.command("from-qupath")
+@click.argument("slide", type=FILE)
+@click.argument("corrected", type=FILE)
+@click.option(
+    "--run", type=FILE, required=True,
+    help="Run folder whose objects were corrected; for several slides the output folder.",
+)  # fmt: skip
+@click.option(
+    "--area", type=FILE,
+    help="GeoJSON with annotations around what was checked; for several slides a folder of them.",
+)  # fmt: skip
+@click.option(
+    "--area-class", metavar="NAME",
+    help="Class of the annotations in CORRECTED that are these areas, instead of --area.",
+)  # fmt: skip
+@click.option(
+    "--labels", type=FILE, metavar="FILE.json",
+    help="Classes by object id, from the review page. Objects that are not a cell are left out.",
+)  # fmt: skip
+@click.option("--mpp", type=float, help="µm per pixel of the images.  [default: of the slide]")
+@click.option(
+    "--held-out/--no-held-out", default=True,
+    help="Keep some areas for validation: every fourth from the second on, or the last quarter of "
+    "the only one.",
+)  # fmt: skip
+@_out
+@quiet_option
+def from_qupath(
+    slide: Path, corrected: Path, run: Path, area: Path | None, area_class: str | None,
+    labels: Path | None, mpp: float | None, held_out: bool, out: Path, quiet: bool,
+) -> None:  # fmt: skip
+    """Make a training set of objects that were corrected in QuPath.
+
+    CORRECTED is GeoJSON from QuPath (.geojson, .geojson.gz or zipped), or a folder with one such
+    file for each slide of the folder SLIDE. Inside the areas all that is not outlined is
+    background; outside them nothing is learned. What was added, removed, reshaped or got another
+    class is printed, and written to changes.json.
+    """
+    from wsi_pipeline.corrections.from_qupath import dataset_from_qupath
+    from wsi_pipeline.corrections.slides import pair_slides
+
+    with announce_compilation(quiet=quiet):
+        found = dataset_from_qupath(
+            pair_slides(slide, corrected, run, area), out,
+            area_class=area_class, labels=labels, mpp=mpp, hold_out=held_out,
+        )  # fmt: skip
+    if not quiet:
+        for one in found:
+            click.echo("\n".join(one.lines()))
+        click.echo(out)

@@ -1,0 +1,1 @@
+"""What people corrected: back into training sets, and back into run folders."""
