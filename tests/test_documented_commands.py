@@ -178,7 +178,9 @@ def files(tmp_path_factory, cheap):
         "[[[0, 0], [400, 0], [400, 400], [0, 400], [0, 0]]]}}"
     )
     drawn = (folder / "regions.geojson").read_text(encoding="utf-8").replace("400", "90")
-    (folder / "drawn.geojson").write_text(drawn, encoding="utf-8")
+    for name in ("drawn", "corrected"):
+        (folder / f"{name}.geojson").write_text(drawn, encoding="utf-8")
+    shutil.copy(folder / "regions.geojson", folder / "areas.geojson")
     for checkpoint in ("runs/mine/dssnet", "donet/donet"):
         path = folder / f"{checkpoint}.safetensors"
         path.parent.mkdir(parents=True)
@@ -251,7 +253,8 @@ def test_the_readme_and_the_lists_are_read():
 def options(command):
     """Every option that the help of a command shows, of `train` for each kind of model."""
     models = ("dssnet", "wubineh", "pgunet", "donet", "faster_rcnn")
-    models = models if command == "train" else ("",)
+    parts = {"train": models, "dataset": ("from-qupath",)}
+    models = parts.get(command, ("",))
     return {
         option
         for model in models
