@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Bools", "Window", "decode_mask", "run_lengths", "scaled_rle"]
+__all__ = ["FARTHEST_PX", "Bools", "Window", "decode_mask", "run_lengths", "scaled_rle"]
 
 Bools = NDArray[np.bool_]
 Window = tuple[int, int, int, int]
@@ -20,6 +20,11 @@ FARTHEST_PX = 2**17
 """Points of an outline lie within this distance of the image's corner, or within twice its side.
 
 pycocotools takes memory for each pixel of an outline's length, and crashes on huge numbers.
+"""
+LONGEST_PX = 2**21
+"""Length of all outlines of an annotation, pixels; pycocotools takes 120 bytes for each.
+
+It crashes where it does not get the memory, and a zigzag of 100 lines can be too long for it.
 """
 
 
@@ -78,8 +83,9 @@ def scaled_rle(segmentation: Any, image_shape: tuple[int, int], shape: tuple[int
     if isinstance(segmentation, list):
         scale = np.array([shape[1] / image_shape[1], shape[0] / image_shape[0]])
         outlines = _rings(segmentation, image_shape)
-        rings = [(ring * scale).ravel().tolist() for ring in outlines]
-        return coco.merge(coco.frPyObjects(rings, *shape))
+        scaled = [ring * scale for ring in outlines]
+        _check_length(scaled)
+        return coco.merge(coco.frPyObjects([ring.ravel().tolist() for ring in scaled], *shape))
     counts = run_lengths(segmentation, image_shape).tolist()
     rle = coco.frPyObjects({"size": list(image_shape), "counts": counts}, *image_shape)
     if shape == image_shape:
@@ -111,11 +117,23 @@ def _rings(polygons: Sequence[Any], shape: tuple[int, int]) -> list[NDArray[np.f
     return [ring.reshape(-1, 2) for ring in rings]
 
 
+def _check_length(rings: Sequence[NDArray[np.float64]]) -> None:
+    """Refuse outlines that are too long to be drawn."""
+    sides = (np.abs(ring - np.roll(ring, 1, axis=0)).max(axis=1) for ring in rings)
+    length = float(sum(side.sum() for side in sides))
+    if length > LONGEST_PX:
+        raise ValueError(
+            f"its outlines are {length:g} pixels long, more than {LONGEST_PX}; draw it with fewer "
+            "points, or split it"
+        )
+
+
 def _draw_polygons(polygons: Sequence[Any], shape: tuple[int, int]) -> tuple[int, int, Bools]:
     """Draw the union of polygons: x0, y0 and the mask from there on."""
     from pycocotools import mask as coco
 
     rings = _rings(polygons, shape)
+    _check_length(rings)
     points = np.concatenate(rings)
     x0, y0 = np.maximum(np.floor(points.min(0)).astype(int) - 1, 0).tolist()
     x1, y1 = np.minimum(np.ceil(points.max(0)).astype(int) + 1, shape[::-1]).tolist()

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .coco_masks import Bools, Window, decode_mask, scaled_rle
+from .coco_masks import FARTHEST_PX, Bools, Window, decode_mask, scaled_rle
 
 __all__ = ["CELLS", "NUCLEUS", "UNSURE", "Annotation", "CocoFile", "CocoImage"]
 
@@ -116,6 +116,8 @@ class Annotation:
             width, height = size or (0.0, 0.0)
             if not all(map(math.isfinite, (x, y, width, height))):
                 raise ValueError(f"its point or bbox {self.mark} is not all numbers")
+            if max(map(abs, (x, y, width, height))) > max(FARTHEST_PX, 2 * max(self.shape)):
+                raise ValueError(f"its point or bbox {self.mark} is far outside the image")
         return x + width / 2, y + height / 2
 
 

@@ -31,6 +31,8 @@ SEVERAL = {"C": "channels", "Z": "focal planes", "T": "time points", "I": "pages
 """Axes of a TIFF of which one image would be taken, and the others left out without a word."""
 ORIENTATION = 274
 """Tag of the orientation, 1 (upright) to 8, in EXIF and TIFF."""
+MAX_RESIZED_PX = 2**29
+"""Most pixels of an image that is brought to the pixel size of a network."""
 _HEADERS = threading.Lock()
 
 
@@ -227,10 +229,21 @@ def _upright(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
 
 
 def resize_image(image: NDArray[np.uint8], scale: float) -> NDArray[np.uint8]:
-    """Resize an image (h, w, 3) by `scale`; changes of 2 % and less are not made."""
+    """Resize an image (h, w, 3) by `scale`; changes of 2 % and less are not made.
+
+    Raises
+    ------
+    ValueError
+        it would have more than `MAX_RESIZED_PX` pixels
+    """
     if abs(scale - 1) <= 0.02:
         return image
     height, width = image.shape[:2]
+    if not (width * scale) * (height * scale) <= MAX_RESIZED_PX:
+        raise ValueError(
+            f"an image of {width} x {height} pixels cannot be made {scale:g} times as large; check "
+            "its pixel size, and give the true one as DIR@MPP"
+        )
     size = max(8, round(width * scale)), max(8, round(height * scale))
     way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     return cv2.resize(image, size, interpolation=way).astype(np.uint8)

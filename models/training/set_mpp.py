@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..pixel_size import MPP_RANGE, is_plausible_mpp
 from .coco_types import CocoFile
 
 __all__ = ["NUCLEUS_UM2", "image_mpps", "origin_text"]
@@ -34,7 +35,8 @@ def image_mpps(
     Raises
     ------
     ValueError
-        an image has no stated pixel size and the set has no nuclei
+        an image has no stated pixel size and the set has no nuclei, or nuclei of a size from
+        which no plausible one follows
     """
     if given is not None:
         return [given] * len(coco.images)
@@ -53,6 +55,12 @@ def image_mpps(
     low, high = np.quantile(known, [0.1, 0.9]) if known else (1.0, 1.0)
     mixed = high > 4 * low
     each = [(NUCLEUS_UM2 / m) ** 0.5 if mixed and m == m else overall for m in medians]
+    for image, mpp in zip(coco.images, each, strict=True):
+        if image.mpp is None and not is_plausible_mpp(mpp):
+            raise ValueError(
+                f"{image.where} states no pixel size, and the areas of its nuclei would make it "
+                f"{mpp:g} µm, not {MPP_RANGE}; correct the areas, or give DIR@MPP"
+            )
     return [image.mpp or mpp for image, mpp in zip(coco.images, each, strict=True)]
 
 

@@ -13,13 +13,16 @@ import tifffile
 from drawn_cells import change
 from PIL import Image
 from set_readers import every_reader, outside, suite, twice
-from wsiseg_models.training.coco import read_image
+from wsiseg_models.training.coco import read_coco, read_image, resize_image
 
+from wsi_pipeline.core.errors import DataError
 from wsi_pipeline.core.geometry import Box
+from wsi_pipeline.evaluation.coco_fields import read_set
 from wsi_pipeline.evaluation.suite_sets import find_sets
 from wsi_pipeline.slides.slide import open_slide
 
 FAR = [9e15, 1, 9e15, 5, 3, 5]
+ZIGZAG = [value for i in range(50) for value in ((-1) ** i * 1e5, i)]
 UNTURNED = {1: lambda a: a, 3: lambda a: a[::-1, ::-1], 6: lambda a: np.rot90(a, 1),
             8: lambda a: np.rot90(a, -1), 2: lambda a: a[:, ::-1], 4: lambda a: a[::-1],
             5: lambda a: a.transpose(1, 0, 2),
@@ -145,6 +148,8 @@ OUTLINES = {
     "far": ([FAR], "9e.15 pixels away"),
     "far on the other side": ([[-9e15, 1, 9, 5, 3, 5]], "9e.15 pixels away"),
     "huge": ([[0, 0, 1e9, 0, 1e9, 1e9]], "1e.09 pixels away"),
+    "a zigzag that is too long to draw": ([ZIGZAG], "1e.07 pixels long"),
+    "many outlines that are": ([ZIGZAG[:6]] * 10_000, "pixels long"),
     "too large for a number": ([[10**400, 1, 9, 5, 3, 5]], "cannot be read"),
     "a mapping": ({"points": []}, "neither polygons nor RLE"),
     "text": ("garbage", "neither polygons nor RLE"),
@@ -221,6 +226,27 @@ def test_a_broken_entry_is_refused_with_file_and_entry(data, read, edit, match):
     with pytest.raises(ValueError, match=match) as error:
         find_sets(data.parent, "all") if read is suite else read(data)
     assert "annotations.json" in str(error.value)
+
+
+@pytest.mark.parametrize("mark", [[9e15, 1], [1, -9e15, 3, 3], [0, 0, 1e300, 1e300]])
+def test_a_mark_far_outside_is_refused(data, mark):
+    change(data, lambda d: d["annotations"][3].update(point=mark))
+    entry = next(a for i in read_coco(data / "annotations.json").images for a in i.annotations
+                 if a.where.endswith("annotation 3"))  # fmt: skip
+    with pytest.raises(ValueError, match=r"annotation 3 .*far outside the image"):
+        assert entry.point
+
+
+@pytest.mark.parametrize("area", [1e-9, 1e300])
+def test_areas_that_make_no_pixel_size_are_refused(data, area):
+    change(data, lambda d: [a.update(area=area) for a in d["annotations"]])
+    with pytest.raises(DataError, match="areas of its nuclei would make it .* µm, not"):
+        list(read_set(str(data), mpp=0.5))
+
+
+def test_an_image_is_not_made_absurdly_large():
+    with pytest.raises(ValueError, match="times as large; check its pixel size"):
+        resize_image(np.zeros((1000, 1000, 3), np.uint8), 80.0)
 
 
 @pytest.mark.parametrize(
