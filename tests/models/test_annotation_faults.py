@@ -240,7 +240,7 @@ def test_a_mark_far_outside_is_refused(data, mark):
 @pytest.mark.parametrize("area", [1e-9, 1e300])
 def test_areas_that_make_no_pixel_size_are_refused(data, area):
     change(data, lambda d: [a.update(area=area) for a in d["annotations"]])
-    with pytest.raises(DataError, match="areas of its nuclei would make it .* µm, not"):
+    with pytest.raises(DataError, match=r"areas of its nuclei would make it .* µm, not"):
         list(read_set(str(data), mpp=0.5))
 
 
