@@ -49,7 +49,7 @@ def nuclei(areas_px, mpp=0.5):
 class Page(HTMLParser):
     """Checks that the elements of a page nest, and keeps tags, text and what they link to."""
 
-    VOID = ("meta", "img", "br", "link")
+    VOID = ("meta", "img", "br", "link", "input")
 
     def __init__(self, text):
         super().__init__()
@@ -58,14 +58,14 @@ class Page(HTMLParser):
         assert self.open == []
 
     def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        self.links += [v for k, v in attributes if k in ("src", "href", "xlink:href", "action")]
-        assert not any(name.startswith("on") for name, _ in attributes)
+        self.handle_startendtag(tag, attributes)
         if tag not in self.VOID:
             self.open.append(tag)
 
     def handle_startendtag(self, tag, attributes):
         self.tags.append(tag)
+        self.links += [v for k, v in attributes if k in ("src", "href", "xlink:href", "action")]
+        assert not any(name.startswith("on") for name, _ in attributes)
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag

@@ -63,9 +63,11 @@ def test_a_scale_bar_is_as_long_as_it_states(width, mpp):
 
 
 def test_the_legend_counts_what_was_added():
-    objects = linked([shapely.box(10, 10, 30, 30)] * 3, ["a", "b", "a"], [-1, -1, -1])
+    objects = linked(
+        [shapely.box(10, 10, 30, 30)] * 3, ["nucleus", "HSIL", "nucleus"], [-1, -1, -1]
+    )
     density = Density(100, 100)
     density.add(objects)
     density.add(objects)
-    assert density.per_class == {"a": 4, "b": 2}
+    assert +density.per_class == {"nucleus": 4, "HSIL": 2}
     assert density.counts.sum() == 6

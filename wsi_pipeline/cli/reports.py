@@ -77,6 +77,26 @@ def _write_extended(source: Path, out: Path | None, file: Path) -> list[Path]:
 @click.argument("source", metavar=_SOURCE, type=FILE)
 @click.option("--out", type=FILE, required=True, help="HTML file to write.")
 @click.option(
+    "--image",
+    type=FILE,
+    metavar="SLIDE",
+    help="Slide file: measures the focus, and shows the most atypical cells where the run has no "
+    "gallery.",
+)
+@click.option(
+    "--cohort",
+    type=FILE,
+    metavar="PARQUET",
+    help="cohort.parquet with your other slides, shown behind this one.",
+)
+@click.option(
+    "--plot",
+    "axes",
+    type=(str, str),
+    metavar="X Y",
+    help="Two measurements to plot against each other.  [default: nucleus area and N/C]",
+)
+@click.option(
     "--summary",
     "summaries",
     type=FILE,
@@ -85,16 +105,34 @@ def _write_extended(source: Path, out: Path | None, file: Path) -> list[Path]:
     "[default: the files in the run folders]",
 )
 @quiet_option
-def report(source: Path, out: Path, summaries: tuple[Path, ...], quiet: bool) -> None:
+def report(
+    source: Path,
+    out: Path,
+    image: Path | None,
+    cohort: Path | None,
+    axes: tuple[str, str] | None,
+    summaries: tuple[Path, ...],
+    quiet: bool,
+) -> None:
     """Write one HTML page about a slide.
 
-    The page shows picture, numbers, distributions and provenance, and needs no other file. A slide
-    with runs of several models gets one page, too: the models side by side in the summary table,
-    then their pictures and distributions one after the other.
+    The page shows findings and warnings, where the nuclei are, distributions, the most atypical
+    cells and provenance. It needs no other file, runs no script and prints on two pages. A slide
+    with runs of several models gets one page, too: the models side by side in the table of numbers,
+    then one after the other.
     """
-    from wsi_pipeline.reports.slide_report import write_report
+    from contextlib import nullcontext
 
-    write_report(source, out, summaries=summaries)
+    from wsi_pipeline.core.run_layout import read_run, runs_of_slide
+    from wsi_pipeline.reports.slide_report import write_report
+    from wsi_pipeline.runs.slide_of_run import slide_of_run
+
+    opened = None
+    if image is not None:
+        folder = runs_of_slide(source)[0]
+        opened = slide_of_run(folder, read_run(folder), image)
+    with opened or nullcontext() as slide:
+        write_report(source, out, summaries=summaries, slide=slide, cohort=cohort, axes=axes)
     if not quiet:
         click.echo(out)
 

@@ -1,71 +1,71 @@
-"""The report of one slide: picture, numbers, distributions, failures and origin on one page."""
+"""The report of one slide: findings, map, numbers, cells, and their origin on one page."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_pipeline.core.errors import DataError
+from wsi_pipeline.core.errors import DataError, UsageError
 from wsi_pipeline.core.files import as_output_error, write_text
+from wsi_pipeline.core.numbers import grouped
+from wsi_pipeline.core.objects import CELL_CLASS, CYTOPLASM, Objects
 from wsi_pipeline.core.records import RunRecord
-from wsi_pipeline.core.run_layout import OVERLAY, read_run, runs_of_slide
+from wsi_pipeline.core.run_layout import OVERLAY, PARQUET, read_run, runs_of_slide
+from wsi_pipeline.formats.geoparquet import read_metadata
+from wsi_pipeline.formats.parquet_rows import read_boxes
+from wsi_pipeline.reports.density_map import DensityMap, density_map, ramp
+from wsi_pipeline.reports.findings import PixelSize, finding, pixel_size, unseen, warnings
+from wsi_pipeline.reports.lab import Lab, read_lab
+from wsi_pipeline.reports.plot import Plot
+from wsi_pipeline.reports.population import default_axes, measurement, population
+from wsi_pipeline.reports.report_gallery import ReportGallery, report_gallery
 from wsi_pipeline.reports.slide_summary import SPREAD, Row, measured, read_row, row_of_run
-from wsi_pipeline.reports.templates import Histogram, histogram, render, shown
+from wsi_pipeline.reports.templates import (
+    Histogram,
+    cell_text,
+    histogram,
+    render,
+    round_up,
+    shown,
+)
+from wsi_pipeline.reports.terms import FACTS, MEASURED, ORIGIN, TERMS, Term
+from wsi_pipeline.segmentation.kinds import NOT_CELLS
+from wsi_pipeline.segmentation.morphometry import NUCLEUS_AREA
+from wsi_pipeline.slides.detect_foreground import find_foreground
+from wsi_pipeline.slides.focus import measure_focus
+from wsi_pipeline.slides.slide import Slide
 
 __all__ = ["write_report"]
 
-_SUMMARY: Mapping[str, str] = MappingProxyType(
-    {
-        "status": "status",
-        "slide_area_mm2": "slide, mm²",
-        "foreground_area_mm2": "foreground, mm²",
-        "foreground_share": "foreground, share",
-        "objects": "objects",
-        "nuclei": "nuclei",
-        "nuclei_per_mm2": "nuclei per mm² of foreground",
-        "large_nuclei": "large nuclei",
-        "large_nuclei_share": "large nuclei, share",
-        "abnormal_nuclei": "nuclei that look abnormal (no diagnosis)",
-        "leukocytes": "leukocytes, not counted as nuclei",
-        "other_objects": "other objects, not counted as nuclei",
-        "cells": "cells",
-        "cells_per_mm2": "cells per mm² of foreground",
-        "cells_with_nucleus": "cells with a nucleus",
-        "objects_larger_than_seen": "objects cut by the largest window",
-        "adequacy": "adequacy",
-        "adequacy_count": "adequacy: count",
-        "adequacy_by": "adequacy: counted objects",
-        "adequacy_least": "adequacy: enough from",
-        "preparation": "preparation",
-        "focus_score": "focus: 1 sharp, 0.25 none",
-        "focus_blurred_share": "blurred fields, share",
-        "focus_fields": "fields measured",
-        "regions": "regions",
-        "failed_regions": "regions failed or incomplete",
-    }
-)
-"""Rows of the summary table and their labels; other columns are further down on the page."""
-_ORIGIN = (
-    "file", "mpp_um", "mpp_source", "width_px", "height_px", "model", "model_sha256", "precision",
-    "device", "wsiseg", "versions", "settings", "run_sha256", "seconds",
-)  # fmt: skip
-_MEASURED: Mapping[str, str] = MappingProxyType(
-    {
-        "nucleus_area_um2": "nucleus area, µm²",
-        "cell_area_um2": "cell area, µm²",
-        "nc_ratio": "nucleus/cell area ratio",
-    }
-)
 _BINS = 50
-_JPEG_QUALITY = 90
+_JPEG_QUALITY = 85
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A number in large letters, and the words below it."""
+
+    name: str
+    value: str
+    label: str
+    usual: str
+
+
+@dataclass(frozen=True)
+class Number:
+    """A row of the table of numbers: a value for each run, and what is usual."""
+
+    name: str
+    term: Term
+    values: tuple[str, ...]
+    usual: str
 
 
 @dataclass(frozen=True)
@@ -73,20 +73,35 @@ class RunSection:
     """What html/slide_report.html shows of one run."""
 
     model: str
+    finding: str
+    warnings: Sequence[str]
+    facts: Sequence[Fact]
+    map: DensityMap
     jpeg: str
     spread: Sequence[Sequence[Any]]
     figures: Sequence[Histogram]
-    warnings: Sequence[str]
-    regions: int
+    plot: Plot | None
+    gallery: ReportGallery | None
+    unseen: Sequence[str]
     failures: Sequence[Sequence[Any]]
+    pixel_size: PixelSize
+    lab_size: int | None
     origin: Sequence[Sequence[Any]]
 
 
-def write_report(source: Path, out: Path, *, summaries: Sequence[Path] = ()) -> Path:
+def write_report(
+    source: Path,
+    out: Path,
+    *,
+    summaries: Sequence[Path] = (),
+    slide: Slide | None = None,
+    cohort: Path | None = None,
+    axes: tuple[str, str] | None = None,
+) -> Path:
     """Write one self-contained HTML page about a slide, with all its runs; return `out`.
 
-    With several runs, one per model, the summary table has a column for each, and picture,
-    distributions, failures and origin follow model by model.
+    With several runs, one per model, the table of numbers has a column for each, and all else
+    follows model by model.
 
     Parameters
     ----------
@@ -97,35 +112,77 @@ def write_report(source: Path, out: Path, *, summaries: Sequence[Path] = ()) -> 
     summaries
         files of `wsiseg features`, which may have the focus score, for some of the runs; by
         default those in the run folders, else the rows are computed
+    slide
+        the slide, open: focus is measured where a row has none, and the most atypical cells are
+        shown where the run folder has no gallery
+    cohort
+        cohort.parquet with the laboratory's other slides, which are shown behind this one
+    axes
+        measurements of the population plot; by default nuclear area and N/C ratio, or optical
+        density
 
     Raises
     ------
     DataError
-        there is no finished run, there are runs of several slides, or a summary belongs to none
-        of the runs
+        there is no finished run, there are runs of several slides, a summary belongs to none
+        of the runs, or a file cannot be used
+    UsageError
+        `slide` has another size than the runs, or `axes` names no measurement
     OutputError
         `out` cannot be written
     """
     folders = runs_of_slide(source)
     runs = [read_run(folder) for folder in folders]
-    rows = _given_rows(summaries, runs, source)
-    models = [run["model"]["name"] for run in runs]
-    for folder, model in zip(folders, models, strict=True):
-        if model not in rows:
-            rows[model] = row_of_run(folder)
-    measures = [(_SUMMARY[n], *(rows[m][n] for m in models)) for n in _SUMMARY]
+    slide_id = runs[0]["slide"]["id"]
+    given = _given_rows(summaries, runs, source)
+    rows = [given.get(r["model"]["name"]) or row_of_run(f)
+            for f, r in zip(folders, runs, strict=True)]  # fmt: skip
+    if slide is not None:
+        _check_size(slide, runs)
+        rows = _with_focus(slide, rows)
+    labs = [None if cohort is None else read_lab(cohort, slide=slide_id, model=row["model"])
+            for row in rows]  # fmt: skip
     text = render(
         "slide_report.html",
-        title=runs[0]["slide"]["id"],
-        head=("measure", *(models if len(models) > 1 else ("value",))),
-        summary=[(label, *row) for label, *row in measures if any(v is not None for v in row)],
-        spread_head=("of", *SPREAD),
-        runs=[_section(f, run, rows[m]) for f, run, m in zip(folders, runs, models, strict=True)],
+        title=slide_id,
+        ramp=ramp(16),
+        models=[row["model"] for row in rows],
+        numbers=_numbers(rows, labs[0] if len(rows) == 1 else None),
+        spread_head=("measurement", *SPREAD),
+        runs=[
+            _section(folder, run, row, lab, slide, axes)
+            for folder, run, row, lab in zip(folders, runs, rows, labs, strict=True)
+        ],
     )
     with as_output_error(out.parent, "give another --out"):
         out.parent.mkdir(parents=True, exist_ok=True)
     write_text(out, text)
     return out
+
+
+def _check_size(slide: Slide, runs: Sequence[RunRecord]) -> None:
+    size = slide.width, slide.height
+    for run in runs:
+        stated = run["slide"]["width"], run["slide"]["height"]
+        if size != stated:
+            raise UsageError(
+                f"{slide.path} has {size[0]} x {size[1]} pixels, the run of "
+                f"{run['model']['name']} {stated[0]} x {stated[1]}; give the slide file of the runs"
+            )
+
+
+def _with_focus(slide: Slide, rows: Sequence[Row]) -> list[Row]:
+    """Return the rows with the focus of the slide, where they have none."""
+    if all(row["focus_score"] is not None for row in rows):
+        return list(rows)
+    thumbnail, downsample = slide.thumbnail()
+    focus = measure_focus(slide, find_foreground(thumbnail, downsample, slide.width, slide.height))
+    found = {
+        "focus_score": focus.score,
+        "focus_blurred_share": focus.blurred_share,
+        "focus_fields": focus.fields,
+    }
+    return [row if row["focus_score"] is not None else row | found for row in rows]
 
 
 def _given_rows(
@@ -148,21 +205,86 @@ def _given_rows(
     return rows
 
 
-def _section(folder: Path, run: RunRecord, row: Row) -> RunSection:
+def _numbers(rows: Sequence[Row], lab: Lab | None) -> list[Number]:
+    """Return the rows of the table of numbers that have a value."""
+    return [
+        Number(name, term, tuple(cell_text(name, row[name]) for row in rows),
+               _usual(lab, name, rows[0][name]))
+        for name, term in TERMS.items()
+        if any(row[name] is not None for row in rows)
+    ]  # fmt: skip
+
+
+def _usual(lab: Lab | None, name: str, value: Any) -> str:
+    """Return what is usual for a measured column of the laboratory, with the z-score."""
+    if lab is None or not isinstance(value, float):
+        return ""
+    usual = lab.usual(name, value)
+    if usual is None:
+        return ""
+    z = "" if usual.z is None else f" (z = {usual.z:+.1f})"
+    return f"{cell_text(name, usual.low)} to {cell_text(name, usual.high)}{z}"
+
+
+def _section(
+    folder: Path,
+    run: RunRecord,
+    row: Row,
+    lab: Lab | None,
+    slide: Slide | None,
+    axes: tuple[str, str] | None,
+) -> RunSection:
     found = {name: values for name, values in measured(folder).items() if len(values)}
+    said = warnings(row, run, lab)
+    names = _axes(folder, axes)
+    wanted = {NUCLEUS_AREA, *(names or ())}
+    objects = read_boxes(folder / PARQUET, sorted(wanted))
     return RunSection(
-        model=run["model"]["name"],
+        model=row["model"],
+        finding=finding(row, len(said)),
+        warnings=said,
+        facts=list(_facts(row, lab)),
+        map=density_map(folder, run, *_middles(objects)),
         jpeg=_jpeg(folder / OVERLAY),
-        spread=[(_MEASURED[n], *(row[f"{n}_{part}"] for part in SPREAD)) for n in found],
-        figures=[_figure(name, values, row) for name, values in found.items()],
-        warnings=[*run.get("warnings", ()), *run["slide"]["notes"]],
-        regions=run["regions"],
+        spread=[(MEASURED[n], *(row[f"{n}_{part}"] for part in SPREAD)) for n in found],
+        figures=[_figure(name, values, row, lab) for name, values in found.items()],
+        plot=population(objects, names).plot() if names and len(objects) else None,
+        gallery=report_gallery(folder, slide),
+        unseen=unseen(row, run),
         failures=[
             (f["region"], ", ".join(map(str, f["level0_box"])), f["cause"])
             for f in run["failed_regions"]
         ],
-        origin=[(name, _exact(row[name])) for name in _ORIGIN],
+        pixel_size=pixel_size(row),
+        lab_size=None if lab is None else len(lab),
+        origin=[(name, _exact(row[name])) for name in ORIGIN],
     )
+
+
+def _axes(folder: Path, given: tuple[str, str] | None) -> tuple[str, str] | None:
+    names: Sequence[str] = read_metadata(folder / PARQUET)["measurements"]
+    if given is None:
+        return default_axes(names)
+    return measurement(given[0], names), measurement(given[1], names)
+
+
+def _facts(row: Row, lab: Lab | None) -> Iterator[Fact]:
+    for name, label in FACTS.items():
+        if row[name] is not None:
+            usual = _usual(lab, name, row[name]).split(" (")[0]
+            yield Fact(name, cell_text(name, row[name]), label, usual)
+
+
+def _middles(objects: Objects) -> tuple[NDArray[np.float64], str]:
+    """Return the middles of the nuclei (n, 2), and what they are; of all objects without nuclei."""
+    corners = objects.coords.reshape(-1, 5, 2)
+    middles = (corners[:, 0] + corners[:, 2]) / 2
+    others = {CELL_CLASS, CYTOPLASM, *NOT_CELLS}
+    nuclei = np.array([name not in others for name in objects.classes], np.bool_)
+    boxes = NUCLEUS_AREA not in objects.features
+    if boxes or not nuclei.any():
+        return middles, "cells" if set(objects.classes) == {CELL_CLASS} else "objects"
+    return middles[nuclei[objects.class_index]], "nuclei"
 
 
 def _exact(value: Any) -> str:
@@ -179,17 +301,18 @@ def _jpeg(path: Path) -> str:
     return base64.b64encode(data.tobytes()).decode()
 
 
-def _figure(name: str, values: NDArray[np.floating], row: Row) -> Histogram:
+def _figure(
+    name: str, values: NDArray[np.floating], row: Mapping[str, Any], lab: Lab | None
+) -> Histogram:
     """Return the histogram of one measurement, from 0 to 1 for a ratio, else to percentile 99."""
-    high = 1.0 if name == "nc_ratio" else _round_up(float(np.quantile(values, 0.99)))
+    high = 1.0 if name == "nc_ratio" else round_up(float(np.quantile(values, 0.99)))
     mark = row["large_nucleus_um2"] if name == "nucleus_area_um2" else None
-    caption = f"{_MEASURED[name]}; n = {len(values):,}"
+    usual = None if lab is None else lab.shape(name, np.linspace(0, high, _BINS + 1))
+    caption = f"n = {grouped(len(values))}"
     if mark is not None:
         caption += f"; dashed: large from {mark:g}"
-    return histogram(values, caption, high=high, bins=_BINS, mark=mark)
-
-
-def _round_up(value: float) -> float:
-    """Return the next of 1, 1.5, 2, 3, 4, 5, 6, 8, 10 times a power of ten, for the axis."""
-    power = 10.0 ** np.floor(np.log10(max(value, 1e-6)))
-    return float(next(f * power for f in (1, 1.5, 2, 3, 4, 5, 6, 8, 10) if f * power >= value))
+    if usual is not None and lab is not None:
+        caption += f"; pale: {len(lab)} other slides, from p10 to p90"
+    return histogram(
+        values, MEASURED[name], high=high, bins=_BINS, mark=mark, usual=usual, caption=caption
+    )

@@ -5,19 +5,13 @@ A warning stops nothing: it goes to the log, to run.json and to the report.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi_pipeline.segmentation.nucleus_size import LEAST_NUCLEI, NUCLEUS_UM2, fitting_mpp
+
 __all__ = ["look_warnings", "size_warnings"]
 
-NUCLEUS_UM2 = (20.0, 80.0)
-"""Range of the median area of the nuclei of a slide."""
-USUAL_UM2 = 42.0
-"""Area of an intermediate cell's nucleus."""
-LEAST_NUCLEI = 30
-"""With fewer, the median may be that of one odd cell."""
 LEAST_LIGHT, LEAST_MEDIAN = 140, 60
 """Grey values that the brightest twentieth and the median of a bright-field thumbnail reach: the
 darkest of 260 real fields has 167 and 129, a field in interference contrast 134, an inverted one a
@@ -94,10 +88,10 @@ def size_warnings(areas_um2: NDArray[np.floating], mpp: float) -> list[str]:
     if len(areas_um2) < LEAST_NUCLEI:
         return []
     middle = float(np.median(areas_um2))
-    low, high = NUCLEUS_UM2
-    if low <= middle <= high:
+    fits = fitting_mpp(middle, mpp)
+    if fits is None:
         return []
-    fits = mpp * math.sqrt(USUAL_UM2 / middle)
+    low, high = NUCLEUS_UM2
     return [
         f"the median nucleus has {middle:.0f} µm², nuclei have {low:.0f} to {high:.0f} µm²; if the "
         f"pixel size of {mpp:.3g} µm is wrong, about {fits:.2g} µm would fit: check it, and give "
