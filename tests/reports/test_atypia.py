@@ -58,15 +58,16 @@ def test_the_ranking_does_not_depend_on_order_place_or_size_of_pixels(seed):
 
 @pytest.mark.parametrize(
     ("name", "low", "high"),
-    [(NUCLEUS_AREA, 60, 90), (OD_MEAN, 0.5, 0.65), ("Nucleus: Circularity", 0.8, 0.6)],
+    [(NUCLEUS_AREA, 38, 60), (OD_MEAN, 0.38, 0.6), ("Nucleus: Circularity", 0.97, 0.8)],
 )
 def test_more_atypical_is_never_ranked_later(name, low, high):
     objects = slide()
+    i = int(rank_atypical(objects, 60, spread=False).order[30])  # in the middle
     place = []
     for value in np.linspace(low, high, 4):
-        one = changed(objects, name, _17=value)
+        one = changed(objects, name, **{f"_{i}": value})
         order = rank_atypical(one, len(one), spread=False).order.tolist()
-        place.append(order.index(17))
+        place.append(order.index(i))
     assert place == sorted(place, reverse=True)
     assert place[-1] < place[0]
 
@@ -134,17 +135,29 @@ def test_a_cell_is_shown_once_and_its_ratio_counts():
 
 
 def test_one_clump_does_not_fill_the_list():
-    objects = slide(100, step=300.0)
+    objects = slide(100, step=600.0)
     coords = objects.coords.reshape(100, 5, 2).copy()
     for i in range(20):  # a clump of twenty, whose nuclei lie side by side
         coords[i] += [i % 5 * 40, i // 5 * 40] - coords[i, 0]
     objects = replace(objects, coords=coords.reshape(-1, 2))
     area = objects.features[NUCLEUS_AREA].copy()
-    area[:20], area[20:40] = 80, 79
+    area[:20] = 90
     objects = replace(objects, features={**objects.features, NUCLEUS_AREA: area})
     spread, plain = (rank_atypical(objects, 20, spread=s).order for s in (True, False))
-    assert (spread < 20).sum() < (plain < 20).sum()
-    assert (spread < 20).sum() >= 1
+    assert (plain < 20).all()
+    assert 3 <= (spread < 20).sum() <= 5
+    assert len(spread) == 20
+
+
+def test_doubts_only_lower_the_score():
+    objects = slide()
+    certain = rank_atypical(objects, 60, looked={"even stain": np.full(60, 5, np.float32)})
+    plain = rank_atypical(objects, 60)
+    doubtful = rank_atypical(objects, 60, looked={"even stain": np.full(60, -5, np.float32)})
+    np.testing.assert_array_equal(certain.score, plain.score)
+    assert (doubtful.score < plain.score).all()
+    among = np.arange(60) < 10
+    assert set(rank_atypical(objects, 60, among=among).order.tolist()) == set(range(10))
 
 
 def test_copies_are_left_out():

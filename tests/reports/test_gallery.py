@@ -10,8 +10,11 @@ import pytest
 import shapely
 import strict_geojson
 from command_line import complaint, succeed, wsiseg
+from run_folders import put_objects
 
 from wsi_pipeline.core.errors import DataError, UsageError
+from wsi_pipeline.core.objects import Objects
+from wsi_pipeline.formats._geojson_render import uuid_text
 from wsi_pipeline.formats.geoparquet import read_parquet
 from wsi_pipeline.reports.atypia import rank_atypical
 from wsi_pipeline.reports.crops import WINDOW_UM
@@ -30,7 +33,9 @@ def test_the_gallery_shows_the_ranking_of_the_run(folder, slide_path):
     assert [cell.rank for cell in cells] == list(range(1, 8))
     assert [c.score for c in cells] == sorted((c.score for c in cells), reverse=True)
     middle = shapely.centroid(objects.polygons())
-    for cell, i in zip(cells, rank_atypical(objects, 7).order, strict=True):
+    ids = [uuid_text(objects.ids[[i]]).tobytes().decode() for i in range(len(objects))]
+    assert {c.id for c in cells} <= {ids[i] for i in rank_atypical(objects, 35).order}
+    for cell, i in zip(cells, [ids.index(cell.id) for cell in cells], strict=True):
         assert (cell.x, cell.y) == (round(middle[i].x, 2), round(middle[i].y, 2))
         assert cell.polygon.equals(objects.polygons()[i])
         assert cell.measurements["Nucleus: Area µm^2"] == objects.features["Nucleus: Area µm^2"][i]
@@ -93,3 +98,31 @@ def test_a_gallery_that_is_not_there_or_damaged_is_refused(folder, slide_path):
     with open_slide(slide_path) as slide, pytest.raises(UsageError, match="1 or more"):
         gallery_cells(folder, slide, 0)
     assert "--count" in complaint(wsiseg("gallery", folder, slide_path, "--count", "0"), 2)
+
+
+def test_a_run_without_objects_has_an_empty_gallery(folder, slide_path):
+    objects = read_parquet(folder / "objects.parquet")
+    for n in (0, 1, 3):
+        put_objects(folder, objects.take(np.arange(n)))
+        with open_slide(slide_path) as slide:
+            assert len(write_gallery(folder, slide)) == n
+        assert len(read_gallery(folder)["cells"]) == n
+
+
+def test_a_nucleus_at_the_border_of_the_slide_is_left_out(folder, slide_path):
+    objects = read_parquet(folder / "objects.parquet")
+    with open_slide(slide_path) as slide:
+        first = gallery_cells(folder, slide, 1)[0]
+        moved = shapely.transform(objects.polygons(), lambda xy: xy)
+        i = [uuid_text(objects.ids[[k]]).tobytes().decode() for k in range(len(objects))]
+        k = i.index(first.id)
+        x0 = moved[k].bounds[0]
+        moved[k] = shapely.transform(moved[k], lambda xy: xy - [x0, 0])
+        put_objects(
+            folder,
+            Objects.from_polygons(
+                moved, classes=objects.classes, ids=objects.ids, class_index=objects.class_index,
+                score=objects.score, features=objects.features,
+            ),
+        )  # fmt: skip
+        assert first.id not in {cell.id for cell in gallery_cells(folder, slide, 40)}

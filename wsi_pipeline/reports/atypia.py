@@ -27,6 +27,7 @@ __all__ = [
     "Ranking",
     "evidence",
     "rank_atypical",
+    "rankable",
     "robust_z",
 ]
 
@@ -41,38 +42,62 @@ class Measure:
     Attributes
     ----------
     weight
-        share of its z-score in the score, before division by the sum of weights
+        factor of its z-score
     spread
         least spread of the slide's nuclei, in the unit of the measurement: where nearly all
         nuclei are alike, a difference that nobody sees would become a large z-score
+    least, most
+        where its z-score is cut off, so that no value far outside decides alone
     """
 
     weight: float
     spread: float
+    least: float = -3.0
+    most: float = 6.0
+
+    def adds(self, z: Floats) -> NDArray[np.float64]:
+        """Return what z-scores add to the score; an unknown one adds nothing."""
+        return self.weight * np.nan_to_num(np.clip(z, self.least, self.most).astype(np.float64))
+
+
+def _doubt(weight: float, spread: float) -> Measure:
+    """Return a measurement that only lowers the score."""
+    return Measure(weight, spread, -6.0, 0.0)
 
 
 MEASURES: Mapping[str, Measure] = MappingProxyType(
     {
         "nuclear area": Measure(1.0, 0.15),
-        "nucleus/cell ratio": Measure(0.5, 0.3),
-        "optical density": Measure(0.5, 0.03),
-        "irregular outline": Measure(0.25, 0.02),
         "class score": Measure(1.0, 1.0),
-        "chromatin texture": Measure(0.25, 0.01),
+        "nucleus/cell ratio": Measure(0.25, 0.3),
+        "irregular outline": Measure(0.2, 0.02, most=3.0),
+        "optical density": Measure(0.1, 0.03),
+        "contrast": Measure(0.1, 0.03),
+        "chromatin texture": Measure(0.1, 0.003),
+        "even stain": _doubt(0.5, 0.02),
+        "detection score": _doubt(0.3, 0.02),
+        "sharp edge": _doubt(0.2, 0.1),
     }
 )
-"""Measurement → how it counts; areas and ratios as logarithms, probabilities as log odds."""
+"""Measurement → how it counts. Areas and ratios are logarithms, probabilities log odds.
 
+The weights were chosen on generated slides (experiments/gallery.py): there area and class score
+find dysplastic cells, and the density of their chromatin hardly differs from that of others.
+"""
+
+_DOUBTS = tuple(name for name, measure in MEASURES.items() if measure.most == 0)
 RANKING = (
-    "Nuclei are ranked by the weighted mean of robust z-scores: the distance of a measurement "
-    "from the median of the slide's nuclei, divided by 1.4826 times the median absolute "
-    "deviation, cut off at -3 and 6. Measurements and weights: "
-    + ", ".join(f"{name} {measure.weight:g}" for name, measure in MEASURES.items())
-    + "; a measurement that a run does not have is left out. Leukocytes, objects of implausible "
-    "area or shape, and copies are not ranked. Of a cell with several nuclei the most atypical "
-    "one counts. Cells close to each other get less weight each time one of them was taken, so "
-    "that one clump does not fill the list. The ranking finds what differs from the rest of this "
-    "slide; it is no diagnosis."
+    "Each measurement of a nucleus becomes a robust z-score: its distance from the median of the "
+    "slide's nuclei, divided by 1.4826 times the median absolute deviation, cut off at -3 and 6. "
+    "The score is their weighted mean; weights: "
+    + ", ".join(f"{name} {m.weight:g}" for name, m in MEASURES.items() if name not in _DOUBTS)
+    + ". Doubts lower it by their z-score below 0; weights: "
+    + ", ".join(f"{name} {MEASURES[name].weight:g}" for name in _DOUBTS)
+    + ". A measurement that a run does not have is left out. Leukocytes, objects of implausible "
+    "area or shape, nuclei cut by the border of the slide, and copies are not ranked. A cell with "
+    "several nuclei is shown once, for the most atypical one. At most a quarter of the "
+    "list, or three cells, come from one neighbourhood of ten nuclear diameters. The "
+    "ranking finds what differs from the rest of this slide; it is no diagnosis."
 )
 """The ranking in words, for the reader of a gallery."""
 
@@ -80,12 +105,10 @@ PLAUSIBLE_UM2 = (20.0, 500.0)
 """Least and greatest area of a nucleus that is ranked, µm²."""
 LEAST_SOLIDITY = 0.8
 """A less convex outline is that of several nuclei or of debris."""
-CUT_OFF = (-3.0, 6.0)
-"""No single measurement decides by a value far outside."""
 NEAR = 10.0
 """Cells this many nuclear diameters apart, about 80 µm, belong to one neighbourhood."""
-CROWDING = 0.25
-"""What the score loses for each cell of the neighbourhood that was taken before."""
+CROWD = 0.25
+"""Most of the list that comes from one neighbourhood, as a share."""
 _POOL = 12
 """Candidates per place of the list."""
 
@@ -115,6 +138,7 @@ def rank_atypical(
     *,
     spread: bool = True,
     looked: Mapping[str, Floats] | None = None,
+    among: Bools | None = None,
 ) -> Ranking:
     """Return the `count` most atypical nuclei; `RANKING` states the rule in words.
 
@@ -127,9 +151,11 @@ def rank_atypical(
     count
         most nuclei to return
     spread
-        prefer nuclei of different neighbourhoods
+        take at most a share `CROWD` of one neighbourhood
     looked
-        further z-scores (n,) by name, of pixels; objects without any of these are not ranked
+        further z-scores (n,), by name, NaN where unknown
+    among
+        bool (n,): which objects may be ranked; all by default
 
     Examples
     --------
@@ -146,13 +172,14 @@ def rank_atypical(
     (4, {'nuclear area': 8.8})
     """
     found = evidence(objects) | dict(looked or {})
-    ranked = _rankable(objects)
-    if looked:
-        ranked &= np.logical_or.reduce([np.isfinite(column) for column in looked.values()])
+    ranked = rankable(objects)
+    if among is not None:
+        ranked &= among
     score = _weighted(found, ranked)
     rows = np.flatnonzero(ranked)
     best_first = rows[np.lexsort((*objects.ids[rows].T, -score[rows]))]
-    order = _chosen(objects, best_first, score, count, CROWDING if spread else 0.0)
+    most_near = max(3, int(count * CROWD)) if spread else count
+    order = _chosen(objects, best_first, count, most_near)
     return Ranking(order, score, tuple(_reasons(found, i) for i in order))
 
 
@@ -164,6 +191,8 @@ def evidence(objects: Objects) -> dict[str, Floats]:
     nuclei = _nuclei(objects)
     features = objects.features
     found: dict[str, Floats] = {}
+    if not len(objects):
+        return found
 
     def add(name: str, values: Floats) -> None:
         if np.isfinite(values[nuclei]).any():
@@ -184,6 +213,7 @@ def evidence(objects: Objects) -> dict[str, Floats]:
         if ABNORMAL in features:
             p = np.clip(features[ABNORMAL], 0.01, 0.99)
             add("class score", np.log(p / (1 - p)))
+    add("detection score", objects.score)
     return found
 
 
@@ -220,7 +250,7 @@ def _nuclei(objects: Objects) -> Bools:
     return kinds[objects.class_index] & ~is_cell(objects) if len(objects) else np.zeros(0, bool)
 
 
-def _rankable(objects: Objects) -> Bools:
+def rankable(objects: Objects) -> Bools:
     """Return which objects are nuclei of plausible area and shape, bool (n,)."""
     features = objects.features
     if NUCLEUS_AREA not in features:
@@ -241,18 +271,18 @@ def _roughness(features: Mapping[str, Floats]) -> Floats | None:
 
 
 def _weighted(found: Mapping[str, Floats], ranked: Bools) -> Floats:
-    """Return the weighted mean of z-scores that are cut off; what is unknown counts as usual, 0."""
+    """Return the weighted mean of the z-scores, less the doubts; float32 (n,)."""
     total, weights = np.zeros(len(ranked)), 0.0
     for name, z in found.items():
-        weights += MEASURES[name].weight
-        total += MEASURES[name].weight * np.nan_to_num(np.clip(z, *CUT_OFF))
+        total += MEASURES[name].adds(z)
+        weights += MEASURES[name].weight * (name not in _DOUBTS)
     return np.where(ranked, total / max(weights, 1e-9), np.nan).astype(np.float32)
 
 
 def _chosen(
-    objects: Objects, best_first: NDArray[np.int64], score: Floats, count: int, crowding: float
+    objects: Objects, best_first: NDArray[np.int64], count: int, most_near: int
 ) -> NDArray[np.int64]:
-    """Return up to `count` positions, by score: one per cell, none of them a copy of another."""
+    """Return up to `count` positions: one per cell, none a copy, `most_near` per neighbourhood."""
     pool = best_first[: max(_POOL * count, 200)]
     if not len(pool) or count <= 0:
         return np.zeros(0, np.int64)
@@ -262,23 +292,23 @@ def _chosen(
     near = NEAR * float(np.median(size[best_first]))
     radius = size[pool].mean(1) / 2
     cell = np.full(len(pool), -1) if objects.parent is None else objects.parent[pool]
-    worth = score[pool].astype(np.float64)
+    free, around = np.ones(len(pool), bool), np.zeros(len(pool), np.int64)
     taken: list[int] = []
-    while len(taken) < count:
-        k = int(np.argmax(worth))
-        if worth[k] == -np.inf:
-            break
+    for k in range(len(pool)):
+        if not free[k] or around[k] >= most_near:
+            continue
         taken.append(k)
+        if len(taken) == count:
+            break
         away = np.hypot(*(middle - middle[k]).T)
-        worth[away <= near] -= crowding
-        copy = (away < np.maximum(radius[k], radius)) | ((cell == cell[k]) & (cell >= 0))
-        worth[copy] = worth[k] = -np.inf
-    return pool[np.sort(np.array(taken))]
+        around += away <= near
+        free &= (away >= np.maximum(radius[k], radius)) & ((cell != cell[k]) | (cell < 0))
+    return pool[taken]
 
 
 def _reasons(found: Mapping[str, Floats], i: int) -> Mapping[str, float]:
     """Return measurement → z-score of one object, the ones that add most to its score first."""
     z = {name: float(column[i]) for name, column in found.items() if np.isfinite(column[i])}
-    adds = {n: MEASURES[n].weight * float(np.clip(value, *CUT_OFF)) for n, value in z.items()}
-    first = sorted(z, key=lambda name: -adds[name])
+    z = {name: value for name, value in z.items() if name not in _DOUBTS or value < 0}
+    first = sorted(z, key=lambda name: -float(MEASURES[name].adds(found[name][[i]])[0]))
     return MappingProxyType({name: round(z[name], 1) for name in first})

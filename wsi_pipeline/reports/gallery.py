@@ -19,7 +19,8 @@ from wsi_pipeline.core.run_layout import PARQUET, read_run
 from wsi_pipeline.formats._geojson_render import uuid_text
 from wsi_pipeline.formats.geojson import annotation_document
 from wsi_pipeline.formats.parquet_rows import read_boxes, read_rows
-from wsi_pipeline.reports.atypia import RANKING, Ranking, rank_atypical
+from wsi_pipeline.reports.atypia import RANKING, Ranking, rank_atypical, rankable
+from wsi_pipeline.reports.chromatin import looked_at
 from wsi_pipeline.reports.crops import Ring, cut_out, jpeg, padded, png, window
 from wsi_pipeline.reports.object_table import holds_boxes
 from wsi_pipeline.segmentation.cell_features import NUCLEUS_RATIO
@@ -39,6 +40,10 @@ GALLERY, GALLERY_JSON, REVIEW_GEOJSON = "gallery", "gallery.json", "review.geojs
 REVIEW_CLASS = "Review"
 """Class of the annotations of review.geojson."""
 SCHEMA_VERSION = 1
+CANDIDATES = 5
+"""Nuclei whose pixels are measured, per place in the gallery."""
+USUAL = 300
+"""Nuclei whose pixels stand for those of the slide."""
 MARGIN_UM = 3.0
 """What is cut out around a nucleus without a cell, µm."""
 _RANKED_BY = (
@@ -133,15 +138,30 @@ def gallery_cells(folder: Path, slide: Slide, count: int = COUNT) -> list[Galler
             f"{folder} has boxes of a detector, which have no area; use a run with outlines"
         )
     light = read_boxes(path, _RANKED_BY)
-    ranking = rank_atypical(light, count)
+    size = (mpp["x"] + mpp["y"]) / 2
+    ranking = _ranking(path, slide, light, count, size)
     rows = _with_family(ranking.order, light.parent)
     objects = read_rows(path, rows, light.parent)
     place = {int(row): i for i, row in enumerate(rows)}
-    size = (mpp["x"] + mpp["y"]) / 2
     return [
         _cell(slide, objects, place[int(row)], size, ranking, k)
         for k, row in enumerate(ranking.order)
     ]
+
+
+def _ranking(path: Path, slide: Slide, light: Objects, count: int, mpp: float) -> Ranking:
+    """Rank by measurements, then look at the pixels of the first ones and rank these again."""
+    box = light.bounds()
+    whole = np.all((box > 0) & (box < [slide.width, slide.height] * 2), axis=1)
+    first = rank_atypical(light, CANDIDATES * count, among=whole).order
+    usual = np.flatnonzero(rankable(light) & whole)
+    usual = np.sort(usual[np.lexsort(light.ids[usual].T)[:USUAL]])  # ids are random numbers
+    rows = np.union1d(first, usual)
+    nuclei = read_rows(path, rows, None)
+    looked = looked_at(slide, nuclei, rows, np.isin(rows, usual), n=len(light), mpp=mpp)
+    among = np.zeros(len(light), bool)
+    among[first] = True
+    return rank_atypical(light, count, looked=looked, among=among)
 
 
 def _with_family(order: NDArray[np.int64], parent: NDArray[np.int64] | None) -> NDArray[np.int64]:
