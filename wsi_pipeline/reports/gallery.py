@@ -30,7 +30,7 @@ from wsi_pipeline.slides.slide import Slide
 
 __all__ = [
     "COUNT", "GALLERY", "GALLERY_JSON", "REVIEW_CLASS", "REVIEW_GEOJSON", "GalleryCell",
-    "gallery_cells", "read_gallery", "write_gallery",
+    "gallery_cells", "ranked", "read_gallery", "write_gallery",
 ]  # fmt: skip
 
 COUNT = 40
@@ -139,7 +139,7 @@ def gallery_cells(folder: Path, slide: Slide, count: int = COUNT) -> list[Galler
         )
     light = read_boxes(path, _RANKED_BY)
     size = (mpp["x"] + mpp["y"]) / 2
-    ranking = _ranking(path, slide, light, count, size)
+    ranking = ranked(path, slide, light, count, size)
     rows = _with_family(ranking.order, light.parent)
     objects = read_rows(path, rows, light.parent)
     place = {int(row): i for i, row in enumerate(rows)}
@@ -149,8 +149,16 @@ def gallery_cells(folder: Path, slide: Slide, count: int = COUNT) -> list[Galler
     ]
 
 
-def _ranking(path: Path, slide: Slide, light: Objects, count: int, mpp: float) -> Ranking:
-    """Rank by measurements, then look at the pixels of the first ones and rank these again."""
+def ranked(path: Path, slide: Slide, light: Objects, count: int, mpp: float) -> Ranking:
+    """Rank by measurements, then look at the pixels of the first ones and rank these again.
+
+    Parameters
+    ----------
+    light
+        objects of the file, with their bounding boxes as outlines
+    mpp
+        µm per level-0 pixel
+    """
     box = light.bounds()
     whole = np.all((box > 0) & (box < [slide.width, slide.height] * 2), axis=1)
     first = rank_atypical(light, CANDIDATES * count, among=whole).order
