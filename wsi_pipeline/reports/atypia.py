@@ -81,7 +81,7 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
 )
 """Measurement → how it counts. Areas and ratios are logarithms, probabilities log odds.
 
-The weights were chosen on generated slides (experiments/gallery.py): there area and class score
+The weights were chosen on generated slides: there area and class score
 find dysplastic cells, and the density of their chromatin hardly differs from that of others.
 """
 
