@@ -26,6 +26,7 @@ _COMMANDS = MappingProxyType(
         "features": "reports",
         "gallery": "gallery",
         "report": "reports",
+        "population": "population",
         "cohort": "reports",
         "workflow": "workflow",
         "dataset": "dataset",

@@ -112,7 +112,9 @@ class GalleryCell:
         }
 
 
-def gallery_cells(folder: Path, slide: Slide, count: int = COUNT) -> list[GalleryCell]:
+def gallery_cells(
+    folder: Path, slide: Slide, count: int = COUNT, *, among: NDArray[np.bool_] | None = None
+) -> list[GalleryCell]:
     """Return the `count` most atypical cells of a run, the most atypical first.
 
     Parameters
@@ -121,6 +123,8 @@ def gallery_cells(folder: Path, slide: Slide, count: int = COUNT) -> list[Galler
         the run folder
     slide
         its slide, open
+    among
+        bool (n,): objects of the run to choose from; by default all
 
     Raises
     ------
@@ -139,7 +143,7 @@ def gallery_cells(folder: Path, slide: Slide, count: int = COUNT) -> list[Galler
         )
     light = read_boxes(path, _RANKED_BY)
     size = (mpp["x"] + mpp["y"]) / 2
-    ranking = ranked(path, slide, light, count, size)
+    ranking = ranked(path, slide, light, count, size, among)
     rows = _with_family(ranking.order, light.parent)
     objects = read_rows(path, rows, light.parent)
     place = {int(row): i for i, row in enumerate(rows)}
@@ -149,7 +153,14 @@ def gallery_cells(folder: Path, slide: Slide, count: int = COUNT) -> list[Galler
     ]
 
 
-def ranked(path: Path, slide: Slide, light: Objects, count: int, mpp: float) -> Ranking:
+def ranked(
+    path: Path,
+    slide: Slide,
+    light: Objects,
+    count: int,
+    mpp: float,
+    only: NDArray[np.bool_] | None = None,
+) -> Ranking:
     """Rank by measurements, then look at the pixels of the first ones and rank these again.
 
     Parameters
@@ -158,10 +169,13 @@ def ranked(path: Path, slide: Slide, light: Objects, count: int, mpp: float) -> 
         objects of the file, with their bounding boxes as outlines
     mpp
         µm per level-0 pixel
+    only
+        bool (n,): objects to choose from; by default all
     """
     box = light.bounds()
     whole = np.all((box > 0) & (box < [slide.width, slide.height] * 2), axis=1)
-    first = rank_atypical(light, CANDIDATES * count, among=whole).order
+    allowed = whole if only is None else whole & only
+    first = rank_atypical(light, CANDIDATES * count, among=allowed).order
     usual = np.flatnonzero(rankable(light) & whole)
     usual = np.sort(usual[np.lexsort(light.ids[usual].T)[:USUAL]])  # ids are random numbers
     rows = np.union1d(first, usual)
@@ -223,7 +237,12 @@ def _cell(
 
 
 def write_gallery(
-    folder: Path, slide: Slide, count: int = COUNT, *, out: Path | None = None
+    folder: Path,
+    slide: Slide,
+    count: int = COUNT,
+    *,
+    out: Path | None = None,
+    among: NDArray[np.bool_] | None = None,
 ) -> list[GalleryCell]:
     """Write the gallery of a run: pictures, gallery.json and review.geojson; return its cells.
 
@@ -234,6 +253,8 @@ def write_gallery(
     ----------
     out
         folder to write; by default ``gallery`` in the run folder
+    among
+        see `gallery_cells`
 
     Raises
     ------
@@ -243,7 +264,7 @@ def write_gallery(
         the folder cannot be written
     """
     out = out or folder / GALLERY
-    cells = gallery_cells(folder, slide, count)
+    cells = gallery_cells(folder, slide, count, among=among)
     with as_output_error(out):
         out.mkdir(parents=True, exist_ok=True)
         _remove_old(out)
