@@ -48,6 +48,7 @@ ONLY_SLOW = {
 SHORTER = {
     r"^wsiseg synth .*--fields": ("--fields", "2", "--size", "64"),
     r"^wsiseg synth .*--size": ("--size", "256"),
+    r"^wsiseg spike": ("--count", "12"),
     r"^wsiseg workflow": ("--", "--dry-run"),  # tests/batch/test_workflow.py runs the jobs
 }
 """Options that are added to make a command quick; the last one of a kind counts."""

@@ -33,6 +33,7 @@ _COMMANDS = MappingProxyType(
         "train": "train",
         "evaluate": "evaluate",
         "score": "score",
+        "spike": "spike",
         "synth": "synth",
         "masks": "masks",
         "benchmark": "benchmark",
