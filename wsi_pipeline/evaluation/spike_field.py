@@ -73,7 +73,7 @@ class Laid:
 class _Cell(NamedTuple):
     """A painted cell before it has a place: density, masks, outlines in its own pixels."""
 
-    density: NDArray[np.float32]
+    density: NDArray[np.floating]
     inside: Mask
     near_nucleus: Mask
     nucleus: shapely.Polygon
