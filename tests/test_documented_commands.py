@@ -186,6 +186,7 @@ def files(tmp_path_factory, cheap):
         path = folder / f"{checkpoint}.safetensors"
         path.parent.mkdir(parents=True)
         path.symlink_to(weights_path(path.stem))
+    (folder / "dates.csv").write_text("slide,date\nslide,2026-03-31\n", encoding="utf-8")
     (folder / "failed").mkdir()
     (folder / "failed/c.failed.json").write_text(
         '{"slide": "c.svs", "status": "failed", "cause": "c.svs cannot be read"}'
