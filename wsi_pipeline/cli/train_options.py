@@ -16,6 +16,7 @@ from click.core import ParameterSource
 
 from wsi_pipeline.cli.options import FILE, device_option, quiet_option
 from wsi_pipeline.core.errors import DataError, UsageError, one_line
+from wsi_pipeline.core.json_files import check_values, parse_json
 
 __all__ = ["Target", "build_config", "model_command", "network_defaults", "targets", "train_model"]
 
@@ -37,7 +38,7 @@ def _numbers(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
     if not isinstance(value, str):
         return _as_tuple(value)
     try:
-        return _as_tuple(json.loads(value if value.startswith("[") else f"[{value}]"))
+        return _as_tuple(parse_json(value if value.startswith("[") else f"[{value}]"))
     except ValueError:
         raise click.BadParameter(f"{value!r} is no list of numbers; write e.g. 12,24,48") from None
 
@@ -245,7 +246,8 @@ def _read_yaml(ctx: click.Context, param: click.Parameter, path: Path | None) ->
         ) from None
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        check_values(content)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise click.UsageError(f"{path} cannot be read as YAML ({one_line(error)})") from None
     if not isinstance(content, dict) or not content:
         raise click.UsageError(f"{path} has no settings; write e.g. crop_px: 128")
@@ -321,7 +323,7 @@ def _named_options(model: str, texts: Sequence[str]) -> dict[str, Any]:
         if name not in known:
             raise UsageError(f"{model} has no option {name!r}; it has {', '.join(known)}")
         try:
-            options[name] = json.loads(value)
+            options[name] = parse_json(value)
         except ValueError:
             options[name] = value
     return options
