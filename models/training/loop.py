@@ -176,8 +176,12 @@ def _unlike(found: Mapping[str, Any], own: Mapping[str, Tensor]) -> str:
     """Return which weight of a state differs in name, shape or kind from a network's own."""
     for name in {**own, **found}:
         value = found.get(name)
-        same = isinstance(value, Tensor) and name in own and value.shape == own[name].shape
-        if not same or value.dtype != own[name].dtype:
+        if not (
+            isinstance(value, Tensor)
+            and name in own
+            and value.shape == own[name].shape
+            and value.dtype == own[name].dtype
+        ):
             return f"the averaged weight {name} is missing or of another shape"
     return ""
 
