@@ -34,6 +34,7 @@ NOT_RUN = {
     r"--device cuda": "needs a GPU",
     r"^wsiseg train": "takes minutes to hours; tests/cli/test_train.py trains for a few steps",
     r"--checkpoint r50/": "needs a detector; tests/models/test_detection_training.py trains one",
+    r"^wsiseg view": "serves until it is stopped; tests/viewer and tests/cli/test_view.py start it",
     r"^wsiseg benchmark": "takes minutes; tests/benchmark runs it",
     r"^wsiseg reproduce": "takes minutes to days; tests/reproduce runs the smallest form",
     r"^wsiseg workflow SLIDES OUT": "names its arguments only",

@@ -38,6 +38,7 @@ _COMMANDS = MappingProxyType(
         "masks": "masks",
         "benchmark": "benchmark",
         "reproduce": "reproduce",
+        "view": "view",
         "doctor": "doctor",
     }
 )
