@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from wsi_pipeline import __version__
 from wsi_pipeline.core.errors import DataError
 from wsi_pipeline.viewer.library import Library
 from wsi_pipeline.viewer.view import Layer
@@ -47,7 +46,7 @@ def _library(library: Library) -> Reply:
         {"name": e.name, "runs": [run.name for run in e.runs], "slide": e.slide is not None}
         for e in library.entries
     ]
-    return as_json({"version": __version__, "entries": entries})
+    return as_json({"entries": entries})
 
 
 def _view(library: Library, view: int) -> Reply:
