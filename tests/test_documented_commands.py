@@ -34,7 +34,6 @@ NOT_RUN = {
     r"--device cuda": "needs a GPU",
     r"^wsiseg train": "takes minutes to hours; tests/cli/test_train.py trains for a few steps",
     r"--checkpoint r50/": "needs a detector; tests/models/test_detection_training.py trains one",
-    r"^wsiseg view": "serves until it is stopped; tests/viewer and tests/cli/test_view.py start it",
     r"^wsiseg benchmark": "takes minutes; tests/benchmark runs it",
     r"^wsiseg reproduce": "takes minutes to days; tests/reproduce runs the smallest form",
     r"^wsiseg workflow SLIDES OUT": "names its arguments only",
@@ -183,11 +182,13 @@ def files(tmp_path_factory, cheap):
     for name in ("drawn", "corrected"):
         (folder / f"{name}.geojson").write_text(drawn, encoding="utf-8")
     shutil.copy(folder / "regions.geojson", folder / "areas.geojson")
-    for checkpoint in ("runs/mine/dssnet", "donet/donet"):
+    for name in ("images", "labels"):
+        (folder / name).mkdir()
+        cv2.imwrite(str(folder / name / "field.png"), field[..., 0] // 200)
+    for checkpoint in ("runs/mine/dssnet", "donet/donet", "tuned/cascade"):
         path = folder / f"{checkpoint}.safetensors"
         path.parent.mkdir(parents=True)
         path.symlink_to(weights_path(path.stem))
-    (folder / "dates.csv").write_text("slide,date\nslide,2026-03-31\n", encoding="utf-8")
     (folder / "failed").mkdir()
     (folder / "failed/c.failed.json").write_text(
         '{"slide": "c.svs", "status": "failed", "cause": "c.svs cannot be read"}'
@@ -256,7 +257,7 @@ def test_the_readme_and_the_lists_are_read():
 def options(command):
     """Every option that the help of a command shows, of `train` for each kind of model."""
     models = ("dssnet", "wubineh", "pgunet", "donet", "faster_rcnn")
-    parts = {"train": models, "dataset": ("from-qupath",)}
+    parts = {"train": models, "dataset": ("from-qupath", "from-labels")}
     models = parts.get(command, ("",))
     return {
         option

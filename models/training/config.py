@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ..checkpoint import read_card
 from ..pixel_size import MPP_RANGE, is_plausible_mpp
 from ..settings import changed, check_choices, setting
 from .augment import Augmentation
@@ -39,6 +40,8 @@ class TrainConfig:
         keywords of the network's builder
     device
         device of PyTorch
+    tuned
+        checkpoint of a finished network that is trained further
 
     Raises
     ------
@@ -101,6 +104,7 @@ class TrainConfig:
         metavar="FILE",
         may_change=True,
     )
+    tuned: Path | None = field(default=None, metadata={"may_change": True})
     licence: str = setting("", "Write this licence of the weights to the card.", may_change=True)
     augmentation: Augmentation = field(default_factory=Augmentation)
 
@@ -137,6 +141,8 @@ class TrainConfig:
             for f in fields(self)
             if not f.metadata.get("may_change", False)
         }
+        if self.tuned is not None:
+            settings["tuned"] = read_card(self.tuned).sha256
         parts = {k: dataclasses.asdict(v) for k, v in settings.items() if _is_part(v)}
         return dict(json.loads(json.dumps({**settings, **parts}, default=dict)))
 

@@ -16,6 +16,7 @@ from ..checkpoint import load_checkpoint, load_torch_file, state_of
 from ..instance.config import LITE
 from .baseline_config import EncoderTrainConfig
 from .config import RegionTrainConfig, TrainConfig, UNetTrainConfig
+from .fine_tuning import unfold_norms
 from .wubineh_config import WubinehTrainConfig
 
 __all__ = ["start_from", "take_weights"]
@@ -30,8 +31,8 @@ def take_weights(config: TrainConfig, network: nn.Module, quiet: bool) -> dict[s
     Returns
     -------
     dict
-        ``pretrained`` and ``initial``, each only where the setting is given: the file, and how
-        many entries were ``copied``, ``skipped`` or ``fresh``
+        ``pretrained``, ``tuned`` and ``initial``, each only where the setting is given: the file,
+        and how many entries were ``copied``, ``skipped`` or ``fresh``
 
     Raises
     ------
@@ -41,7 +42,7 @@ def take_weights(config: TrainConfig, network: nn.Module, quiet: bool) -> dict[s
     """
     reports: dict[str, dict[str, Any]] = {}
     if isinstance(config, UNetTrainConfig):
-        if config.pretrained != "none" and config.initial is None:
+        if config.pretrained != "none" and config.initial is None and config.tuned is None:
             reports["pretrained"] = _encoder_weights(network, config.pretrained)
     elif isinstance(config, WubinehTrainConfig | EncoderTrainConfig):
         if config.pretrained is not None and config.initial is None:
@@ -50,6 +51,9 @@ def take_weights(config: TrainConfig, network: nn.Module, quiet: bool) -> dict[s
             reports["pretrained"] = load_library_encoder(network, config.pretrained)
     elif isinstance(config, RegionTrainConfig) and config.pretrained is not None:
         reports["pretrained"] = _trunk_weights(config, network)
+    if config.tuned is not None:
+        name = "/".join(config.tuned.parts[-2:])
+        reports["tuned"] = {"file": name, **start_from(network, config.tuned, keep_norms=True)}
     if config.initial is not None:
         name = "/".join(config.initial.parts[-2:])
         reports["initial"] = {"file": name, **start_from(network, config.initial)}
@@ -91,8 +95,13 @@ def _counted(report: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def start_from(network: nn.Module, path: Path) -> dict[str, Any]:
+def start_from(network: nn.Module, path: Path, *, keep_norms: bool = False) -> dict[str, Any]:
     """Copy what fits from the state of another run, or from a checkpoint.
+
+    Parameters
+    ----------
+    keep_norms
+        unfold the norms of a checkpoint, see `unfold_norms`
 
     Returns
     -------
@@ -114,6 +123,8 @@ def start_from(network: nn.Module, path: Path) -> dict[str, Any]:
     if path.suffix == ".safetensors":
         stored = _unfolded(load_checkpoint(path)[0], mine)
         _unfold_frozen(stored, network)
+        if keep_norms:
+            unfold_norms(stored, network)
         # An encoder that is not in the file at all keeps the weights that it has.
         parts = {part for k in stored for part in _parents(k)}
         norms = [k for k in mine if k.endswith("running_mean") and k not in stored]
@@ -121,20 +132,11 @@ def start_from(network: nn.Module, path: Path) -> dict[str, Any]:
             raise ValueError(f"{path}: batch norms are folded; start from the run's state.pt")
     else:
         stored = _state(path)
-    fits = {
-        k for k, v in mine.items()
-        if isinstance(stored.get(k), Tensor) and _plain(stored[k]) and stored[k].shape == v.shape
-    }  # fmt: skip
+    fits = {k for k, v in mine.items() if k in stored and stored[k].shape == v.shape}
     if not fits:
         raise ValueError(f"{path}: nothing in it fits the network; is it of another architecture?")
     network.load_state_dict({k: stored[k] if k in fits else v for k, v in mine.items()})
     return {"copied": len(fits), "fresh": sorted(set(mine) - fits)}
-
-
-def _plain(value: Tensor) -> bool:
-    """Return whether a weight is an array of real numbers with values, not sparse or quantized."""
-    real = not (value.is_complex() or value.is_quantized)
-    return real and value.layout == torch.strided and not value.is_meta
 
 
 def _unfold_frozen(stored: dict[str, Tensor], network: nn.Module) -> None:
@@ -179,7 +181,7 @@ def _unfolded(stored: dict[str, Tensor], mine: Mapping[str, Tensor]) -> dict[str
     parts = ".parametrizations.weight.original"
     for name in [k.removesuffix(f"{parts}1") for k in mine if k.endswith(f"{parts}1")]:
         weight = stored.pop(f"{name}.weight", None)
-        if weight is not None and weight.ndim == 4:
+        if weight is not None:
             stored[f"{name}{parts}0"] = weight.norm(2, (1, 2, 3), keepdim=True)
             stored[f"{name}{parts}1"] = weight
     return stored

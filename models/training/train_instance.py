@@ -18,6 +18,7 @@ from .coco import Split, show_left_out
 from .config import InstanceTrainConfig
 from .crops import InstanceCrops
 from .dense_pretraining import Dense, validate_dense
+from .fine_tuning import continued
 from .finish import averaged_network, learned_from, training_record, write_checkpoint
 from .initial_weights import take_weights
 from .instance_data import CELL, InstanceSample, load_instance_set
@@ -180,4 +181,4 @@ def _finish(
         metrics=_measure_instances(config, options, run.ema, data.held, normal),
     )
     network = averaged_network(config.model, options, run.ema, config.device)
-    return write_checkpoint(config.out, network, card, half=True)
+    return write_checkpoint(config.out, network, continued(card, config.tuned), half=True)

@@ -20,6 +20,7 @@ from .baseline_config import grow, stage_at
 from .coco import Split, show_left_out
 from .config import SemanticTrainConfig
 from .crops import Crops
+from .fine_tuning import continued
 from .finish import averaged_network, learned_from, training_record, write_checkpoint
 from .initial_weights import take_weights
 from .loop import Ema, Run, run_steps, seeded, stream
@@ -186,10 +187,14 @@ def _load(config: SemanticTrainConfig, quiet: bool) -> WeightedSets[Sample]:
 
 
 def _rate(config: SemanticTrainConfig, step: int) -> float:
-    """Return the share of the learning rate: a rise over 100 steps, then half a cosine to 0."""
+    """Return the share of the learning rate: a rise over 100 steps, then half a cosine to 0.
+
+    A finished network is trained for few steps, of which the rise takes a tenth.
+    """
     if isinstance(config, WubinehTrainConfig) and config.schedule == "constant":
         return 1.0
-    return min(1, (step + 1) / WARM_UP_STEPS) * cosine(step, config.steps)
+    rise = WARM_UP_STEPS if config.tuned is None else max(1, config.steps // 10)
+    return min(1, (step + 1) / rise) * cosine(step, config.steps)
 
 
 def _step(
@@ -290,4 +295,4 @@ def _finish(
         training=training_record(config, run, started_from, **_used(config, data)),
         metrics=metrics,
     )
-    return write_checkpoint(config.out, network, card)
+    return write_checkpoint(config.out, network, continued(card, config.tuned))

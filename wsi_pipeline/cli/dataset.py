@@ -69,3 +69,40 @@ def from_qupath(
         for one in found:
             click.echo("\n".join(one.lines()))
         click.echo(out)
+
+
+@dataset.command("from-labels")
+@click.argument("images", type=FILE)
+@click.option(
+    "--nuclei", type=FILE, required=True,
+    help="Label image, or a folder with one for each image, named after it: 0 is background, each "
+    "nucleus has a number of its own. PNG or TIFF.",
+)  # fmt: skip
+@click.option("--cells", type=FILE, help="The same of whole cells, nucleus included.")
+@click.option("--mpp", type=float, required=True, help="Pixel size in µm per pixel.")
+@click.option(
+    "--components", is_flag=True,
+    help="Take each connected part as an object: for masks, in which all have one number.",
+)  # fmt: skip
+@click.option(
+    "--partial", is_flag=True,
+    help="Only some objects are drawn: the rest is unknown, not background.",
+)  # fmt: skip
+@_out
+@quiet_option
+def from_labels(
+    images: Path, nuclei: Path, cells: Path | None, mpp: float, components: bool, partial: bool,
+    out: Path, quiet: bool,
+) -> None:  # fmt: skip
+    """Make a training set of images with label images.
+
+    IMAGES is an image or a folder of them. Nuclei are joined to the cell that they lie in.
+    """
+    from wsi_pipeline.corrections.from_labels import dataset_from_labels
+
+    counts = dataset_from_labels(
+        images, nuclei, out, mpp=mpp, cells=cells, components=components, partial=partial
+    )
+    if not quiet:
+        click.echo(", ".join(f"{n} {what}" for what, n in counts.items() if n))
+        click.echo(out)

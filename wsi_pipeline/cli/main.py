@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from importlib import import_module
+from keyword import iskeyword
 from types import MappingProxyType
 from typing import Any
 
@@ -29,6 +30,7 @@ _COMMANDS = MappingProxyType(
         "population": "population",
         "cohort": "reports",
         "workflow": "workflow",
+        "import": "import_run",
         "dataset": "dataset",
         "train": "train",
         "evaluate": "evaluate",
@@ -38,11 +40,10 @@ _COMMANDS = MappingProxyType(
         "masks": "masks",
         "benchmark": "benchmark",
         "reproduce": "reproduce",
-        "view": "view",
         "doctor": "doctor",
     }
 )
-"""Command → module of this package that has a click command of that name."""
+"""Command → module of this package that has a click command of that name (``import_``)."""
 
 
 class _Commands(click.Group):
@@ -54,7 +55,8 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in _COMMANDS:
             return None
-        command = getattr(import_module(f"wsi_pipeline.cli.{_COMMANDS[name]}"), name)
+        attribute = f"{name}_" if iskeyword(name) else name
+        command = getattr(import_module(f"wsi_pipeline.cli.{_COMMANDS[name]}"), attribute)
         assert isinstance(command, click.Command)
         return command
 

@@ -14,9 +14,15 @@ from typing import Any, get_args, get_origin, get_type_hints
 import click
 from click.core import ParameterSource
 
+from wsi_pipeline.cli.fine_tune import (
+    before_and_after,
+    from_options,
+    tuned_settings,
+    with_replay,
+)
 from wsi_pipeline.cli.options import FILE, device_option, quiet_option
+from wsi_pipeline.cli.train_yaml import numbers, read_yaml
 from wsi_pipeline.core.errors import DataError, UsageError, one_line
-from wsi_pipeline.core.json_files import check_values, parse_json
 
 __all__ = ["Target", "build_config", "model_command", "network_defaults", "targets", "train_model"]
 
@@ -31,20 +37,6 @@ SECTIONS = {
     NETWORK: "Network",
 }
 """Part of the settings → heading of its options in the help text."""
-
-
-def _numbers(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
-    """Read a list, 12,24,48 or JSON; the settings that it belongs to check its values."""
-    if not isinstance(value, str):
-        return _as_tuple(value)
-    try:
-        return _as_tuple(parse_json(value if value.startswith("[") else f"[{value}]"))
-    except ValueError:
-        raise click.BadParameter(f"{value!r} is no list of numbers; write e.g. 12,24,48") from None
-
-
-def _as_tuple(value: Any) -> Any:
-    return tuple(map(_as_tuple, value)) if isinstance(value, list | tuple) else value
 
 
 @dataclass(frozen=True)
@@ -122,7 +114,7 @@ def targets(model: str) -> Mapping[str, Target]:
         default = f.default if f.default_factory is MISSING else f.default_factory()
         if dataclasses.is_dataclass(default):
             parts.append((f.name, default))
-        elif f.name not in ("model", "options", "device"):
+        elif f.name not in ("model", "options", "device", "tuned"):
             found.append(Target("", f, hints[f.name], default))
     parts.append((NETWORK, network_defaults(model)))
     for part, defaults in parts:
@@ -146,7 +138,7 @@ def _option(target: Target) -> click.Option:
         if rest != [...]:  # two numbers
             keywords |= {"type": item, "nargs": 1 + len(rest)}
         elif target.part == NETWORK:
-            keywords |= {"type": click.UNPROCESSED, "callback": _numbers, "metavar": "LIST"}
+            keywords |= {"type": click.UNPROCESSED, "callback": numbers, "metavar": "LIST"}
         else:
             keywords |= {"type": item, "multiple": True}
     elif hint is not bool:
@@ -222,7 +214,7 @@ def _further_options(*, light: bool) -> list[click.Option]:
         "the network then change the small one.",
     )  # fmt: skip
     config = click.Option(
-        ["--config"], type=FILE, is_eager=True, expose_value=False, callback=_read_yaml,
+        ["--config"], type=FILE, is_eager=True, expose_value=False, callback=read_yaml,
         metavar="FILE.yaml",
         help="Read options from this YAML file, e.g. `crop_px: 128`. Options on the command line "
         "win over the file.",
@@ -231,50 +223,7 @@ def _further_options(*, light: bool) -> list[click.Option]:
         ["--option"], multiple=True, metavar="NAME=VALUE", hidden=True,
         help="Set an option of the network, VALUE as JSON. Each has a flag of its own now.",
     )  # fmt: skip
-    return [small, config, named] if light else [config, named]
-
-
-def _read_yaml(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
-    """Make the settings of a YAML file the defaults of the command."""
-    if path is None:
-        return
-    try:
-        import yaml
-    except ModuleNotFoundError:
-        raise click.UsageError(
-            "--config reads YAML with PyYAML, which is not installed; pip install -e '.[train]'"
-        ) from None
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        check_values(content)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise click.UsageError(f"{path} cannot be read as YAML ({one_line(error)})") from None
-    if not isinstance(content, dict) or not content:
-        raise click.UsageError(f"{path} has no settings; write e.g. crop_px: 128")
-    known = {str(p.name): p for p in ctx.command.params}
-    for name in ("config", "option"):
-        del known[name]
-    ctx.default_map = {
-        name: _as_given(known, name, value, path)
-        for name, value in ((str(k).replace("-", "_"), v) for k, v in content.items())
-    }
-
-
-def _as_given(known: Mapping[str, click.Parameter], name: str, value: Any, path: Path) -> Any:
-    """Return a value of a YAML file as the command line would give it: as text."""
-    if name not in known:
-        names = ", ".join(sorted(known))
-        raise click.UsageError(f"{path}: unknown setting {name!r}; known: {names}")
-    param = known[name]
-    if value is None or (isinstance(value, bool) and param.type is click.STRING):
-        raise click.UsageError(
-            f"{path}: {name} is read as {value}; give a value, in quotes if it is a word"
-        )
-    if param.callback is _numbers:
-        return json.dumps(value)
-    if param.multiple or param.nargs != 1:
-        return [str(v) for v in (value if isinstance(value, list) else [value])]
-    return str(value)
+    return [*from_options(), *([small] if light else []), config, named]
 
 
 def build_config(model: str, given: Mapping[str, Any], device: str) -> Any:
@@ -283,7 +232,8 @@ def build_config(model: str, given: Mapping[str, Any], device: str) -> Any:
     Parameters
     ----------
     given
-        option name → value; besides `targets` also ``light`` and ``option``
+        option name → value; besides `targets` also ``light`` and ``option``, and what
+        `tuned_settings` adds
 
     Raises
     ------
@@ -295,6 +245,7 @@ def build_config(model: str, given: Mapping[str, Any], device: str) -> Any:
 
     known = targets(model)
     values: dict[str, dict[str, Any]] = {part: {} for part in SECTIONS}
+    values[NETWORK].update(given.get("tuned_options", {}))
     if given.get("light"):
         values[NETWORK].update(LIGHT)
     values[NETWORK].update(_named_options(model, given.get("option", ())))
@@ -307,7 +258,10 @@ def build_config(model: str, given: Mapping[str, Any], device: str) -> Any:
         for f in fields(config):
             if f.name in SECTIONS and f.name != NETWORK and f.default_factory is not MISSING:
                 values[""][f.name] = configure(f.default_factory(), values[f.name])
-        return config(model=model, device=device, options=values[NETWORK], **values[""])
+        return config(
+            model=model, device=device, options=values[NETWORK], tuned=given.get("tuned"),
+            **values[""],
+        )  # fmt: skip
     except ValueError as error:
         raise UsageError(one_line(error)) from error
 
@@ -323,7 +277,7 @@ def _named_options(model: str, texts: Sequence[str]) -> dict[str, Any]:
         if name not in known:
             raise UsageError(f"{model} has no option {name!r}; it has {', '.join(known)}")
         try:
-            options[name] = parse_json(value)
+            options[name] = json.loads(value)
         except ValueError:
             options[name] = value
     return options
@@ -356,11 +310,18 @@ def train_model(model: str, given: Mapping[str, Any], *, device: str, quiet: boo
         ) from None
     from wsi_pipeline.segmentation.load_model import device_named
 
-    config = build_config(model, given, device_named(device))
+    network = [name for name, target in targets(model).items() if target.part == NETWORK]
+    given = tuned_settings(model, given, network)
+    device = device_named(device)
+    build_config(model, given, device)  # a wrong value is refused before fields are generated
+    config = build_config(model, with_replay(given, quiet=quiet), device)
     try:
-        return _start(config, quiet)
+        path = _start(config, quiet)
     except (ValueError, OSError) as error:
         raise DataError(one_line(error)) from error
+    if config.tuned is not None:
+        before_and_after(config, path, quiet=quiet)
+    return path
 
 
 def _start(config: Any, quiet: bool) -> Path:

@@ -12,6 +12,8 @@ __all__ = [
     "SCHEMA_VERSION",
     "AdaptationRecord",
     "ClusterRecord",
+    "CorrectedRunRecord",
+    "CorrectionRecord",
     "FailureRecord",
     "ForegroundRecord",
     "ModelRecord",
@@ -173,6 +175,23 @@ class AdaptationRecord(TypedDict):
     note: str
 
 
+class CorrectionRecord(TypedDict):
+    """Where corrected objects come from: the file, the model of the run, and what was changed.
+
+    `unchanged` to `reclassified` are numbers of objects on the whole slide.
+    """
+
+    file: str
+    sha256: str
+    model: str
+    wsiseg: str
+    unchanged: int
+    added: int
+    removed: int
+    reshaped: int
+    reclassified: int
+
+
 class RunRecord(Provenance):
     """Content of run.json: the provenance, and the counts and times of the run.
 
@@ -194,3 +213,9 @@ class RunRecord(Provenance):
     batch_reduced_to: int | None
     cluster: ClusterRecord | None
     adaptation: AdaptationRecord | None
+
+
+class CorrectedRunRecord(RunRecord):
+    """Content of run.json of objects that a person corrected; see `wsiseg import`."""
+
+    corrected: CorrectionRecord

@@ -153,18 +153,30 @@ def segmentation(area: shapely.Geometry, shape: tuple[int, int]) -> Any:
     )
     mask = np.zeros(shape, np.uint32)
     rasterize(mask, shapes, np.arange(count))
-    return run_lengths(mask > 0) if mask.any() else None
+    return run_lengths(mask > 0, (0, 0), shape) if mask.any() else None
 
 
-def run_lengths(mask: NDArray[np.bool_]) -> dict[str, Any]:
-    """Return COCO's run lengths of a mask (h, w): of 0 and 1 in turn, down the columns.
+def run_lengths(
+    mask: NDArray[np.bool_], corner: tuple[int, int], shape: tuple[int, ...]
+) -> dict[str, Any]:
+    """Return COCO's run lengths of a mask: of 0 and 1 in turn, down the columns of the image.
+
+    Parameters
+    ----------
+    mask
+        bool, the part of the image from `corner` (row, column) on
+    shape
+        height and width of the image
 
     Examples
     --------
-    >>> run_lengths(np.array([[0, 1], [0, 1]], bool))
-    {'size': [2, 2], 'counts': [2, 2]}
+    >>> run_lengths(np.array([[True], [True]]), (0, 1), (2, 2))
+    {'size': [2, 2], 'counts': [2, 2, 0]}
     """
-    flat = mask.T.ravel()
-    edges = np.flatnonzero(np.diff(flat, prepend=False))
-    counts = np.diff(np.concatenate([[0], edges, [flat.size]]))
-    return {"size": list(mask.shape), "counts": counts.tolist()}
+    height, width = shape
+    column, row = np.nonzero(mask.T)
+    at = (column + corner[1]) * height + row + corner[0]
+    starts = at[np.diff(at, prepend=-2) != 1]
+    ends = at[np.diff(at, append=height * width + 1) != 1] + 1
+    edges = np.concatenate([[0], np.stack([starts, ends], 1).ravel(), [height * width]])
+    return {"size": [height, width], "counts": np.diff(edges).tolist()}

@@ -18,7 +18,7 @@ from wsi_pipeline.core.polygons import polygon_parts
 from wsi_pipeline.corrections.objects import IGNORED, without
 from wsi_pipeline.formats.geojson import read_geojson, read_regions
 
-__all__ = ["NOT_A_CELL", "Checked", "id_text", "read_checked", "read_labels"]
+__all__ = ["NOT_A_CELL", "Checked", "id_text", "read_checked", "read_labels", "read_objects_of"]
 
 NOT_A_CELL = "not a cell"
 """Label of the review page for an object that is none."""
@@ -93,6 +93,26 @@ def read_checked(corrected: Path, area: Path | None, area_class: str | None) -> 
         no_objects |= _same_as(shapes, list(regions.inside.values()))
     unknown = shapely.union_all(shapes[ignored])
     return Checked(without(objects, no_objects), shapely.difference(checked, unknown), unknown)
+
+
+def read_objects_of(corrected: Path, ignored: str | None = None) -> Objects:
+    """Read corrected objects alone, without areas, ``Ignore*`` and what the import script adds.
+
+    Parameters
+    ----------
+    ignored
+        class of the areas
+
+    Raises
+    ------
+    DataError
+        the file cannot be read
+    """
+    objects = read_geojson(corrected)
+    names = [name.strip().lower() for name in objects.classes]
+    others = {*_OWN_ANNOTATIONS, (ignored or "").strip().lower()}
+    dropped = np.array([n in others or bool(IGNORED.match(n)) for n in names], bool)
+    return without(objects, _of_classes(objects, dropped))
 
 
 def _of_classes(objects: Objects, wanted: NDArray[np.bool_]) -> NDArray[np.bool_]:
