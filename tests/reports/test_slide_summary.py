@@ -15,8 +15,9 @@ import shapely
 from run_folders import change_run, nuclei, put_objects, squares
 
 from wsi_pipeline.core.errors import DataError
-from wsi_pipeline.core.objects import CELL_CLASS
+from wsi_pipeline.core.objects import CELL_CLASS, Objects
 from wsi_pipeline.formats.geoparquet import read_parquet
+from wsi_pipeline.reports.cell_check import FAULT_COLUMNS
 from wsi_pipeline.reports.slide_report import write_report
 from wsi_pipeline.reports.slide_summary import (
     COLUMNS,
@@ -139,14 +140,22 @@ def test_cells_are_counted_where_cells_were_found(folder):
         class_index=np.array([0, 1, 0, 0], np.uint8),
         parent=np.array([-1, 0, -1, -1]),
     )
+    octagons = shapely.buffer(objects.polygons(), 3, quad_segs=2)
+    objects = Objects.from_polygons(
+        octagons, classes=objects.classes, ids=objects.ids, score=objects.score,
+        class_index=objects.class_index, parent=objects.parent,
+    )  # fmt: skip
     put_objects(folder, cell_features(objects, 0.5))
     run = json.loads((folder / "run.json").read_text())
     change_run(folder, model=run["model"] | {"classes": [CELL_CLASS, "nucleus"]})
     row = summarise(folder)
-    assert (row["nuclei"], row["cells"], row["cells_with_nucleus"]) == (1, 3, 1)
-    assert row["nc_ratio_median"] == pytest.approx(0.01)
-    assert row["cell_area_um2_median"] == pytest.approx(10_000)
-    assert (row["adequacy_by"], row["adequacy_count"]) == ("cells", 3)
+    assert (row["nuclei"], row["cells"]) == (1, 3)
+    assert row["cells_with_nucleus"] + sum(row[name] for name in FAULT_COLUMNS) == 3
+    assert row["adequacy_by"] == "cells"
+    assert row["adequacy_count"] == row["cells_with_nucleus"]
+    assert row["cells_per_mm2"] == pytest.approx(
+        row["adequacy_count"] / row["foreground_area_mm2"], rel=1e-5
+    )
     assert NUCLEUS_RATIO in read_parquet(folder / "objects.parquet").features
 
 

@@ -23,10 +23,11 @@ from wsi_pipeline.formats.parquet_rows import read_boxes
 from wsi_pipeline.reports.density_map import DensityMap, density_map, ramp
 from wsi_pipeline.reports.findings import PixelSize, finding, pixel_size, unseen, warnings
 from wsi_pipeline.reports.lab import Lab, read_lab
+from wsi_pipeline.reports.measured import measured
 from wsi_pipeline.reports.plot import Plot
 from wsi_pipeline.reports.population import default_axes, measurement, population
 from wsi_pipeline.reports.report_gallery import ReportGallery, report_gallery
-from wsi_pipeline.reports.slide_summary import SPREAD, Row, measured, read_row, row_of_run
+from wsi_pipeline.reports.slide_summary import SPREAD, Row, read_row, row_of_run
 from wsi_pipeline.reports.templates import (
     Histogram,
     cell_text,

@@ -10,8 +10,6 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from wsi_pipeline.core.errors import DataError, UsageError, one_line
@@ -20,12 +18,11 @@ from wsi_pipeline.core.objects import CELL_CLASS, CYTOPLASM
 from wsi_pipeline.core.records import RunRecord
 from wsi_pipeline.core.run_layout import PARQUET, RUN_JSON, read_run, runs_of_slide
 from wsi_pipeline.core.safe_names import folder_name
-from wsi_pipeline.formats.geoparquet import check_claims
+from wsi_pipeline.reports.cell_check import FAULT_COLUMNS, check_cells
 from wsi_pipeline.reports.kind_counts import KIND_COLUMNS, kind_counts
+from wsi_pipeline.reports.measured import measured
 from wsi_pipeline.reports.object_table import holds_boxes, write_object_table
-from wsi_pipeline.segmentation.cell_features import NUCLEUS_RATIO
-from wsi_pipeline.segmentation.kinds import NOT_CELLS, has_kinds
-from wsi_pipeline.segmentation.morphometry import NUCLEUS_AREA
+from wsi_pipeline.segmentation.kinds import has_kinds
 
 __all__ = [
     "COLUMNS",
@@ -59,7 +56,6 @@ LEAST_CELLS: Mapping[str, int] = MappingProxyType({"liquid": 5000, "conventional
 
 Conventional smears need 8000 to 12 000; this is the lower bound.
 """
-CELL_AREA = "Cell: Area µm^2"
 SPREAD = ("p10", "p25", "median", "p75", "p90", "iqr")
 _QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 
@@ -89,6 +85,7 @@ COLUMNS: Mapping[str, str] = MappingProxyType(
         **dict.fromkeys(KIND_COLUMNS, _COUNT),
         **{f"cell_area_um2_{part}": _NUMBER for part in SPREAD},
         "cells_with_nucleus": _COUNT,
+        **dict.fromkeys(FAULT_COLUMNS, _COUNT),
         **{f"nc_ratio_{part}": _NUMBER for part in SPREAD},
         "objects_larger_than_seen": _COUNT,
         "regions": _COUNT,
@@ -236,6 +233,7 @@ def summarise(folder: Path, *, qc: Path | None = None, preparation: str = "liqui
         # Boxes are of any classes and have no area; they are counted as objects alone.
         if not holds_boxes(folder / PARQUET):
             row |= _counts(measured(folder), row["foreground_area_mm2"], run["model"]["classes"])
+            row |= _honest(folder, row)
             row |= _adequacy(row, run, preparation)
         if has_kinds(tuple(run["model"]["classes"])):
             row |= kind_counts(folder)
@@ -288,45 +286,6 @@ def _from_run(run: RunRecord) -> Row:
     }
 
 
-def measured(folder: Path) -> dict[str, NDArray[np.float32]]:
-    """Return areas of nuclei and of cells in µm², and N/C ratios, of a run; NaN is left out.
-
-    Keys: ``nucleus_area_um2``, ``cell_area_um2``, ``nc_ratio``. Cytoplasm, leukocytes and what is
-    no nucleus count as neither.
-
-    Raises
-    ------
-    DataError
-        objects.parquet cannot be read
-    """
-    path = folder / PARQUET
-    try:
-        check_claims(path)
-        file = pq.ParquetFile(path)
-        present = set(file.schema_arrow.names)
-        table = file.read(
-            [n for n in ("class", NUCLEUS_AREA, CELL_AREA, NUCLEUS_RATIO) if n in present]
-        )
-        kinds = table["class"].cast(pa.string()).to_numpy()
-    except (OSError, KeyError, pa.ArrowException) as error:
-        raise DataError(
-            f"{path} cannot be read ({one_line(error)}); run the slide again"
-        ) from error
-
-    def column(name: str) -> NDArray[np.float32]:
-        if name not in present:
-            return np.full(len(table), np.nan, np.float32)
-        values: NDArray[np.float32] = table[name].to_numpy()
-        return values
-
-    nucleus, cell, ratio = (column(n) for n in (NUCLEUS_AREA, CELL_AREA, NUCLEUS_RATIO))
-    # A model of class probabilities stores the areas of all classes as areas of nuclei.
-    cell = np.where(np.isnan(cell) & (kinds == CELL_CLASS), nucleus, cell)
-    nucleus = nucleus[~np.isin(kinds, [CELL_CLASS, CYTOPLASM, *NOT_CELLS])]
-    found = {"nucleus_area_um2": nucleus, "cell_area_um2": cell, "nc_ratio": ratio}
-    return {name: values[np.isfinite(values)] for name, values in found.items()}
-
-
 def _counts(
     values: Mapping[str, NDArray[np.float32]], area_mm2: float, classes: Sequence[str]
 ) -> Row:
@@ -356,10 +315,23 @@ def _counts(
     return row
 
 
+def _honest(folder: Path, row: Row) -> Row:
+    """Return how many cells do not count, and the density of the others."""
+    faults = check_cells(folder)
+    if row["cells"] is None or faults is None:
+        return {}
+    found = faults.counts()
+    count, area = row["cells"] - sum(found.values()), row["foreground_area_mm2"]
+    return {**found, "cells_per_mm2": count / area if area else None}
+
+
 def _adequacy(row: Row, run: RunRecord, preparation: str) -> Row:
     """Decide whether there are enough cells; a model without cells counts nuclei instead."""
     cells = CELL_CLASS in run["model"]["classes"]
-    count, least = row["cells" if cells else "nuclei"], LEAST_CELLS[preparation]
+    least = LEAST_CELLS[preparation]
+    count = row["nuclei"]
+    if cells:
+        count = row["cells"] - sum(row[name] or 0 for name in FAULT_COLUMNS)
     partly = bool(run["failed_regions"]) or run["settings"]["roi"] is not None
     short = "undecided" if partly else "too few"  # the rest of the slide may hold them
     return {

@@ -48,7 +48,18 @@ TERMS: Mapping[str, Term] = MappingProxyType(
         "other_objects": Term("other objects, not counted as nuclei"),
         "cells": Term("cells", "Whole cells, also where others cover them."),
         "cells_per_mm2": Term("cells per mm² of foreground"),
-        "cells_with_nucleus": Term("cells with a nucleus", "Only these have an N/C ratio."),
+        "cells_with_nucleus": Term(
+            "cells with a nucleus",
+            "Drawn once and whole. Only these count in adequacy, cells per mm² and N/C.",
+        ),
+        "doubled_cells": Term(
+            "doubled cells, not counted", "A better cell is the same one (IoU of 0.7 or more)."
+        ),
+        "cells_without_nucleus": Term("cells without a nucleus, not counted"),
+        "cut_cells": Term(
+            "cut cells, not counted",
+            "A box of the network cuts the outline: more than half of one side is straight.",
+        ),
         "cell_area_um2_median": Term("cell area, median, µm²"),
         "nc_ratio_median": Term(
             "N/C ratio, median", "Area of a cell's nuclei divided by the area of the cell."

@@ -46,10 +46,13 @@ def cell_copies(objects: Objects) -> NDArray[np.bool_]:
     shapes, score = objects.polygons()[cells], objects.score[cells]
     parents = np.zeros(0, np.int64) if objects.parent is None else objects.parent
     alone = ~np.isin(cells, parents)
-    a, b = shapely.STRtree(shapes).query(shapes, predicate="intersects")
+    a, b = shapely.STRtree(shapes).query(shapes)  # pairs whose bounding boxes meet
     better = (score[a] > score[b]) | ((score[a] == score[b]) & (a < b))
+    area, box = shapely.area(shapes), shapely.bounds(shapes)
+    sides = np.minimum(box[a, 2:], box[b, 2:]) - np.maximum(box[a, :2], box[b, :2])
+    # An overlap of less than this cannot be enough, since it lies within both boxes.
+    better &= sides.prod(1) >= 0.99 * min(SAME_CELL_IOU, COVERED) * area[b]
     a, b = a[better], b[better]
-    area = shapely.area(shapes)
     shared = shapely.area(shapely.intersection(shapes[a], shapes[b]))
     same = shared >= SAME_CELL_IOU * (area[a] + area[b] - shared)
     part = alone[b] & (shared >= COVERED * area[b])
