@@ -266,6 +266,8 @@ def load_torch_file(path: Path, *, device: str = "cpu") -> Any:
 
     import torch
 
+    if not path.is_file():
+        raise ValueError(f"{path} is no file; give a file of weights")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # on other versions of pickle
@@ -275,7 +277,9 @@ def load_torch_file(path: Path, *, device: str = "cpu") -> Any:
             f"{path}: it holds more than weights, for example a whole model; nothing of it was "
             "run; save model.state_dict() alone"
         ) from error
-    except (RuntimeError, EOFError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # damaged pickles raise anything, from IndexError to struct.error
         reason = str(error).splitlines()[0] if str(error) else "it is empty"
         raise ValueError(f"{path}: not a file of weights alone ({reason})") from error
 

@@ -119,8 +119,13 @@ class StainRange:
         """
         found = {}
         for name, shape in (("glass", (2, 3)), ("density", (2,))):
-            rows = found[name] = np.array(entry.get(name, ()), np.float64)
-            if rows.shape != shape or not (rows[0] <= rows[1]).all() or rows.min() <= 0:
+            try:
+                rows = found[name] = np.array(entry.get(name, ()), np.float64)
+            except (TypeError, ValueError, OverflowError):
+                rows = np.zeros(0)
+            if rows.shape != shape or not (
+                (rows[0] <= rows[1]).all() and rows.min() > 0 and np.isfinite(rows).all()
+            ):
                 raise ValueError(
                     f"stain range with {name} {entry.get(name)}: the lowest and the highest, "
                     f"{'three numbers' if len(shape) == 2 else 'one number'} above 0 each, "

@@ -10,6 +10,7 @@ import numpy as np
 import shapely
 
 from wsi_pipeline.core.objects import Objects
+from wsi_pipeline.core.records import SCHEMA_VERSION
 from wsi_pipeline.formats.geoparquet import ParquetWriter
 from wsi_pipeline.segmentation.morphometry import morphometry
 
@@ -18,6 +19,21 @@ def change_run(folder, **entries):
     """Replace entries of run.json."""
     path = folder / "run.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+
+
+def blank_run(slide, **entries):
+    """A run.json that states as little as it can."""
+    about = {"id": slide, "file": slide, "reader": "", "decoder": "", "vendor": ""}
+    about |= {"width": 1, "height": 1, "bounds": [0, 0, 1, 1], "notes": []}
+    about["mpp"] = {"x": 1.0, "y": 1.0, "source": ""}
+    model = {"name": "", "identity": "", "precision": "", "classes": [], "mpp": 1.0, "halo_px": 0}
+    return {
+        "schema_version": SCHEMA_VERSION, "wsiseg": "", "slide": about, "model": model,
+        "foreground": {"rule": "", "share": 1.0}, "settings": {}, "versions": {}, "device": "",
+        "python": "", "objects": 0, "objects_larger_than_seen": 0, "regions": 0,
+        "failed_regions": [], "seconds": 0.0, "stage_seconds": {}, "peak_memory_mb": 0,
+        "batch_reduced_to": None, "cluster": None, "adaptation": None, **entries,
+    }  # fmt: skip
 
 
 def put_objects(folder, objects):

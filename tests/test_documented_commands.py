@@ -34,6 +34,7 @@ NOT_RUN = {
     r"--device cuda": "needs a GPU",
     r"^wsiseg train": "takes minutes to hours; tests/cli/test_train.py trains for a few steps",
     r"--checkpoint r50/": "needs a detector; tests/models/test_detection_training.py trains one",
+    r"^wsiseg view": "serves until it is stopped; tests/viewer and tests/cli/test_view.py start it",
     r"^wsiseg benchmark": "takes minutes; tests/benchmark runs it",
     r"^wsiseg reproduce": "takes minutes to days; tests/reproduce runs the smallest form",
     r"^wsiseg workflow SLIDES OUT": "names its arguments only",
@@ -189,6 +190,7 @@ def files(tmp_path_factory, cheap):
         path = folder / f"{checkpoint}.safetensors"
         path.parent.mkdir(parents=True)
         path.symlink_to(weights_path(path.stem))
+    (folder / "dates.csv").write_text("slide,date\nslide,2026-03-31\n", encoding="utf-8")
     (folder / "failed").mkdir()
     (folder / "failed/c.failed.json").write_text(
         '{"slide": "c.svs", "status": "failed", "cause": "c.svs cannot be read"}'

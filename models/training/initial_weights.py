@@ -132,11 +132,20 @@ def start_from(network: nn.Module, path: Path, *, keep_norms: bool = False) -> d
             raise ValueError(f"{path}: batch norms are folded; start from the run's state.pt")
     else:
         stored = _state(path)
-    fits = {k for k, v in mine.items() if k in stored and stored[k].shape == v.shape}
+    fits = {
+        k for k, v in mine.items()
+        if isinstance(stored.get(k), Tensor) and _plain(stored[k]) and stored[k].shape == v.shape
+    }  # fmt: skip
     if not fits:
         raise ValueError(f"{path}: nothing in it fits the network; is it of another architecture?")
     network.load_state_dict({k: stored[k] if k in fits else v for k, v in mine.items()})
     return {"copied": len(fits), "fresh": sorted(set(mine) - fits)}
+
+
+def _plain(value: Tensor) -> bool:
+    """Return whether a weight is an array of real numbers with values, not sparse or quantized."""
+    real = not (value.is_complex() or value.is_quantized)
+    return real and value.layout == torch.strided and not value.is_meta
 
 
 def _unfold_frozen(stored: dict[str, Tensor], network: nn.Module) -> None:
@@ -181,7 +190,7 @@ def _unfolded(stored: dict[str, Tensor], mine: Mapping[str, Tensor]) -> dict[str
     parts = ".parametrizations.weight.original"
     for name in [k.removesuffix(f"{parts}1") for k in mine if k.endswith(f"{parts}1")]:
         weight = stored.pop(f"{name}.weight", None)
-        if weight is not None:
+        if weight is not None and weight.ndim == 4:
             stored[f"{name}{parts}0"] = weight.norm(2, (1, 2, 3), keepdim=True)
             stored[f"{name}{parts}1"] = weight
     return stored

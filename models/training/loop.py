@@ -118,7 +118,7 @@ class Run:
         Raises
         ------
         ValueError
-            the folder holds a run with other settings
+            the folder holds a run with other settings, or its state is damaged
         """
         self.out.mkdir(parents=True, exist_ok=True)
         for left in self.out.glob("state.pt.*part"):  # of a run that was killed while saving
@@ -127,16 +127,30 @@ class Run:
         if not path.is_file():
             return
         state = load_torch_file(path, device=self.device)
-        before = json.loads(state["config"])
+        remedy = "copy it again, or give another --out"
+        try:
+            before = dict(json.loads(state["config"]))
+            step, minutes, ema = int(state["step"]), float(state["minutes"]), dict(state["ema"])
+            parts = state["network"], state["optimizer"]
+        except (LookupError, TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise ValueError(f"{path} is no state of a training ({error}); {remedy}") from error
         changed = sorted(k for k in self.settings if before.get(k) != self.settings[k])
         if changed:
             raise ValueError(
                 f"{self.out} holds a run with another {', '.join(changed)}; give another --out"
             )
-        self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.ema.state = state["ema"]
-        self.step, self.minutes = int(state["step"]), float(state["minutes"])
+        fault = _unlike(ema, self.ema.state)
+        try:
+            self.network.load_state_dict(parts[0])
+            self.optimizer.load_state_dict(parts[1])
+        except MemoryError:
+            raise
+        except Exception as error:  # what is damaged inside raises anything
+            fault = str(error).split("\n")[0]
+        if fault or step < 0 or not 0 <= minutes < math.inf:
+            fault = fault or f"step {step}, {minutes} minutes"
+            raise ValueError(f"{path} does not fit this training ({fault}); {remedy}")
+        self.ema.state, self.step, self.minutes = ema, step, minutes
 
     def save(self) -> None:
         """Write the state aside and rename it."""
@@ -156,6 +170,20 @@ class Run:
         line = {"step": self.step, "minutes": round(self.minutes, 2), "loss": losses}
         with (self.out / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({**line, "held out": measured}) + "\n")
+
+
+def _unlike(found: Mapping[str, Any], own: Mapping[str, Tensor]) -> str:
+    """Return which weight of a state differs in name, shape or kind from a network's own."""
+    for name in {**own, **found}:
+        value = found.get(name)
+        if not (
+            isinstance(value, Tensor)
+            and name in own
+            and value.shape == own[name].shape
+            and value.dtype == own[name].dtype
+        ):
+            return f"the averaged weight {name} is missing or of another shape"
+    return ""
 
 
 class _Progress:

@@ -197,8 +197,11 @@ def _check_record(path: Path, record: Mapping[str, Any]) -> None:
         with written_aside(path) as aside:
             aside.write_text(json.dumps(record, indent=1), encoding="utf-8")
         return
-    before = json.loads(path.read_text(encoding="utf-8"))
-    changed = [k for k in record if before.get(k) != record[k]]
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        changed = [k for k in record if before.get(k) != record[k]]
+    except (ValueError, RecursionError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); remove its folder") from error
     if changed:
         raise ValueError(
             f"{path.parent} holds maps with another {', '.join(changed)}; give another --out, or "

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from run_folders import blank_run
 
 from wsi_pipeline.batch.job import DONE, FAILED, INCOMPLETE, read_record, run_job
 from wsi_pipeline.batch.plan import read_verdict
@@ -77,7 +78,8 @@ def test_what_follows_a_failure_passes_it_on(tmp_path):
 
 def test_regions_that_failed_leave_a_slide_incomplete(tmp_path):
     folder = tmp_path / "runs" / "a" / "dssnet"
-    run = {"schema_version": SCHEMA_VERSION, "slide": {"id": "a"}, "failed_regions": [{}]}
+    failure = {"region": 0, "level0_box": [0, 0, 1, 1], "cause": "no pixels"}
+    run = blank_run("a", failed_regions=[failure])
     write = f"import sys,pathlib; p=pathlib.Path({str(folder)!r}); p.mkdir(exist_ok=True)\n"
     write += f"(p/'run.json').write_text({json.dumps(run)!r})\n" + FAILS
     code, record = job(tmp_path, write, "--run-folder", folder, "--key", "k")

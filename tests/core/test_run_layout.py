@@ -6,9 +6,9 @@ from pathlib import Path, PureWindowsPath
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from run_folders import blank_run
 
 from wsi_pipeline.core.errors import DataError
-from wsi_pipeline.core.records import SCHEMA_VERSION
 from wsi_pipeline.core.run_layout import find_runs, one_run, read_run, remove_run, run_folder_path
 from wsi_pipeline.core.safe_names import NameRefused, folder_name
 
@@ -18,8 +18,7 @@ def make_run(out: Path, slide: str, model: str, *, finished: bool = True) -> Pat
     folder.mkdir(parents=True)
     (folder / "plan.json").write_text("{}")
     if finished:
-        record = {"schema_version": SCHEMA_VERSION, "slide": {"id": slide}}
-        (folder / "run.json").write_text(json.dumps(record))
+        (folder / "run.json").write_text(json.dumps(blank_run(slide)))
     return folder
 
 
@@ -65,6 +64,7 @@ def test_read_run_refuses_other_versions_and_damage(out):
         ('{"schema_version": 99, "slide": {"id": "b"}}', "schema_version 99"),
         ('{"schema_version": 1}', "cannot be used"),
         ('{"slide": {"id": "../b"}}', "path separator"),
+        ('{"schema_version": 1, "slide": {"id": "b"}}', "it has no wsiseg"),
         ("{", "cannot be used"),
         ("[]", "cannot be used"),
     ):

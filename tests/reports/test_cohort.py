@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import random
+import re
 from urllib.parse import unquote
 
+import numpy as np
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
@@ -13,7 +17,9 @@ from run_folders import Page, change_run
 
 from wsi_pipeline.core.errors import DataError, UsageError
 from wsi_pipeline.reports.cohort import SCHEMA, gather, write_cohort
+from wsi_pipeline.reports.drift import judge
 from wsi_pipeline.reports.object_table import plain_text
+from wsi_pipeline.reports.robust import centre_and_spread
 from wsi_pipeline.reports.slide_summary import COLUMNS, failed_row, write_features
 
 
@@ -46,7 +52,8 @@ def test_a_cohort_has_a_row_for_every_slide(run_folder, folder, tmp_path):
     assert rows[3]["model"] == "dssnet"
     page = Page((tmp_path / "a" / "cohort.html").read_text())
     assert page.tags.count("tr") == (1 + 2) + (1 + 2)  # failures and slides, each with a head
-    assert page.links == []
+    (thumbnail,) = page.links  # of the run folder; the row of the file has none
+    assert thumbnail.startswith("data:image/jpeg;base64,")
 
 
 def test_a_cohort_has_a_row_for_every_model_of_a_slide(slide_folder, tmp_path):
@@ -135,3 +142,91 @@ def test_a_formula_behind_blanks_or_in_full_width_is_text_in_csv(before, sign):
 @pytest.mark.parametrize("line_break", ["\n", "\r", "\t", " \n"])
 def test_a_cell_does_not_begin_with_a_line_break(line_break):
     assert plain_text(f"{line_break}=1") == f"'{line_break}=1"
+
+
+def cohort_of(folder, values, *, model="m", column="nucleus_area_um2_median", **entries):
+    """Write a row for each value into `folder`; return the page of their cohort."""
+    folder.mkdir(exist_ok=True)
+    for k, value in enumerate(values):
+        row = {"slide": f"s{k:03}", "status": "done", "model": model, column: value, **entries}
+        (folder / f"{k}.summary.json").write_text(json.dumps(row))
+    write_cohort(folder)
+    return (folder / "cohort.html").read_text()
+
+
+@pytest.mark.parametrize("n", [1, 2, 500])
+def test_a_cohort_of_any_size_has_every_slide_and_number(n, tmp_path):
+    text = cohort_of(tmp_path / "c", [40 + (k * 7 % 11) / 10 for k in range(n)])
+    page = Page(text)
+    assert re.findall(r'<th scope="row">(s\d+)</th>', text) == [f"s{k:03}" for k in range(n)]
+    assert len(re.findall(r'data-n="4[01].\d', text)) == n
+    assert page.tags.count("circle") == (n if n > 12 else 0)
+    assert "no outlier" in text
+
+
+def test_outliers_are_marked_within_their_model(tmp_path):
+    rng = np.random.default_rng(1)
+    values = rng.normal(40, 1, 30)
+    values[7] = 60
+    text = cohort_of(tmp_path / "c", values.tolist())
+    centre, spread = centre_and_spread(values)
+    expected = [
+        (f"s{k:03}", f"{z:+.1f}") for k, z in enumerate((values - centre) / spread) if abs(z) > 3.5
+    ]
+    assert "s007" in dict(expected)
+    listed = re.findall(r"<strong>(s\d+)</strong> \(m\): median nucleus, [^<]*z = ([^<]+)<", text)
+    assert listed == expected
+    assert text.count('class="number outlier"') == len(expected)
+    few = cohort_of(tmp_path / "f", [40, 41, 42, 43, 99])
+    assert "outlier, z" not in few
+
+
+def test_a_drift_is_noticed_and_a_steady_laboratory_is_not():
+    rng = np.random.default_rng(4)
+    steady = rng.normal(40, 2, 40)
+    slow = np.concatenate([steady, 40 + np.linspace(1, 8, 20) + rng.normal(0, 0.5, 20)])
+    assert judge(slow).drifting[-20:].any()
+    assert judge(steady).outside.sum() <= 1 and judge(steady).drifting.sum() == 0
+    assert not judge(np.full(40, 3.0)).outside.any() and not judge(np.full(40, 3.0)).drifting.any()
+    odd = steady.copy()
+    odd[30] = 80
+    assert judge(odd).outside[30]
+    np.testing.assert_array_equal(judge(odd).centre[:31], judge(steady).centre[:31])
+
+
+def test_dates_decide_the_order_of_the_charts(tmp_path):
+    folder = tmp_path / "c"
+    cohort_of(folder, [40 + k for k in range(16)])
+    dates = tmp_path / "dates.csv"
+    dates.write_text("slide,date\n" + "".join(f"s{k:03},2026-01-{28 - k}\n" for k in range(15)))
+    write_cohort(folder, dates=dates)
+    text = (folder / "cohort.html").read_text()
+    order = re.findall(r"<circle[^>]*><title>(s\d+) \((\S+)\)", text)
+    assert order == [(f"s{k:03}", f"2026-01-{28 - k}") for k in reversed(range(15))]
+    assert "1 without a date is left out" in text
+    for bad in ("slide,when\na,b\n", "slide,date\ns001,31.12.2026\n"):
+        dates.write_text(bad)
+        with pytest.raises(DataError, match=r"dates.csv has no dates.*2026-03-31"):
+            write_cohort(folder, dates=dates)
+
+
+def test_the_only_script_is_the_one_that_the_page_allows(tmp_path):
+    text = cohort_of(tmp_path / "c", [40], cause="</script><script>alert(1)</script>")
+    (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1]
+    assert f"script-src 'sha256-{digest}'" in policy and "default-src 'none'" in policy
+
+
+@pytest.mark.slow
+def test_a_click_on_a_heading_sorts(browser, tmp_path):
+    cohort_of(tmp_path / "c", [41, 39.5, 100, 40])
+    page = browser.new_page(viewport={"width": 400, "height": 800})
+    page.goto((tmp_path / "c" / "cohort.html").as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    heading = page.get_by_role("button", name="median nucleus")
+    order = []
+    for _ in range(2):
+        heading.click()
+        order.append(page.locator("table.sortable tbody th").all_inner_texts())
+    assert order == [["s001", "s003", "s000", "s002"], ["s002", "s000", "s003", "s001"]]

@@ -59,7 +59,7 @@ def test_the_files_belong_together(folder, slide_path):
     assert about == read_gallery(out)
     assert len(about["cells"]) == 3
     named = {name for cell in about["cells"] for name in cell["files"].values()}
-    others = {"gallery.json", "review.geojson"}
+    others = {"gallery.json", "review.geojson", "review.html"}
     assert named | others == {path.name for path in out.iterdir()}
     text = (out / "review.geojson").read_text("utf-8")
     strict_geojson.check(text)

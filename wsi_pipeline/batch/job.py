@@ -22,6 +22,7 @@ import click
 from wsi_pipeline.batch.slide_sheet import sheet_text
 from wsi_pipeline.core.errors import DataError
 from wsi_pipeline.core.files import write_bytes, write_text
+from wsi_pipeline.core.json_files import parse_json, read_json
 from wsi_pipeline.core.records import SCHEMA_VERSION
 from wsi_pipeline.core.run_layout import PARTS, RUN_FILES, RUN_JSON, read_run
 
@@ -57,7 +58,7 @@ class JobRecord(TypedDict):
 def read_record(path: Path) -> JobRecord | None:
     """Return a record; None if there is none, or if this version cannot read it."""
     try:
-        record: JobRecord = json.loads(path.read_text("utf-8"))
+        record: JobRecord = read_json(path)
         return record if record["schema_version"] == SCHEMA_VERSION else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -100,7 +101,7 @@ def run_job(
         _remove_other_result(run_folder, key)
     if sheet is not None:
         sheet.parent.mkdir(parents=True, exist_ok=True)
-        write_text(sheet, sheet_text([json.loads(row)]))
+        write_text(sheet, sheet_text([parse_json(row)]))
     made = [path for path in (stdout, *products) if path is not None]
     for path in made:
         path.parent.mkdir(parents=True, exist_ok=True)

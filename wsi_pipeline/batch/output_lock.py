@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from wsi_pipeline.core.errors import OutputError
 from wsi_pipeline.core.files import as_output_error, write_json
+from wsi_pipeline.core.json_files import mismatch, read_json
 from wsi_pipeline.core.records import SCHEMA_VERSION
 
 __all__ = ["Holder", "hold_output"]
@@ -109,8 +109,10 @@ def _in_use(out: Path, owner: OwnerRecord | None) -> OutputError:
 
 def _read_owner(out: Path) -> OwnerRecord | None:
     try:
-        owner: OwnerRecord = json.loads((out / "workflow" / "owner.json").read_text("utf-8"))
-        return owner if owner["schema_version"] == SCHEMA_VERSION else None
+        owner: OwnerRecord = read_json(out / "workflow" / "owner.json")
+        if owner["schema_version"] != SCHEMA_VERSION or mismatch(owner, OwnerRecord):
+            return None
+        return owner if owner["processes"] else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -32,6 +32,7 @@ from wsi_pipeline.batch.slide_sheet import find_slides, sheet_row, sheet_text
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import ConfigError, UsageError, one_line
 from wsi_pipeline.core.files import write_bytes, write_json
+from wsi_pipeline.core.json_files import check_values
 from wsi_pipeline.core.records import SCHEMA_VERSION
 from wsi_pipeline.core.request import SlideRequest
 
@@ -153,8 +154,11 @@ def _read_settings(path: Path | None) -> dict[str, Any]:
         return {}
     try:
         settings: dict[str, Any] = load_configfile(str(path)) or {}
-    except (WorkflowError, OSError) as error:
+        check_values(settings)
+    except (WorkflowError, OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read ({one_line(error)}); give a YAML file") from None
+    if not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):
+        raise ConfigError(f"{path} has no settings by name; write e.g. threshold: 0.5")
     known = {f.name for f in fields(RunConfig)} - {"out"} | {"workflow"}
     unknown = sorted(set(settings) - known)
     if unknown:

@@ -21,7 +21,8 @@ def gallery(run: Path, slide: Path, count: int, out: Path | None, quiet: bool) -
     """Show the most atypical cells of a slide: look at these first. No diagnosis.
 
     The folder gets pictures of each cell, gallery.json with its numbers and the rule of the
-    ranking, and review.geojson, a list to click through in QuPath.
+    ranking, review.html, a page to give each cell a class by a key, and review.geojson, a list to
+    click through in QuPath.
     """
     from wsi_pipeline.core.run_layout import one_run, read_run
     from wsi_pipeline.reports.gallery import GALLERY, write_gallery

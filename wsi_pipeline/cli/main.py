@@ -40,6 +40,7 @@ _COMMANDS = MappingProxyType(
         "masks": "masks",
         "benchmark": "benchmark",
         "reproduce": "reproduce",
+        "view": "view",
         "doctor": "doctor",
     }
 )

@@ -140,8 +140,14 @@ def report(
 @click.command()
 @click.argument("out", type=FILE)
 @click.argument("sources", metavar="[SOURCES]...", nargs=-1, type=FILE)
+@click.option(
+    "--dates",
+    type=FILE,
+    metavar="CSV",
+    help="Columns slide and date (2026-03-31), for the order of the charts.  [default: by name]",
+)
 @quiet_option
-def cohort(out: Path, sources: tuple[Path, ...], quiet: bool) -> None:
+def cohort(out: Path, sources: tuple[Path, ...], dates: Path | None, quiet: bool) -> None:
     """Write one table and one page about many slides.
 
     OUT gets cohort.parquet, cohort.csv and cohort.html, with one row per slide and model.
@@ -151,7 +157,7 @@ def cohort(out: Path, sources: tuple[Path, ...], quiet: bool) -> None:
     """
     from wsi_pipeline.reports.cohort import write_cohort
 
-    rows = write_cohort(out, sources)
+    rows = write_cohort(out, sources, dates=dates)
     if not quiet:
         failed = sum(row["status"] == "failed" for row in rows)
         slides = len({row["slide"] for row in rows})

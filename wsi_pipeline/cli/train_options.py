@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from functools import cache
@@ -23,6 +22,7 @@ from wsi_pipeline.cli.fine_tune import (
 from wsi_pipeline.cli.options import FILE, device_option, quiet_option
 from wsi_pipeline.cli.train_yaml import numbers, read_yaml
 from wsi_pipeline.core.errors import DataError, UsageError, one_line
+from wsi_pipeline.core.json_files import parse_json
 
 __all__ = ["Target", "build_config", "model_command", "network_defaults", "targets", "train_model"]
 
@@ -277,7 +277,7 @@ def _named_options(model: str, texts: Sequence[str]) -> dict[str, Any]:
         if name not in known:
             raise UsageError(f"{model} has no option {name!r}; it has {', '.join(known)}")
         try:
-            options[name] = json.loads(value)
+            options[name] = parse_json(value)
         except ValueError:
             options[name] = value
     return options

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from wsi_pipeline.core.errors import one_line
+from wsi_pipeline.core.json_files import check_values, parse_json
 
 __all__ = ["numbers", "read_yaml"]
 
@@ -19,7 +20,7 @@ def numbers(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
     if not isinstance(value, str):
         return _as_tuple(value)
     try:
-        return _as_tuple(json.loads(value if value.startswith("[") else f"[{value}]"))
+        return _as_tuple(parse_json(value if value.startswith("[") else f"[{value}]"))
     except ValueError:
         raise click.BadParameter(f"{value!r} is no list of numbers; write e.g. 12,24,48") from None
 
@@ -40,7 +41,8 @@ def read_yaml(ctx: click.Context, param: click.Parameter, path: Path | None) -> 
         ) from None
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        check_values(content)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise click.UsageError(f"{path} cannot be read as YAML ({one_line(error)})") from None
     if not isinstance(content, dict) or not content:
         raise click.UsageError(f"{path} has no settings; write e.g. crop_px: 128")

@@ -15,11 +15,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 from wsi_pipeline.core.errors import DataError, one_line
+from wsi_pipeline.core.json_files import mismatch, read_json
 from wsi_pipeline.core.records import SCHEMA_VERSION, RunRecord
 from wsi_pipeline.core.safe_names import check_name, folder_name
 
@@ -175,7 +175,9 @@ def read_run(folder: Path) -> RunRecord:
     if not path.is_file():
         raise DataError(f"{path} does not exist, the run is not finished; run the slide again")
     try:
-        run: RunRecord = json.loads(path.read_text("utf-8"))
+        run: RunRecord = read_json(path)
+        if not isinstance(run["slide"]["id"], str):
+            raise ValueError("its slide has no name")
         check_name(run["slide"]["id"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
@@ -185,6 +187,10 @@ def read_run(folder: Path) -> RunRecord:
         raise DataError(
             f"{path} has schema_version {run.get('schema_version')}, this wsiseg reads "
             f"{SCHEMA_VERSION}; run the slide again with --overwrite"
+        )
+    if fault := mismatch(run, RunRecord):
+        raise DataError(
+            f"{path} is no record of this version ({fault}); run the slide again with --overwrite"
         )
     return run
 

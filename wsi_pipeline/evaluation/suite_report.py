@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from wsi_pipeline.core.errors import DataError
+from wsi_pipeline.core.errors import DataError, one_line
+from wsi_pipeline.core.json_files import read_json
 from wsi_pipeline.evaluation.hidden_parts import GROUPS
 from wsi_pipeline.evaluation.suite_measures import SAME_NUCLEUS_IOU, SIZE_IOU
 from wsi_pipeline.segmentation.ghost_cells import GLASS_MARGIN, STAINED
@@ -244,7 +244,7 @@ def read_earlier(path: Path) -> dict[str, Any]:
         no such file, or not a suite of this schema
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (OSError, ValueError) as error:
         raise DataError(
             f"{path} cannot be read ({error}); give the suite.json of an earlier "
@@ -257,6 +257,14 @@ def read_earlier(path: Path) -> dict[str, Any]:
             f"{path} is no suite of schema {SCHEMA_VERSION} (its schema_version is {version}); "
             "measure the earlier models again"
         )
+    try:
+        suite_tables(content)
+        list(_settings(content))
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(
+            f"{path} is no suite of this version ({one_line(error)}); measure the earlier "
+            "models again"
+        ) from error
     return dict(content)
 
 

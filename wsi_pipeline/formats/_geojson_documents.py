@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from wsi_pipeline.core.errors import DataError, one_line
+from wsi_pipeline.core.json_files import parse_json
 from wsi_pipeline.formats._geojson_grammar import SUFFIXES
 from wsi_pipeline.formats._unpack_limit import MAX_GROWTH, most_plain_bytes
 
-__all__ = ["documents", "features", "header", "texts"]
+__all__ = ["MOST_LISTS", "documents", "features", "header", "texts"]
 
+MOST_LISTS = 20
+"""Most lists in lists around features."""
 _GEOMETRIES = ("Point", "MultiPoint", "LineString", "MultiLineString", "Polygon", "MultiPolygon")
 
 
@@ -71,16 +74,21 @@ def documents(path: Path) -> Iterator[Any]:
     """Yield the parsed JSON documents of a file."""
     for text in texts(path):
         try:
-            yield json.loads(text)
-        except (ValueError, RecursionError) as error:
+            yield parse_json(text)
+        except ValueError as error:
             raise DataError(f"{path} is not JSON: {one_line(error)}") from error
 
 
-def features(path: Path, document: Any) -> Iterator[dict[str, Any]]:
-    """Yield the features of a collection, a feature, a geometry, or a list of these."""
+def features(path: Path, document: Any, depth: int = 0) -> Iterator[dict[str, Any]]:
+    """Yield the features of a collection, a feature, a geometry, or a list of these.
+
+    `depth` is the number of lists around the document.
+    """
     if isinstance(document, list):
+        if depth == MOST_LISTS:
+            raise DataError(f"{path} is not GeoJSON: more than {MOST_LISTS} lists in lists")
         for part in document:
-            yield from features(path, part)
+            yield from features(path, part, depth + 1)
         return
     kind = document.get("type") if isinstance(document, dict) else None
     if kind == "FeatureCollection" and isinstance(document.get("features"), list):

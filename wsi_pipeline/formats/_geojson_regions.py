@@ -14,7 +14,7 @@ import shapely
 
 from wsi_pipeline.core.errors import DataError
 from wsi_pipeline.core.polygons import MAX_COORDINATE, clean_polygons
-from wsi_pipeline.formats._geojson_documents import documents, features
+from wsi_pipeline.formats._geojson_documents import MOST_LISTS, documents, features
 from wsi_pipeline.formats._geojson_grammar import Refused, class_name, polygons
 
 __all__ = ["Regions", "read_regions"]
@@ -178,14 +178,20 @@ def _name(properties: Mapping[str, Any]) -> str:
     return class_name(given)
 
 
-def _areas(geometry: Any, read: Read | None) -> tuple[list[shapely.Geometry], list[str]]:
+def _areas(
+    geometry: Any, read: Read | None, depth: int = 0
+) -> tuple[list[shapely.Geometry], list[str]]:
     """Return the areas of a geometry, and what in it is none."""
     if not isinstance(geometry, dict) or not geometry:
         return [], ["no geometry"]
     kind = geometry.get("type")
     if kind == "GeometryCollection":
         members = geometry.get("geometries")
-        found = [_areas(part, read) for part in members] if isinstance(members, list) else []
+        if depth == MOST_LISTS:
+            raise Refused(f"more than {MOST_LISTS} collections in collections")
+        found = (
+            [_areas(part, read, depth + 1) for part in members] if isinstance(members, list) else []
+        )
         areas = [area for parts, _ in found for area in parts]
         return areas, [what for _, others in found for what in others] if found else ["empty"]
     if kind not in AREAS:

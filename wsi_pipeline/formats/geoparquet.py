@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from wsi_pipeline.core.errors import DataError, one_line
 from wsi_pipeline.core.files import part_path
+from wsi_pipeline.core.json_files import parse_json
 from wsi_pipeline.core.objects import Objects
 from wsi_pipeline.formats._geojson_read import ids_from_text
 from wsi_pipeline.formats._geojson_render import uuid_text
@@ -182,8 +183,8 @@ def read_metadata(path: Path | str) -> dict[str, Any]:
         when the file is not one of wsiseg's GeoParquet files
     """
     try:
-        return dict(json.loads((pq.read_schema(path).metadata or {})[b"wsiseg"]))
-    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+        return dict(parse_json((pq.read_schema(path).metadata or {})[b"wsiseg"]))
+    except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
         raise DataError(
             f"{path} is not a GeoParquet file of wsiseg ({one_line(error)}); export it again"
         ) from None

@@ -309,6 +309,6 @@ def _chosen(
 def _reasons(found: Mapping[str, Floats], i: int) -> Mapping[str, float]:
     """Return measurement → z-score of one object, the ones that add most to its score first."""
     z = {name: float(column[i]) for name, column in found.items() if np.isfinite(column[i])}
-    z = {name: value for name, value in z.items() if name not in _DOUBTS or value < 0}
+    z = {name: value for name, value in z.items() if name not in _DOUBTS or value <= -0.05}
     first = sorted(z, key=lambda name: -float(MEASURES[name].adds(found[name][[i]])[0]))
-    return MappingProxyType({name: round(z[name], 1) for name in first})
+    return MappingProxyType({name: round(z[name], 1) + 0.0 for name in first})

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import MappingProxyType
 
 import pyarrow as pa
 import pyarrow.csv
@@ -14,6 +13,7 @@ from wsi_pipeline.core.errors import UsageError
 from wsi_pipeline.core.files import as_output_error, open_part, write_text
 from wsi_pipeline.core.named_paths import named_paths
 from wsi_pipeline.core.run_layout import RUN_JSON, find_runs
+from wsi_pipeline.reports.cohort_page import cohort_page, read_dates
 from wsi_pipeline.reports.object_table import plain_text
 from wsi_pipeline.reports.slide_summary import (
     COLUMNS,
@@ -23,7 +23,6 @@ from wsi_pipeline.reports.slide_summary import (
     read_row,
     row_of_run,
 )
-from wsi_pipeline.reports.templates import Link, render
 
 __all__ = ["SCHEMA", "gather", "write_cohort"]
 
@@ -31,43 +30,29 @@ _TYPES = {"text": pa.string(), "count": pa.int64(), "number": pa.float64()}
 SCHEMA = pa.schema(
     [pa.field(name, _TYPES[kind], nullable=name != "slide") for name, kind in COLUMNS.items()]
 )
-_SHOWN: Mapping[str, str] = MappingProxyType(
-    {
-        "slide": "slide",
-        "model": "model",
-        "status": "status",
-        "foreground_area_mm2": "foreground, mm²",
-        "nuclei": "nuclei",
-        "nuclei_per_mm2": "per mm²",
-        "nucleus_area_um2_median": "nucleus area, median µm²",
-        "nucleus_area_um2_iqr": "its IQR, µm²",
-        "large_nuclei_share": "large nuclei, share",
-        "cells": "cells",
-        "nc_ratio_median": "N/C ratio, median",
-        "adequacy": "adequacy",
-        "focus_score": "focus",
-        "focus_blurred_share": "blurred, share",
-        "failed_regions": "failed regions",
-        "seconds": "seconds",
-    }
-)
-"""Columns of the page and their headings there; the files have all columns."""
 
 
-def write_cohort(out: Path, sources: Sequence[Path | str] = ()) -> list[Row]:
+def write_cohort(
+    out: Path, sources: Sequence[Path | str] = (), *, dates: Path | None = None
+) -> list[Row]:
     """Write cohort.parquet, cohort.csv and cohort.html into `out`; return the rows.
 
     Parameters
     ----------
     sources
         see `gather`; by default `out` itself
+    dates
+        CSV file with the dates of slides, see `read_dates`
 
     Raises
     ------
     UsageError, DataError, OutputError
-        see `gather`; `out` cannot be written
+        see `gather` and `read_dates`; `out` cannot be written
     """
-    rows = gather(sources or [out])
+    found = _gather(sources or [out])
+    rows = [row for row, _ in found]
+    folders = {(row["slide"], row["model"]): path for row, path in found if path.is_dir()}
+    when = None if dates is None else read_dates(dates)
     with as_output_error(out, "give another OUT"):
         out.mkdir(parents=True, exist_ok=True)
     table = pa.Table.from_pylist(rows, schema=SCHEMA)
@@ -75,7 +60,7 @@ def write_cohort(out: Path, sources: Sequence[Path | str] = ()) -> list[Row]:
         pq.write_table(table, file, compression="zstd")
     with open_part(out / "cohort.csv") as file:
         pyarrow.csv.write_csv(_for_spreadsheets(table), file)
-    write_text(out / "cohort.html", _page(rows, out))
+    write_text(out / "cohort.html", cohort_page(rows, out, folders=folders, dates=when))
     return rows
 
 
@@ -95,6 +80,11 @@ def gather(sources: Sequence[Path | str]) -> list[Row]:
     DataError
         a file has other content
     """
+    return [row for row, _ in _gather(sources)]
+
+
+def _gather(sources: Sequence[Path | str]) -> list[tuple[Row, Path]]:
+    """Return each row with the run folder or file that it comes from."""
     rows: dict[str, list[tuple[Path, Row]]] = {}
     found = {p.resolve(): p for source in named_paths(sources) for p in _found(source)}
     for resolved, path in found.items():
@@ -112,8 +102,8 @@ def gather(sources: Sequence[Path | str]) -> list[Row]:
             f"{', '.join(map(str, sources))} has no slide: no run folder, no *.summary.json and no "
             "*.failed.json; run `wsiseg run` first, or name the folders of runs"
         )
-    every = (row for same_slide in rows.values() for _, row in same_slide)
-    return sorted(every, key=lambda row: (row["slide"], row["model"] or ""))
+    every = ((row, path) for same_slide in rows.values() for path, row in same_slide)
+    return sorted(every, key=lambda found: (found[0]["slide"], found[0]["model"] or ""))
 
 
 def _found(source: Path) -> list[Path]:
@@ -142,29 +132,3 @@ def _for_spreadsheets(table: pa.Table) -> pa.Table:
             texts = [None if t is None else plain_text(t) for t in table[index].to_pylist()]
             table = table.set_column(index, field, pa.array(texts, pa.string()))
     return table
-
-
-def _page(rows: Sequence[Row], out: Path) -> str:
-    counts = {s: sum(r["status"] == s for r in rows) for s in ("done", "incomplete", "failed")}
-    failed = [r for r in rows if r["status"] != "done"]
-    found = [r for r in rows if r["status"] != "failed"]
-    slides = len({r["slide"] for r in rows})
-    heading = f"Cohort of {slides} slide{'s' * (slides != 1)}"
-    return render(
-        "cohort.html",
-        title="cohort",
-        heading=heading if len(rows) == slides else f"{heading}, {len(rows)} runs",
-        counts=", ".join(f"{count} {status}" for status, count in counts.items()),
-        failures_head=("slide", "model", "status", "cause"),
-        failures=[(r["slide"], r["model"], r["status"], r["cause"]) for r in failed],
-        slides_head=tuple(_SHOWN.values()),
-        slides=[[_slide_cell(r, out), *(r[name] for name in list(_SHOWN)[1:])] for r in found],
-    )
-
-
-def _slide_cell(row: Row, out: Path) -> str | Link:
-    """Return the slide's name, with a link to its report if there is one in reports/."""
-    slide: str = row["slide"]
-    report = Path("reports", f"{slide}.html")
-    is_name = report.name == f"{slide}.html" and (out / report).is_file()
-    return Link(slide, report.as_posix()) if is_name else slide

@@ -125,7 +125,7 @@ def _length_text(draw: ImageDraw.ImageDraw, x: float, y: float, size: int) -> No
     left = x - draw.textlength(text, font) / 2
     base = y - size / 5
     draw.text((left, base), text, fill=(0, 0, 0, 255), anchor="ls", font=font)
-    stem = left + draw.textlength(f"{BAR_UM} ", font) + size / 16
+    stem = left + draw.textlength(f"{BAR_UM} ", font) + size / 11
     thick = max(1, round(size / 10))
     draw.line((stem, base - size / 3, stem, base + size / 5), fill=(0, 0, 0, 255), width=thick)
 

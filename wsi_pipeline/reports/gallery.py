@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from wsi_pipeline.core.errors import DataError, UsageError, one_line
 from wsi_pipeline.core.files import as_output_error, write_bytes, write_text
 from wsi_pipeline.core.objects import Objects
-from wsi_pipeline.core.run_layout import PARQUET, read_run
+from wsi_pipeline.core.run_layout import PARQUET, RUN_JSON, read_run
 from wsi_pipeline.formats._geojson_render import uuid_text
 from wsi_pipeline.formats.geojson import annotation_document
 from wsi_pipeline.formats.parquet_rows import read_boxes, read_rows
@@ -23,20 +24,22 @@ from wsi_pipeline.reports.atypia import RANKING, Ranking, rank_atypical, rankabl
 from wsi_pipeline.reports.chromatin import looked_at
 from wsi_pipeline.reports.crops import Ring, cut_out, jpeg, padded, png, window
 from wsi_pipeline.reports.object_table import holds_boxes
+from wsi_pipeline.reports.review_page import review_page
 from wsi_pipeline.segmentation.cell_features import NUCLEUS_RATIO
 from wsi_pipeline.segmentation.kinds import ABNORMAL
 from wsi_pipeline.segmentation.morphometry import MORPHOMETRY, NUCLEUS_AREA, OD_MEAN
 from wsi_pipeline.slides.slide import Slide
 
 __all__ = [
-    "COUNT", "GALLERY", "GALLERY_JSON", "REVIEW_CLASS", "REVIEW_GEOJSON", "GalleryCell",
-    "gallery_cells", "ranked", "read_gallery", "write_gallery",
+    "COUNT", "GALLERY", "GALLERY_JSON", "REVIEW_CLASS", "REVIEW_GEOJSON", "REVIEW_HTML",
+    "GalleryCell", "gallery_cells", "ranked", "read_gallery", "write_gallery",
 ]  # fmt: skip
 
 COUNT = 40
 """Cells of a gallery."""
-GALLERY, GALLERY_JSON, REVIEW_GEOJSON = "gallery", "gallery.json", "review.geojson"
-"""Folder of the gallery in a run folder, and two of its files."""
+GALLERY, GALLERY_JSON = "gallery", "gallery.json"
+"""Folder of the gallery in a run folder, and the file that states its content."""
+REVIEW_GEOJSON, REVIEW_HTML = "review.geojson", "review.html"
 REVIEW_CLASS = "Review"
 """Class of the annotations of review.geojson."""
 SCHEMA_VERSION = 1
@@ -244,7 +247,7 @@ def write_gallery(
     out: Path | None = None,
     among: NDArray[np.bool_] | None = None,
 ) -> list[GalleryCell]:
-    """Write the gallery of a run: pictures, gallery.json and review.geojson; return its cells.
+    """Write the gallery of a run: pictures, gallery.json, review page and list; return its cells.
 
     Pictures of an earlier gallery are removed, gallery.json goes first and comes last: a folder
     with it is complete.
@@ -273,6 +276,11 @@ def write_gallery(
             write_bytes(out / name, getattr(cell, kind))
     write_bytes(out / REVIEW_GEOJSON, review_document(cells))
     run = read_run(folder)
+    page = review_page(
+        cells, slide=run["slide"]["id"], model=run["model"]["name"],
+        run=hashlib.sha256((folder / RUN_JSON).read_bytes()).hexdigest(),
+    )  # fmt: skip
+    write_text(out / REVIEW_HTML, page)
     about = {
         "schema_version": SCHEMA_VERSION,
         "slide": run["slide"]["id"],

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from wsi_pipeline.core.errors import DataError, UsageError, one_line
 from wsi_pipeline.core.files import as_output_error, open_part, write_text
+from wsi_pipeline.core.json_files import read_json
 from wsi_pipeline.core.objects import CELL_CLASS, CYTOPLASM
 from wsi_pipeline.core.records import RunRecord
 from wsi_pipeline.core.run_layout import PARQUET, RUN_JSON, read_run, runs_of_slide
@@ -22,6 +23,7 @@ from wsi_pipeline.reports.cell_check import FAULT_COLUMNS, check_cells
 from wsi_pipeline.reports.kind_counts import KIND_COLUMNS, kind_counts
 from wsi_pipeline.reports.measured import measured
 from wsi_pipeline.reports.object_table import holds_boxes, write_object_table
+from wsi_pipeline.reports.row_check import check_row
 from wsi_pipeline.segmentation.kinds import has_kinds
 
 __all__ = [
@@ -112,8 +114,6 @@ COLUMNS: Mapping[str, str] = MappingProxyType(
 )
 """Every column of a row, in order, and its type: text, count or number."""
 
-_PYTHON_TYPES = {_TEXT: str, _COUNT: int, _NUMBER: int | float}
-
 
 def blank_row() -> Row:
     """Return a row with every column, all None."""
@@ -199,7 +199,7 @@ def read_row(path: Path) -> Row:
         not ``done``, ``incomplete`` or ``failed``
     """
     try:
-        stored = json.loads(path.read_text("utf-8"))
+        stored = read_json(path)
     except (OSError, ValueError) as error:
         raise DataError(f"{path} is not JSON ({one_line(error)}); leave it out") from error
     if not isinstance(stored, dict) or not isinstance(stored.get("slide"), str):
@@ -210,10 +210,8 @@ def read_row(path: Path) -> Row:
             raise DataError(
                 f"{path}: unknown entry {name!r}; write the file again with `wsiseg features`"
             )
-        fits = isinstance(value, _PYTHON_TYPES[COLUMNS[name]]) and not isinstance(value, bool)
-        if value is not None and not fits:
-            raise DataError(f"{path}: {name} {value!r} is no {COLUMNS[name]}; write it again")
         row[name] = value
+    check_row(row, COLUMNS, path)
     if row["status"] not in ("done", "incomplete", "failed"):
         raise DataError(
             f"{path}: status {row['status']!r} is none of done, incomplete, failed; write it again"
@@ -244,6 +242,7 @@ def summarise(folder: Path, *, qc: Path | None = None, preparation: str = "liqui
     if qc is not None:
         row |= _focus(qc, row["slide"])
     assert list(row) == list(COLUMNS)
+    check_row(row, COLUMNS, folder / RUN_JSON if qc is None else qc)
     return {name: _rounded(value) for name, value in row.items()}
 
 
@@ -345,7 +344,7 @@ def _adequacy(row: Row, run: RunRecord, preparation: str) -> Row:
 
 def _focus(qc: Path, slide: str) -> Row:
     try:
-        about = json.loads(qc.read_text("utf-8"))
+        about = read_json(qc)
         of, focus = about["slide"], about["focus"] or {}
         found = {f"focus_{k}": focus.get(k) for k in ("score", "blurred_share", "fields")}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

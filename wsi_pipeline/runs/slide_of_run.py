@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import UsageError
 from wsi_pipeline.slides.slide import Slide, open_slide
 
@@ -15,7 +16,14 @@ _READING = ("crop", "series", "plane", "time")
 """Settings of a run that decide which pixels of the file were read."""
 
 
-def slide_of_run(run: Path, stated: Mapping[str, Any], file: Path) -> Slide:
+def slide_of_run(
+    run: Path,
+    stated: Mapping[str, Any],
+    file: Path,
+    *,
+    read_timeout_s: float = RunConfig.read_timeout_s,
+    mpp: float | None = None,
+) -> Slide:
     """Open the slide of a run with the settings of the run, or an image without a run.
 
     Parameters
@@ -26,6 +34,8 @@ def slide_of_run(run: Path, stated: Mapping[str, Any], file: Path) -> Slide:
         content of run.json, or what a file of objects states; may be empty
     file
         the slide file
+    read_timeout_s, mpp
+        see `open_slide`
 
     Raises
     ------
@@ -34,7 +44,7 @@ def slide_of_run(run: Path, stated: Mapping[str, Any], file: Path) -> Slide:
     """
     about, settings = stated.get("slide") or {}, stated.get("settings") or {}
     kept = {name: settings[name] for name in _READING if name in settings}
-    opened = open_slide(file, **kept)
+    opened = open_slide(file, read_timeout_s=read_timeout_s, mpp=mpp, **kept)
     size = opened.width, opened.height
     if about and size != (about.get("width"), about.get("height")):
         opened.close()

@@ -1,0 +1,1 @@
+"""A local web page that shows slides with their objects, and saves corrections."""
