@@ -143,7 +143,8 @@ def test_a_run_without_its_slide_shows_the_thumbnail(run):
 
 
 def test_objects_arrive_as_arrays(server, cells):
-    about = ask_json(server, "/api/view/0")["layers"][0]
+    assert ask_json(server, "/api/view/0")["layers"] == 1
+    about = ask_json(server, "/api/view/0/layer/0")
     assert about["count"] == len(cells) and about["plotted_class"] == "cell"
     body = ask(server, "/api/view/0/layer/0/base")[2]
     tiles = about["columns"] * about["rows"]

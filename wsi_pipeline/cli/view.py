@@ -50,6 +50,7 @@ def view(
         click.echo(server.access.address)
         if not quiet:
             click.echo("The page is open to this computer only. Press Ctrl-C to end.", err=True)
+        threading.Thread(target=library.read_ahead, daemon=True).start()
         if not no_browser:
             address = f"{server.access.origin}/#code={server.access.new_code()}"
             threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()

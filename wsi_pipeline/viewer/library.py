@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from wsi_pipeline.core.errors import DataError, UsageError
+from wsi_pipeline.core.errors import DataError, UsageError, WsisegError
 from wsi_pipeline.core.records import RunRecord
 from wsi_pipeline.core.run_layout import PARQUET, THUMBNAIL, read_run
 from wsi_pipeline.core.safe_names import slide_id_of
@@ -113,6 +115,16 @@ class Library:
                 self._views.popitem(last=False)
             return self._views[index]
 
+    def read_ahead(self) -> None:
+        """Open the first slide and its objects, so that the page need not wait for them.
+
+        What fails here fails again, and is reported, when the page asks for it.
+        """
+        with suppress(WsisegError):
+            view = self.view(0)
+            for index in range(len(view.loaders)):
+                view.layer(index)
+
     def _open(self, entry: Entry) -> View:
         records = [read_run(run) for run in entry.runs]
         picture, slide = self._picture(entry, records)
@@ -121,13 +133,13 @@ class Library:
             mpp = (records[0]["slide"]["mpp"]["x"] + records[0]["slide"]["mpp"]["y"]) / 2
         if mpp is None and slide is not None and slide.mpp is not None and slide.mpp.plausible:
             mpp = slide.mpp.value
-        layers = [
-            self._layer(run, record, picture)
+        loaders = [
+            partial(self._layer, run, record, picture)
             for run, record in zip(entry.runs, records, strict=True)
         ]
-        if not layers and self._corrections is not None:
-            layers = [Layer.drawn(self._corrections, picture.width, picture.height)]
-        return View(entry.name, picture, slide, mpp, layers)
+        if not loaders and self._corrections is not None:
+            loaders = [partial(Layer.drawn, self._corrections, picture.width, picture.height)]
+        return View(entry.name, picture, slide, mpp, loaders)
 
     def _picture(self, entry: Entry, records: Sequence[RunRecord]) -> tuple[Picture, Slide | None]:
         thumbnail = entry.runs[0] / THUMBNAIL if entry.runs else None

@@ -66,6 +66,10 @@ def _layer(library: Library, view: int, layer: int) -> Layer:
     return library.view(view).layer(layer)
 
 
+def _layer_about(library: Library, view: int, layer: int) -> Reply:
+    return as_json(_layer(library, view, layer).about())
+
+
 def _base(library: Library, view: int, layer: int) -> Reply:
     return Reply(_layer(library, view, layer).sorted.base())
 
@@ -124,6 +128,7 @@ _READ: Mapping[str, Answer] = {
     _V: _view,
     _V + r"/tile/(?P<level>\d{1,2})/(?P<column>\d{1,7})/(?P<row>\d{1,7})": _slide_tile,
     _V + r"/crop/(?P<x>\d{1,8})/(?P<y>\d{1,8})/(?P<side>\d{1,5})": _crop,
+    _V + _L: _layer_about,
     _V + _L + r"/base": _base,
     _V + _L + r"/outlines/(?P<index>\d{1,8})": _outlines,
     _V + _L + r"/far/(?P<index>\d{1,8})": _far_outlines,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -262,13 +262,18 @@ class View:
         None where the thumbnail of a run is shown instead
     mpp
         µm per level-0 pixel, None where it is not known
+    loaders
+        for each layer a function that reads it, called when the layer is first asked for: the
+        picture is there before a million objects are
     """
 
     name: str
     picture: Picture
     slide: Slide | None
     mpp: float | None
-    layers: list[Layer]
+    loaders: Sequence[Callable[[], Layer]]
+    _layers: dict[int, Layer] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def layer(self, index: int) -> Layer:
         """Return a layer.
@@ -276,17 +281,19 @@ class View:
         Raises
         ------
         DataError
-            there is no such layer
+            there is no such layer, or its files cannot be read
         """
-        if not 0 <= index < len(self.layers):
-            raise DataError(f"layer {index} does not exist; the slide has {len(self.layers)}")
-        return self.layers[index]
+        if not 0 <= index < len(self.loaders):
+            raise DataError(f"layer {index} does not exist; the slide has {len(self.loaders)}")
+        with self._lock:
+            if index not in self._layers:
+                self._layers[index] = self.loaders[index]()
+            return self._layers[index]
 
     def about(self) -> dict[str, Any]:
         """Return what the page must have before it draws."""
         return {
             "name": self.name, "width": self.picture.width, "height": self.picture.height,
             "mpp": self.mpp, "tile_px": TILE_PX, "levels": self.picture.levels,
-            "whole_slide": self.slide is not None,
-            "layers": [layer.about() for layer in self.layers],
+            "whole_slide": self.slide is not None, "layers": len(self.loaders),
         }  # fmt: skip

@@ -12,7 +12,7 @@ import { showObjectsPanel } from "./objects-panel.js";
 import { drawStill } from "./overlay.js";
 import { forgetPlot, showPlot } from "./plot-panel.js";
 import { deselect, selectAt } from "./selection.js";
-import { frameCount, goTo, home, openPicture, view, zoomBy } from "./slide.js";
+import { afterPaint, goTo, home, openPicture, view, zoomBy } from "./slide.js";
 import { mode } from "./draw.js";
 
 const TABS = [["slides", "Slides"], ["objects", "Objects"], ["plot", "Plot"], ["gallery", "Gallery"], ["correct", "Correct"]];
@@ -29,17 +29,27 @@ async function open(index) {
   $("title").textContent = about.name;
   document.title = `${about.name} · wsiseg`;
   openPicture(about);
-  const layers = about.layers.map((entry, i) => new Layer(i, entry));
-  await Promise.all(layers.map((layer) => layer.load()));
-  app.layers = layers;
-  app.active = layers[0] ?? null;
+  showTab("objects");
+  $("busy").hidden = about.layers === 0;
+  for (let i = 0; i < about.layers; i++) await guarded(() => openLayer(i));
+  if (app.view !== index) return;
+  $("busy").hidden = true;
+  const { layers } = app;
   emit("active", app.active);
-  emit("redraw");
   performance.mark("first-objects");
   showCorrectPanel();
-  showTab("objects");
   if (!about.whole_slide) message("The slide file is not here, so its thumbnail is shown. Give the slide to `wsiseg view`.");
   for (const layer of layers) await guarded(() => loadSaved(layer));
+}
+
+async function openLayer(i) {
+  const view = app.view;
+  const layer = new Layer(i, await getJson(`/api/view/${view}/layer/${i}`));
+  await layer.load();
+  if (app.view !== view) return;
+  app.layers.push(layer);
+  app.active ??= layer;
+  emit("redraw");
 }
 
 function showTab(name) {
@@ -102,5 +112,5 @@ async function start() {
 }
 
 // For tests and measurements.
-window.wsiseg = { app, view, goTo, frameCount };
+window.wsiseg = { app, view, goTo, afterPaint };
 guarded(start);

@@ -85,19 +85,24 @@ export const eventToSlide = (event) => {
   return toSlide({ x: event.clientX - box.left, y: event.clientY - box.top });
 };
 
-let frames = 0;
+const waiting = [];
+// Calls a function right after the next picture is drawn.
+export function afterPaint(work) {
+  waiting.push(work);
+  viewer.forceRedraw();
+}
+
 function paint() {
   if (!app.about) return;
   const now = view();
-  frames++;
   const visible = app.shown ? app.layers.filter((layer) => layer.visible && layer.colours) : [];
   const levels = painter?.draw(visible, app.about, now) ?? [];
   showLevel(levels);
   showScale(now);
   emit("painted", now);
+  waiting.splice(0).forEach((work) => work());
 }
 on("redraw", () => viewer?.forceRedraw());
-export const frameCount = () => frames;
 
 function showLevel(levels) {
   const kinds = [...new Set(levels.map((level) => level.kind))];
