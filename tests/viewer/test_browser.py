@@ -1,6 +1,6 @@
-"""The page in a browser: it shows, selects, filters, gates, corrects, saves; hostile names are text.
+"""The page in a browser: it shows, selects, filters, gates, corrects, saves.
 
-Chromium draws without a graphics card here.
+Hostile names are text. Chromium draws without a graphics card here.
 """
 
 import json
@@ -244,7 +244,7 @@ def draw_square(page, x, y, half=15):
 def test_an_outline_is_reshaped_by_its_corners(server, opened):
     page = opened(server)
     row = a_nucleus(server)
-    x, y = select(page, server, row)
+    select(page, server, row)
     before = page.evaluate("JSON.stringify(wsiseg.app.selected.rings)")
     page.keyboard.press("r")
     corner = page.locator("circle.corner").first.bounding_box()
