@@ -81,7 +81,7 @@ def write_large(slide: Slide, path: Path) -> None:
             side = slide.width // scale * TIMES
             tiff.write(
                 jpeg_tiles(slide, scale), shape=(side, side, 3), dtype=np.uint8,
-                photometric="ycbcr", subsampling=(2, 2), tile=(TILE_PX, TILE_PX), compression="jpeg",
+                photometric="ycbcr", subsampling=(2, 2), tile=(TILE_PX,) * 2, compression="jpeg",
                 subfiletype=int(scale > 1), resolution=(1e4 / mpp / scale,) * 2,
                 resolutionunit="CENTIMETER", metadata=None,
             )  # fmt: skip

@@ -76,7 +76,7 @@ def go(page, x, y, width=400):
     page.evaluate(f"wsiseg.goTo({x}, {y}, {width}, true)")
     until(
         page,
-        f"wsiseg.view().box.x0 <= {x} && Math.abs(wsiseg.view().box.x1 - wsiseg.view().box.x0 - {width}) < 2",
+        f"Math.abs(wsiseg.view().box.x1 - wsiseg.view().box.x0 - {width}) < 2",
     )
     page.wait_for_timeout(300)
 
