@@ -32,7 +32,7 @@ def squares(*bounds) -> Objects:
     )
 
 
-ENDINGS = {"coco": "json", "labels": "ome.zarr"}
+ENDINGS = {"coco": "json", "labels": "ome.zarr", "spatialdata": "zarr", "dicom": "dcm"}
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["export"]
 
+_WITH_IMAGE = ("labels", "coco", "spatialdata", "dicom")
+"""Formats for which --image has a use."""
+
 
 @click.command()
 @click.argument("source", type=FILE)
@@ -55,8 +58,8 @@ __all__ = ["export"]
     type=FILE,
     metavar="SLIDE",
     help="Slide or field image that the objects belong to: it states size and pixel size where "
-    "SOURCE does not, label images get its pixels as a pyramid, and --measure measures optical "
-    "density.",
+    "SOURCE does not, label images and SpatialData get its pixels as a pyramid, DICOM annotations "
+    "refer to it, and --measure measures optical density.",
 )
 @click.option(
     "--measure",
@@ -89,17 +92,19 @@ def export(
         opened = None
         if image is not None:
             wanted = format or format_of(destination)
-            if wanted not in ("labels", "coco") and not measure:
+            if wanted not in _WITH_IMAGE and not measure:
                 raise UsageError(
-                    "--image is for label images, COCO and --measure; end DESTINATION in .ome.zarr "
-                    "or .coco.json"
+                    "--image is for label images, COCO, SpatialData, DICOM and --measure; end "
+                    "DESTINATION in .ome.zarr, .coco.json, .zarr or .dcm"
                 )
             stated = read_provenance(run or source)
             opened = stack.enter_context(slide_of_run(run or source, stated, image))
             if not stated.get("slide"):
                 slide = _stated_by(slide, opened, destination.parent)
-            if wanted == "labels":
+            if wanted in ("labels", "spatialdata"):
                 slide = replace(slide, pixels=opened.read_scaled)
+            if wanted == "dicom":
+                slide = replace(slide, image=opened.path)
         objects = _measured(source, run or source, opened) if measure else source
         taken = write(
             objects, destination, format=format, slide=slide, classes=classes,

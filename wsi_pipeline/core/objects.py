@@ -6,12 +6,19 @@ arrays, not a million Python objects.
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import shapely
 from numpy.typing import NDArray
+
+from wsi_pipeline.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
 
 __all__ = ["CELL_CLASS", "CYTOPLASM", "Objects", "is_cell"]
 
@@ -173,6 +180,42 @@ class Objects:
             object_offsets=object_offsets,
             features={name: column[where] for name, column in self.features.items()},
             parent=None if self.parent is None else _followed(self.parent, where),
+        )
+
+    def to_geopandas(self) -> GeoDataFrame:
+        """Return a `geopandas.GeoDataFrame` with one row per object, indexed by id.
+
+        Columns: class, score, parent_id where objects have parents (None without one), the
+        measurements, and geometry in level-0 pixels. `geopandas.read_parquet` gives the same for
+        objects.parquet of a run, with the id as a column.
+
+        Raises
+        ------
+        UsageError
+            geopandas is not installed
+        """
+        try:
+            import geopandas
+            import pandas
+        except ModuleNotFoundError:
+            raise UsageError(
+                "to_geopandas needs geopandas, which is not installed; "
+                "pip install 'wsiseg[geopandas]'"
+            ) from None
+        halves = self.ids.astype(">u8").tobytes()
+        ids = [str(uuid.UUID(bytes=halves[i : i + 16])) for i in range(0, len(halves), 16)]
+        names = np.array(self.classes, object)[self.class_index]
+        columns = {
+            "class": pandas.Categorical(names, categories=list(self.classes)),
+            "score": self.score,
+        }
+        if self.parent is not None:
+            # The last entry serves the parent −1.
+            columns["parent_id"] = np.array([*ids, None], object)[self.parent]
+        return geopandas.GeoDataFrame(
+            {**columns, **self.features},
+            geometry=self.polygons(),
+            index=pandas.Index(ids, name="id", dtype=object),
         )
 
     @staticmethod

@@ -7,17 +7,18 @@ format are imported when it is read or written.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from wsi_pipeline.core.errors import DataError, UsageError
 from wsi_pipeline.core.run_layout import PARQUET, one_run
+from wsi_pipeline.formats import _handlers
+from wsi_pipeline.formats.slide_info import SlideInfo
 
 if TYPE_CHECKING:
     from wsi_pipeline.core.objects import Objects
-    from wsi_pipeline.formats.ome_zarr import Pixels
 
 __all__ = [
     "FORMATS",
@@ -29,41 +30,6 @@ __all__ = [
     "read_objects",
     "read_provenance",
 ]
-
-
-@dataclass(frozen=True)
-class SlideInfo:
-    """The slide that objects belong to, and how to write them.
-
-    Attributes
-    ----------
-    width, height
-        size of the slide in level-0 pixels; COCO and label images need it
-    mpp
-        µm per level-0 pixel; label images need it
-    file_name
-        the slide's file, for COCO
-    provenance
-        JSON values that are stored in GeoJSON and GeoParquet
-    object_type
-        QuPath's object type: detection, cell, annotation or tile
-    colors
-        class name → red, green, blue, for GeoJSON and label images
-    scale
-        level-0 pixels per pixel of a label image
-    pixels
-        reads the slide, to write its pixels beside the label images
-    """
-
-    width: int | None = None
-    height: int | None = None
-    mpp: float | None = None
-    file_name: str = ""
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-    object_type: str = "detection"
-    colors: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
-    scale: float = 1.0
-    pixels: Pixels | None = None
 
 
 @dataclass(frozen=True)
@@ -101,79 +67,6 @@ class Format:
         return path.name.lower().endswith(self.endings + self.shared_endings)
 
 
-def _write_geojson(objects: Objects, path: Path, slide: SlideInfo) -> None:
-    from wsi_pipeline.formats.geojson import GeoJsonWriter
-
-    with GeoJsonWriter(
-        path,
-        object_type=slide.object_type,
-        colors=slide.colors,
-        provenance=slide.provenance,
-    ) as writer:
-        writer.write(objects)
-
-
-def _write_parquet(objects: Objects, path: Path, slide: SlideInfo) -> None:
-    from wsi_pipeline.formats.geoparquet import ParquetWriter
-
-    with ParquetWriter(path, provenance=slide.provenance) as writer:
-        writer.write(objects)
-
-
-def _write_coco(objects: Objects, path: Path, slide: SlideInfo) -> None:
-    from wsi_pipeline.formats.coco import write_coco
-
-    assert slide.width is not None and slide.height is not None
-    write_coco(
-        path,
-        objects,
-        width=slide.width,
-        height=slide.height,
-        file_name=slide.file_name,
-        mpp=slide.mpp,
-    )
-
-
-def _write_labels(objects: Objects, path: Path, slide: SlideInfo) -> None:
-    from wsi_pipeline.formats.ome_zarr import write_label_image
-
-    assert slide.width is not None and slide.height is not None and slide.mpp is not None
-    write_label_image(
-        path,
-        objects,
-        width=slide.width,
-        height=slide.height,
-        mpp=slide.mpp,
-        scale=slide.scale,
-        pixels=slide.pixels,
-        colors=slide.colors,
-    )
-
-
-def _read_geojson(path: Path) -> Objects:
-    from wsi_pipeline.formats.geojson import read_geojson
-
-    return read_geojson(path)
-
-
-def _read_geojson_provenance(path: Path) -> dict[str, Any]:
-    from wsi_pipeline.formats.geojson import read_header
-
-    return read_header(path)
-
-
-def _read_parquet(path: Path) -> Objects:
-    from wsi_pipeline.formats.geoparquet import read_parquet
-
-    return read_parquet(path)
-
-
-def _read_parquet_provenance(path: Path) -> dict[str, Any]:
-    from wsi_pipeline.formats.geoparquet import read_metadata
-
-    return read_metadata(path)
-
-
 FORMATS: Mapping[str, Format] = MappingProxyType(
     {
         format.name: format
@@ -182,36 +75,50 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
                 "geojson",
                 endings=(".geojson",),
                 shared_endings=(".json",),
-                write=_write_geojson,
-                read=_read_geojson,
-                read_provenance=_read_geojson_provenance,
+                write=_handlers.write_geojson,
+                read=_handlers.read_geojson,
+                read_provenance=_handlers.read_geojson_provenance,
             ),
             Format(
                 "geojson.gz",
                 endings=(".geojson.gz",),
                 shared_endings=(".json.gz",),
-                write=_write_geojson,
-                read=_read_geojson,
-                read_provenance=_read_geojson_provenance,
+                write=_handlers.write_geojson,
+                read=_handlers.read_geojson,
+                read_provenance=_handlers.read_geojson_provenance,
             ),
             Format(
                 "parquet",
                 endings=(".parquet",),
-                write=_write_parquet,
-                read=_read_parquet,
-                read_provenance=_read_parquet_provenance,
+                write=_handlers.write_parquet,
+                read=_handlers.read_parquet,
+                read_provenance=_handlers.read_parquet_provenance,
             ),
             Format(
                 "coco",
                 endings=(".coco.json", ".coco.json.gz"),
                 shared_endings=(".json", ".json.gz"),
-                write=_write_coco,
+                write=_handlers.write_coco,
                 needs=("width", "height"),
             ),
             Format(
                 "labels",
+                endings=(".ome.zarr",),
+                shared_endings=(".zarr",),
+                write=_handlers.write_labels,
+                needs=("width", "height", "mpp"),
+            ),
+            Format(
+                "spatialdata",
                 endings=(".zarr",),
-                write=_write_labels,
+                write=_handlers.write_spatialdata,
+                needs=("width", "height", "mpp"),
+            ),
+            Format("h5ad", endings=(".h5ad",), write=_handlers.write_h5ad),
+            Format(
+                "dicom",
+                endings=(".dcm",),
+                write=_handlers.write_dicom,
                 needs=("width", "height", "mpp"),
             ),
         )

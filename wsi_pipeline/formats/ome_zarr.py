@@ -29,7 +29,7 @@ from wsi_pipeline.core.objects import CELL_CLASS, Objects, is_cell
 from wsi_pipeline.core.polygons import arranged
 from wsi_pipeline.formats._ngff import Level, image_metadata, label_metadata, plan_levels
 
-__all__ = ["Pixels", "rasterize", "write_label_image"]
+__all__ = ["Pixels", "rasterize", "write_label_image", "write_pixels"]
 
 
 _log = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ def write_label_image(
         root = zarr.create_group(part, zarr_format=3, attributes=about)
         for level in levels if pixels else ():
             assert pixels is not None
-            _write_pixels(root, pixels, level, chunk)
+            write_pixels(root, pixels, level, chunk)
         names: dict[str, Any] = {"ome": {"version": "0.5", "labels": list(groups)}}
         labels = root.create_group("labels", attributes=names)
         for name, rows in groups.items():
@@ -128,7 +128,7 @@ def _groups(objects: Objects) -> dict[str, NDArray[np.int64]]:
     return groups
 
 
-def _write_pixels(group: zarr.Group, pixels: Pixels, level: Level, chunk: int) -> None:
+def write_pixels(group: zarr.Group, pixels: Pixels, level: Level, chunk: int) -> None:
     """Write one level of the slide's pixels, chunk by chunk."""
     array = group.create_array(
         level.path,
