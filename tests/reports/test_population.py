@@ -55,6 +55,10 @@ def test_a_cell_has_the_value_of_its_largest_nucleus(seed):
     assert {
         int(r): (x, y) for r, x, y in zip(found.rows, found.x, found.y, strict=True)
     } == expected
+    faulty = np.zeros(len(objects), bool)
+    faulty[found.rows[::2]] = True
+    counted = population(objects, (NUCLEUS_AREA, NUCLEUS_RATIO), faulty)
+    assert counted.rows.tolist() == found.rows[1::2].tolist()
     alone = population(replace(objects, parent=None), (NUCLEUS_AREA, NUCLEUS_RATIO))
     assert len(alone.rows) == 0
 

@@ -139,6 +139,21 @@ def test_the_laboratory_is_behind_the_slide(folder, tmp_path):
         write_report(folder, tmp_path / "r.html", cohort=tmp_path / "no.parquet")
 
 
+def test_a_report_has_the_spike_test_and_the_cells_that_do_not_count(folder, tmp_path):
+    row = {"kind": "<b>", "place": "all", "laid": 20, "found": 15, "share": 0.75, "low": 0.5,
+           "high": 0.9, "cells_found": None, "cells_share": None, "cells_low": None,
+           "cells_high": None}  # fmt: skip
+    spike = {"schema_version": 1, "results": [row, row | {"kind": "all"}]}
+    (folder / "spike").mkdir()
+    (folder / "spike" / "spike.json").write_text(json.dumps(spike))
+    own = summarise(folder) | {"doubled_cells": 2, "cells_without_nucleus": 1, "cut_cells": 0}
+    (folder / "crowded.summary.json").write_text(json.dumps(own))
+    text = Page(write_report(folder, tmp_path / "r.html").read_text()).text.replace("\u202f", " ")
+    assert "It found the nuclei of 15 of 20 of them, 75 % (50 % to 90 %)." in text
+    assert "Not counted: 1 cell without nucleus, no cut outlines and 2 doubled cells." in text
+    assert "<b>" in text
+
+
 @given(st.integers(0, 10**9), st.integers(1, 400))
 def test_a_density_map_counts_every_object_once(seed, n):
     rng = np.random.default_rng(seed)

@@ -166,6 +166,12 @@ def unseen(row: Row, run: RunRecord) -> list[str]:
     )
     if settings.get("min_area_um2"):
         said.append(f"Objects below {shown(settings['min_area_um2'])} µm² were left out.")
+    if row["doubled_cells"] is not None:
+        said.append(
+            f"Not counted: {_counted(row['cells_without_nucleus'], 'cell')} without nucleus, "
+            f"{_counted(row['cut_cells'], 'cut outline')} and "
+            f"{_counted(row['doubled_cells'], 'doubled cell')}."
+        )
     if row["focus_score"] is None:
         said.append("Focus was not measured.")
     adapted = run.get("adaptation")

@@ -116,7 +116,9 @@ def _words(name: str) -> frozenset[str]:
     return frozenset(re.findall(r"\w+", name.lower().replace("µ", "u").replace("μ", "u"))) - _UNITS
 
 
-def population(objects: Objects, names: tuple[str, str]) -> Population:
+def population(
+    objects: Objects, names: tuple[str, str], faulty: NDArray[np.bool_] | None = None
+) -> Population:
     """Return two measurements of the objects that have both.
 
     Where one belongs to cells and the other to nuclei, the objects are cells, each with the value
@@ -128,6 +130,8 @@ def population(objects: Objects, names: tuple[str, str]) -> Population:
         of a run; outlines are not used
     names
         measurements of x and y
+    faulty
+        bool (n,): cells that do not count, see `check_cells`; they have no N/C ratio
     """
     x, y = (objects.features[name].astype(np.float64) for name in names)
     both = np.isfinite(x) & np.isfinite(y)
@@ -135,6 +139,8 @@ def population(objects: Objects, names: tuple[str, str]) -> Population:
         largest = _largest_nucleus(objects)
         x, y = (_of_cells(column, largest) for column in (x, y))
         both = np.isfinite(x) & np.isfinite(y)
+    if faulty is not None and NUCLEUS_RATIO in names:
+        both &= ~faulty
     rows = np.flatnonzero(both)
     return Population(names, rows, x[rows], y[rows])
 

@@ -21,6 +21,7 @@ from wsi_pipeline.formats.convert import read_provenance
 from wsi_pipeline.formats.geojson import GeoJsonWriter
 from wsi_pipeline.formats.geoparquet import read_metadata
 from wsi_pipeline.formats.parquet_rows import read_boxes, read_rows
+from wsi_pipeline.reports.cell_check import check_cells
 from wsi_pipeline.reports.gallery import COUNT, write_gallery
 from wsi_pipeline.reports.plot import PLOT_HEIGHT, PLOT_WIDTH, Plot, Points
 from wsi_pipeline.reports.population import (
@@ -83,7 +84,8 @@ def gate_run(folder: Path, x: str | None, y: str | None, gate: Gate | None) -> G
     names: list[str] = list(read_metadata(path)["measurements"])
     axes = _axes(names, x, y, gate)
     objects = read_boxes(path, sorted({NUCLEUS_AREA, *axes}))
-    found = population(objects, axes)
+    faults = check_cells(folder)
+    found = population(objects, axes, None if faults is None else faults.faulty)
     return Gated(folder, found, objects, gate, None if gate is None else found.inside(gate))
 
 

@@ -20,6 +20,7 @@ from wsi_pipeline.core.records import RunRecord
 from wsi_pipeline.core.run_layout import OVERLAY, PARQUET, read_run, runs_of_slide
 from wsi_pipeline.formats.geoparquet import read_metadata
 from wsi_pipeline.formats.parquet_rows import read_boxes
+from wsi_pipeline.reports.cell_check import check_cells
 from wsi_pipeline.reports.density_map import DensityMap, density_map, ramp
 from wsi_pipeline.reports.findings import PixelSize, finding, pixel_size, unseen, warnings
 from wsi_pipeline.reports.lab import Lab, read_lab
@@ -27,6 +28,7 @@ from wsi_pipeline.reports.measured import measured
 from wsi_pipeline.reports.plot import Plot
 from wsi_pipeline.reports.population import default_axes, measurement, population
 from wsi_pipeline.reports.report_gallery import ReportGallery, report_gallery
+from wsi_pipeline.reports.report_spike import SPIKE_HEAD, ReportSpike, report_spike
 from wsi_pipeline.reports.slide_summary import SPREAD, Row, read_row, row_of_run
 from wsi_pipeline.reports.templates import (
     Histogram,
@@ -86,6 +88,7 @@ class RunSection:
     unseen: Sequence[str]
     failures: Sequence[Sequence[Any]]
     pixel_size: PixelSize
+    spike: ReportSpike | None
     lab_size: int | None
     origin: Sequence[Sequence[Any]]
 
@@ -149,6 +152,7 @@ def write_report(
         ramp=ramp(16),
         models=[row["model"] for row in rows],
         numbers=_numbers(rows, labs[0] if len(rows) == 1 else None),
+        spike_head=SPIKE_HEAD,
         spread_head=("measurement", *SPREAD),
         runs=[
             _section(folder, run, row, lab, slide, axes)
@@ -240,6 +244,8 @@ def _section(
     names = _axes(folder, axes)
     wanted = {NUCLEUS_AREA, *(names or ())}
     objects = read_boxes(folder / PARQUET, sorted(wanted))
+    faults = check_cells(folder)
+    faulty = None if faults is None else faults.faulty
     return RunSection(
         model=row["model"],
         finding=finding(row, len(said)),
@@ -249,7 +255,7 @@ def _section(
         jpeg=_jpeg(folder / OVERLAY),
         spread=[(MEASURED[n], *(row[f"{n}_{part}"] for part in SPREAD)) for n in found],
         figures=[_figure(name, values, row, lab) for name, values in found.items()],
-        plot=population(objects, names).plot() if names and len(objects) else None,
+        plot=population(objects, names, faulty).plot() if names and len(objects) else None,
         gallery=report_gallery(folder, slide),
         unseen=unseen(row, run),
         failures=[
@@ -257,6 +263,7 @@ def _section(
             for f in run["failed_regions"]
         ],
         pixel_size=pixel_size(row),
+        spike=report_spike(folder),
         lab_size=None if lab is None else len(lab),
         origin=[(name, _exact(row[name])) for name in ORIGIN],
     )
