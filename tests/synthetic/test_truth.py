@@ -6,7 +6,8 @@ import shapely
 
 from wsi_pipeline.core.errors import ConfigError
 from wsi_pipeline.core.objects import is_cell
-from wsi_pipeline.formats.geojson import read_geojson
+from wsi_pipeline.formats.geojson import read_geojson, read_header
+from wsi_pipeline.synthetic.looks import POSITIVE_KINDS, dysplastic_mix, find_look
 from wsi_pipeline.synthetic.make_slide import make_slide
 from wsi_pipeline.synthetic.svs_writer import plan_slide, truth_cells, truth_objects
 
@@ -39,6 +40,20 @@ def test_no_cell_lies_further_over_another_than_was_asked_for(plan, limit):
     assert len(shapes) > 50 and (limit == 0 or share.max() > 0.8 * limit)
 
 
+@pytest.mark.parametrize("look", ["plain", "real"])
+@pytest.mark.parametrize("share", [0.0, 0.02, 1.0])
+def test_the_share_of_dysplastic_cells_is_what_was_asked_for(look, share):
+    known = find_look(look)
+    mix = dysplastic_mix(known, share)
+    assert sum(mix.values()) == pytest.approx(1)
+    assert sum(mix[k] for k in mix if k in POSITIVE_KINDS) == pytest.approx(share)
+    others = [k for k in mix if k not in POSITIVE_KINDS]
+    ratio = [mix[k] / known.cells[k].share for k in others]
+    assert ratio == pytest.approx([ratio[0]] * len(ratio))
+    with pytest.raises(ConfigError, match="0 to 1"):
+        dysplastic_mix(known, share + 1.1)
+
+
 def test_synth_writes_cells_with_nuclei_and_nuclei_alone(tmp_path):
     size = {"width": 300, "height": 280, "mpp": 0.5, "seed": 1, "tissue": 1.0}
     files = make_slide(tmp_path / "a.svs", **size, max_overlap=0.3, quiet=True)
@@ -46,6 +61,12 @@ def test_synth_writes_cells_with_nuclei_and_nuclei_alone(tmp_path):
     nuclei, both = read_geojson(files[1]), read_geojson(files[2])
     assert nuclei.parent is None and nuclei.classes == ("nucleus",)
     assert both.classes == ("cell", "nucleus") and (both.parent >= 0).sum() == len(nuclei)
+    kinds = read_header(files[2])["kinds"]
+    assert len(kinds) == (both.class_index == 0).sum() > 5
+    assert set(kinds) & set(POSITIVE_KINDS)
+    assert "kinds" not in read_header(files[1])
+    none = make_slide(tmp_path / "c.svs", **size, max_overlap=0.3, dysplastic=0, quiet=True)
+    assert not set(read_header(none[2])["kinds"]) & set(POSITIVE_KINDS)
     own = both.take(both.class_index == 1)
     assert {bytes(i) for i in own.ids} == {bytes(i) for i in nuclei.ids}
     assert shapely.area(own.polygons()).sum() == pytest.approx(

@@ -42,6 +42,13 @@ def _mpp_range(ctx: Any, param: Any, text: str) -> float | tuple[float, float]:
     help="Largest share of a cell that a larger one covers, 0 to 1.  [default: a mixture]",
 )
 @click.option(
+    "--dysplastic",
+    type=float,
+    metavar="SHARE",
+    help="Share of dysplastic cells outside of dense groups, 0 to 1.  [default: 0.09 plain, 0.15 "
+    "real]",
+)
+@click.option(
     "--fields", type=int, help="Write this many training fields into folder DESTINATION instead."
 )
 @click.option(
@@ -65,6 +72,7 @@ def _mpp_range(ctx: Any, param: Any, text: str) -> float | tuple[float, float]:
 def synth(
     destination: Path, size: int | None, width: int | None, height: int | None,
     mpp: float | tuple[float, float], seed: int, tissue: float, max_overlap: float | None,
+    dysplastic: float | None,
     fields: int | None, look: Any, two_classes: bool, workers: int | None, quiet: bool,
 ) -> None:  # fmt: skip
     """Make a synthetic slide or training fields, with exact truth.
@@ -78,8 +86,9 @@ def synth(
     if fields is not None:
         if width is not None or height is not None:
             raise UsageError("fields are square; give --size instead of --width and --height")
-        if max_overlap is not None:
-            raise UsageError("--max-overlap is for slides only; leave it out with --fields")
+        for name, value in (("--max-overlap", max_overlap), ("--dysplastic", dysplastic)):
+            if value is not None:
+                raise UsageError(f"{name} is for slides only; leave it out with --fields")
         with announce_compilation(quiet=quiet):
             write_fields(
                 destination, count=fields, size_px=512 if size is None else size, mpp=mpp,
@@ -101,7 +110,8 @@ def synth(
         with announce_compilation(quiet=quiet):
             files = make_slide(
                 destination, width=width, height=height, mpp=mpp, seed=seed,
-                tissue=tissue, max_overlap=max_overlap, look=look, quiet=quiet,
+                tissue=tissue, max_overlap=max_overlap, look=look, dysplastic=dysplastic,
+                quiet=quiet,
             )  # fmt: skip
     if not quiet:
         click.echo("\n".join(str(file) for file in files))

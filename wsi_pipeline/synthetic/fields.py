@@ -23,7 +23,7 @@ from wsi_pipeline.core.geometry import Box
 from wsi_pipeline.core.objects import Objects
 from wsi_pipeline.synthetic.clutter import add_clutter
 from wsi_pipeline.synthetic.field_camera import photograph, photograph_as_real
-from wsi_pipeline.synthetic.looks import LOOKS, Scene, draw_scene
+from wsi_pipeline.synthetic.looks import LOOKS, POSITIVE_KINDS, Scene, draw_scene
 from wsi_pipeline.synthetic.placement import SlidePlan, check_seed, plan_slide
 from wsi_pipeline.synthetic.render import (
     densities,
@@ -45,8 +45,6 @@ _TWO_CLASSES = {1: "negative_nucleus", 4: "positive_nucleus"}
 """Names that replace and follow those of `_CATEGORIES` where nuclei have two classes."""
 MOST_FIELD_PX = 16_384
 """Longest side of a field, which is drawn in memory."""
-POSITIVE_KINDS = ("lsil", "hsil", "pale_lsil", "koilocyte")
-"""Kinds of cells whose nuclei are positive: large, deformed."""
 
 
 _Entry = tuple[float, list[dict[str, Any]]]

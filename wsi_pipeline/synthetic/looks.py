@@ -14,9 +14,11 @@ from wsi_pipeline.synthetic.debris_painter import DEBRIS_KINDS, DebrisPainter
 from wsi_pipeline.synthetic.real_kinds import REAL_DEBRIS, REAL_KINDS
 from wsi_pipeline.synthetic.real_painter import RealPainter
 
-__all__ = ["LOOKS", "Look", "LookName", "Scene", "find_look"]
+__all__ = ["LOOKS", "POSITIVE_KINDS", "Look", "LookName", "Scene", "dysplastic_mix", "find_look"]
 
 LookName = Literal["plain", "real"]
+POSITIVE_KINDS = ("lsil", "hsil", "pale_lsil", "koilocyte")
+"""Kinds of dysplastic cells: their nuclei are large and deformed."""
 
 
 @dataclass(frozen=True)
@@ -112,3 +114,25 @@ def draw_scene(rng: np.random.Generator, look: Look, conventional: bool) -> Scen
         streaks=float(rng.uniform(0.2, 0.8)) if conventional else 0.0,
         direction=float(rng.uniform(0, np.pi)),
     )
+
+
+def dysplastic_mix(look: Look, share: float) -> dict[str, float]:
+    """Return the weights of the kinds of cells in which dysplastic ones have this share.
+
+    Raises
+    ------
+    ConfigError
+        the share is not in 0 to 1
+
+    Examples
+    --------
+    >>> mix = dysplastic_mix(find_look("plain"), 0.01)
+    >>> round((mix["lsil"] + mix["hsil"]) / sum(mix.values()), 6)
+    0.01
+    """
+    if not 0 <= share <= 1:
+        raise ConfigError(f"the share of dysplastic cells must be 0 to 1, got {share:g}")
+    weights = {name: kind.share for name, kind in look.cells.items()}
+    usual = sum(weights[name] for name in weights if name in POSITIVE_KINDS)
+    factor = {True: share / usual, False: (1 - share) / (sum(weights.values()) - usual)}
+    return {name: w * factor[name in POSITIVE_KINDS] for name, w in weights.items()}
