@@ -13,6 +13,7 @@ from run_folders import put_objects
 from viewers import served
 
 from wsi_pipeline.formats.geojson import read_geojson
+from wsi_pipeline.viewer.library import CORRECTIONS
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -70,6 +71,18 @@ def until(page, expression, tries=600):
             return
         page.wait_for_timeout(50)
     raise AssertionError(f"never: {expression}")
+
+
+def rest(page):
+    """Wait until the slide does not move any more."""
+    last = None
+    for _ in range(200):
+        page.wait_for_timeout(150)
+        now = page.evaluate("JSON.stringify(wsiseg.view().box)")
+        if now == last:
+            return
+        last = now
+    raise AssertionError("the slide does not rest")
 
 
 def go(page, x, y, width=400):
@@ -219,7 +232,7 @@ def test_corrections_are_made_undone_saved_and_read_back(server, opened, run, ce
     assert page.evaluate("wsiseg.app.selected.class") == "nucleus"
     page.keyboard.press("Control+s")
     until(page, "!document.body.classList.contains('dirty')")
-    after = read_geojson(run / "corrections.geojson")
+    after = read_geojson(run / CORRECTIONS)
     assert len(after) == len(cells)  # one less, one more
     assert gone not in page.inner_text("body")
     page.reload()
@@ -247,6 +260,7 @@ def test_an_outline_is_reshaped_by_its_corners(server, opened):
     select(page, server, row)
     before = page.evaluate("JSON.stringify(wsiseg.app.selected.rings)")
     page.keyboard.press("r")
+    rest(page)
     corner = page.locator("circle.corner").first.bounding_box()
     page.mouse.move(corner["x"] + corner["width"] / 2, corner["y"] + corner["height"] / 2)
     page.mouse.down()

@@ -5,7 +5,7 @@ import { addArea, addObject, changeObject } from "./edits.js";
 import { $, message } from "./dom.js";
 import { handles, setHandles, setSketch, sketch } from "./overlay.js";
 import { selectEdit } from "./selection.js";
-import { eventToSlide, overlay, view } from "./slide.js";
+import { eventToSlide, goTo, overlay, view } from "./slide.js";
 
 const HINTS = {
   add: "Draw the outline: drag around it, or click corner by corner and press Enter. Esc cancels.",
@@ -28,10 +28,19 @@ export function enter(next) {
   $("mode").textContent = HINTS[next];
   if (next === "reshape") {
     touched = -1;
+    showLarge(app.selected.rings[0]);
     setHandles({ id: app.selected.id, object: app.selected, ring: app.selected.rings[0].slice(0, -1).map((p) => [...p]), changed: false });
   } else setSketch({ ring: [], lasso: false });
   emit("mode", mode);
   return undefined;
+}
+
+// Comes nearer to an outline whose corners would lie on top of each other.
+function showLarge(ring) {
+  const [xs, ys] = [0, 1].map((k) => ring.map((point) => point[k]));
+  const [x0, x1, y0, y1] = [Math.min(...xs), Math.max(...xs), Math.min(...ys), Math.max(...ys)];
+  const size = Math.max(x1 - x0, y1 - y0);
+  if (size * view().css < 160) goTo((x0 + x1) / 2, (y0 + y1) / 2, 2.6 * size);
 }
 
 export function leave() {

@@ -20,7 +20,8 @@ export async function showGallery() {
   cells = found.cells;
   place = -1;
   const list = el("ol", { className: "cells" }, ...cells.map((cell, i) => item(layer, cell, i)));
-  panel.replaceChildren(el("p", { className: "hint", textContent: `${found.ranking} No diagnosis. N and P go on and back.` }), list);
+  const how = el("details", {}, el("summary", { textContent: "How they are ranked" }), el("p", { className: "hint", textContent: found.ranking }));
+  panel.replaceChildren(el("p", { className: "hint", textContent: "Cells that differ most from the rest of this slide; no diagnosis. N and P go on and back." }), how, list);
 }
 on("active", () => {
   loaded = null;

@@ -9,9 +9,17 @@ const MOST_VERTICES = 6_000_000; // kept in memory
 export const RING_END = 0xffffffff;
 const MARK = [0, 229, 255];
 
+const MODELS = [[14, 165, 233], [225, 29, 72], [34, 160, 80], [245, 158, 11], [139, 92, 246]];
+
+// An object without a value passes only while the filter keeps all values.
+const within = ({ values, range: { least, most }, low, high }, i) => {
+  const value = values[i];
+  return (value >= low && value <= high) || (value !== value && low <= least && high >= most);
+};
+
 export class Layer {
   constructor(index, about) {
-    Object.assign(this, { index, about, visible: true, count: about.count });
+    Object.assign(this, { index, about, visible: index === 0, count: about.count });
     this.hiddenClasses = new Set();
     this.filters = new Map(); // measurement → { low, high }
     this.colourBy = null; // number of a measurement, null: by class
@@ -53,7 +61,7 @@ export class Layer {
     const filters = [...this.filters.values()];
     for (let i = 0; i < this.count; i++) {
       let alpha = shown[classes[i]] ? 255 : 0;
-      for (const { values, low, high } of filters) if (!(values[i] >= low && values[i] <= high)) alpha = 0;
+      for (const filter of filters) if (!within(filter, i)) alpha = 0;
       if (alpha && marks && !marks[i]) alpha = 90;
       colours[4 * i + 3] = alpha;
     }
@@ -65,7 +73,8 @@ export class Layer {
 
   #paint() {
     const { classes, colours, marks, scaled } = this;
-    const palette = this.about.classes.map((c) => c.color);
+    const own = MODELS[this.index % MODELS.length];
+    const palette = this.about.classes.map((c) => (this.byModel ? own : c.color));
     for (let i = 0; i < this.count; i++) {
       let [red, green, blue] = palette[classes[i]];
       if (marks && marks[i]) [red, green, blue] = MARK;
@@ -81,8 +90,10 @@ export class Layer {
     }
   }
 
+  // By class for null, by a measurement, or "model": one colour for all objects of the layer.
   async colourByMeasurement(index) {
-    this.scaled = index === null ? null : await this.measurement(index);
+    this.byModel = index === "model";
+    this.scaled = Number.isInteger(index) ? await this.measurement(index) : null;
     this.colourBy = index;
     this.recolour();
   }

@@ -59,6 +59,8 @@ function showTab(name) {
     $(`tab-${id}`)?.setAttribute("aria-selected", String(chosen));
     if ($(`tab-${id}`)) $(`tab-${id}`).tabIndex = chosen ? 0 : -1;
   }
+  const numbers = document.querySelector("#object details");
+  if (numbers && name === "correct") numbers.open = false; // leaves room for the tools
   OPENED[name]?.();
 }
 

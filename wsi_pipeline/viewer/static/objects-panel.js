@@ -47,13 +47,16 @@ function options(first) {
 function colourBox() {
   const layer = app.active;
   const select = el("select", { id: "colour-by", onchange: () => guarded(async () => {
-    await layer.colourByMeasurement(select.value === "" ? null : Number(select.value));
+    const { value } = select;
+    if (value === "model") await Promise.all(app.layers.map((each) => each.colourByMeasurement("model")));
+    else await layer.colourByMeasurement(value === "" ? null : Number(value));
     legend();
   }) }, ...options("class"));
+  if (app.layers.length > 1) select.options[0].after(el("option", { value: "model", textContent: "model" }));
   select.value = layer.colourBy === null ? "" : String(layer.colourBy);
   const bar = el("div", { className: "legend" });
   const legend = () => {
-    bar.hidden = layer.colourBy === null;
+    bar.hidden = !layer.scaled;
     if (bar.hidden) return;
     const { low, high } = layer.scaled.range;
     const ramp = el("div", { className: "ramp" });

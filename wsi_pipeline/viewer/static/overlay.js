@@ -63,6 +63,7 @@ function drawLoose() {
     parts.push(svg("path", { d, class: "halo" }), svg("path", { d, class: "sketch" }));
     points.forEach(([cx, cy], i) => {
       const [nx, ny] = points[(i + 1) % points.length];
+      if (Math.hypot(nx - cx, ny - cy) < 22) return;
       parts.push(svg("circle", { cx: (cx + nx) / 2, cy: (cy + ny) / 2, r: 4, class: "middle", "data-after": i }));
     });
     points.forEach(([cx, cy], i) => parts.push(svg("circle", { cx, cy, r: 6, class: "corner", "data-corner": i })));

@@ -79,5 +79,7 @@ const link = (text, layer, row) => el("button", { className: "small", textConten
 function table(measurements) {
   const rows = Object.entries(measurements).map(([name, value]) => el("tr", {}, el("th", { scope: "row", textContent: name }), el("td", { textContent: shown(value) })));
   const summary = el("summary", { textContent: `${rows.length} measurements` });
-  return el("details", { open: true }, summary, el("table", {}, ...rows));
+  // There is little room beside the tools for correcting, and on a telephone.
+  const open = $("panel-correct").hidden && !matchMedia("(max-width: 760px)").matches;
+  return el("details", { open }, summary, el("table", {}, ...rows));
 }
