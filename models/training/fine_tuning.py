@@ -23,12 +23,12 @@ __all__ = ["SHIPPED", "KeptNorm", "checkpoint_to_tune", "continued", "presets", 
 SHIPPED = "shipped"
 """Stands for the checkpoint that ships."""
 
-_SHARED = {"ema": 0.98, "save_every": 100, "crop_px": 256}
+_SHARED = {"ema": 0.98, "save_every": 100}
 _PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "nuclei": {**_SHARED, "lr": 5e-4, "steps": 200, "batch": 4},
+    "nuclei": {**_SHARED, "lr": 5e-4, "steps": 200, "batch": 4, "crop_px": 192},
     "cells": {
-        **_SHARED, "lr": 1e-4, "steps": 200, "batch": 2, "freeze": 3, "encoder_rate": 0.3,
-        "warmup_steps": 20,
+        **_SHARED, "lr": 1e-4, "steps": 200, "batch": 2, "crop_px": 256, "freeze": 3,
+        "encoder_rate": 0.3, "warmup_steps": 20,
     },
 }  # fmt: skip
 """Task → settings that differ from those of a training from the start."""

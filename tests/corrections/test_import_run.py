@@ -40,7 +40,7 @@ def with_cells(folder):
     return folder
 
 
-@pytest.mark.parametrize("cells", [False, True])
+@pytest.mark.parametrize("cells", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_what_was_not_corrected_comes_back(slide_path, folder, tmp_path, request, cells):
     if cells:
         request.getfixturevalue("with_cells")
@@ -64,6 +64,7 @@ def test_what_was_not_corrected_comes_back(slide_path, folder, tmp_path, request
         assert told["corrected"]["unchanged"] == len(before) and not told["corrected"]["removed"]
 
 
+@pytest.mark.slow
 def test_reports_show_what_was_corrected(slide_path, folder, edit, tmp_path):
     shapes = read_objects(folder).polygons()
     big = int(np.argmax(shapely.area(shapes)))
