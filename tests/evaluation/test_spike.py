@@ -11,7 +11,7 @@ from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import DataError, UsageError
 from wsi_pipeline.core.spike_record import SPIKE_FOLDER, read_spike
 from wsi_pipeline.evaluation import spike
-from wsi_pipeline.evaluation.spike_field import CROWDED, FREE, GROUP, Wanted, lay
+from wsi_pipeline.evaluation.spike_field import CROWDED, FAINT, FREE, GROUP, Wanted, lay
 from wsi_pipeline.evaluation.spike_report import spike_markdown, write_spike
 from wsi_pipeline.evaluation.spike_stain import SlideStain, measure_slide, style_of
 from wsi_pipeline.runs.segment_whole import segment_whole
@@ -83,6 +83,8 @@ def test_cells_lie_where_they_should(laid):
     nuclei = [one.nucleus for one in group]
     assert len(group) == 7
     assert all(a.disjoint(b) for i, a in enumerate(nuclei) for b in nuclei[:i])
+    pale = lay(glass(), MPP, STAIN, painter(), [w._replace(place=FAINT) for w in SINGLE], [], 10)
+    assert len(pale.spikes) > 12 and pale.image.min() > laid.image.min()
     assert lay(glass(80), MPP, STAIN, painter(3), SINGLE[:1], [], 30).left == tuple(SINGLE[:1])
 
 
@@ -105,13 +107,14 @@ def test_a_slide_is_measured_written_and_read(slide_path, darkness, tmp_path):
     assert read_spike(tmp_path) == json.loads(json.dumps(record))
     assert read_spike(tmp_path / "nothing") is None
     (total,) = [r for r in record["results"] if r["kind"] == r["place"] == "all"]
-    good = [s for s in record["spikes"] if s["nucleus_iou"] >= 0.5]
-    assert 0 < len(good) == total["found"] <= total["laid"] == len(record["spikes"])
+    usual = [s for s in record["spikes"] if s["place"] != FAINT]
+    good = [s for s in usual if s["nucleus_iou"] >= 0.5]
+    assert 0 < len(good) == total["found"] <= total["laid"] == len(usual) < len(record["spikes"])
     assert total["low"] <= total["share"] <= total["high"] and total["cells_found"] is None
     for row in record["results"]:
-        one = [s for s in record["spikes"] if row["kind"] in ("all", s["kind"])
-               and row["place"] in ("all", s["place"])]  # fmt: skip
-        assert row["laid"] == len(one)
+        at = usual if row["place"] == "all" else record["spikes"]
+        one = [s for s in at if row["place"] in ("all", s["place"])]
+        assert row["laid"] == sum(row["kind"] in ("all", s["kind"]) for s in one)
     assert all((tmp_path / SPIKE_FOLDER / name).is_file() for name in record["pictures"])
     assert f"| all | all | {total['laid']} | {total['found']} |" in spike_markdown(record)
     assert not any(field.nucleus_iou.any() for field in blind.fields)

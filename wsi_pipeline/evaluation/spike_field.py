@@ -1,10 +1,10 @@
-"""Lay painted cells into a field of a slide, at free and at crowded places, and in groups."""
+"""Lay painted cells into a field of a slide: at free and crowded places, in groups, and faint."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import cv2
@@ -18,13 +18,15 @@ from wsi_pipeline.synthetic.cell_painter import OD_STEPS, coverage
 from wsi_pipeline.synthetic.real_kinds import REAL_KINDS
 from wsi_pipeline.synthetic.real_painter import RealPainter
 
-__all__ = ["GROUP", "PLACES", "Laid", "Spike", "Wanted", "lay"]
+__all__ = ["FAINT", "GROUP", "PLACES", "Laid", "Spike", "Wanted", "lay"]
 
 Image = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 
-FREE, CROWDED, GROUP = PLACES = ("free", "crowded", "group")
-"""On glass; among or over cells of the slide; in a group of its own kind on glass."""
+FREE, CROWDED, GROUP, FAINT = PLACES = ("free", "crowded", "group", "faint")
+"""On glass; among or over cells of the slide; in a group of its own kind on glass; anywhere, with a
+nucleus of `FAINT_NUCLEUS` times the usual density."""
+FAINT_NUCLEUS = 0.4
 FREE_SHARE, CROWDED_SHARE, GROUP_SHARE = 0.1, 0.5, 0.3
 """Most share of stain under a free cell, least under a crowded one, and most under a group."""
 TRIES = 60
@@ -120,8 +122,12 @@ def lay(
 def _paint(painter: RealPainter, one: Wanted, mpp: float) -> list[_Cell]:
     """Paint a cell with one nucleus, or the cells of a group."""
     cells: list[_Cell] = []
+    usual = painter.style
+    style = replace(usual, nucleus=FAINT_NUCLEUS * usual.nucleus) if one.place == FAINT else usual
     while len(cells) < (MEMBERS if one.place == GROUP else 1):
+        painter.style = style
         sprite = painter.cell(REAL_KINDS[one.kind], one.kind)
+        painter.style = usual
         if len(sprite.outlines) != 2:
             continue
         shape = sprite.od.shape[:2]
@@ -199,8 +205,8 @@ class _Field:
             stained += int((self.stained[at] & cell.inside).sum())
             total += int(cell.inside.sum())
         share = stained / max(total, 1)
-        if place == CROWDED:
-            return share >= CROWDED_SHARE
+        if place in (CROWDED, FAINT):
+            return share >= CROWDED_SHARE or place == FAINT
         return share <= (GROUP_SHARE if place == GROUP else FREE_SHARE)
 
     def add(self, cell: _Cell, x: int, y: int) -> None:

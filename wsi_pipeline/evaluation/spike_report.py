@@ -25,7 +25,7 @@ from wsi_pipeline.evaluation.spike import (
     each_spike,
     wilson,
 )
-from wsi_pipeline.evaluation.spike_field import GROUP, PLACES, Spike
+from wsi_pipeline.evaluation.spike_field import FAINT, FAINT_NUCLEUS, GROUP, PLACES, Spike
 from wsi_pipeline.segmentation.model import Model
 from wsi_pipeline.slides.slide import Slide
 
@@ -39,17 +39,25 @@ _Rated = tuple[int, Spike, float, float]
 
 
 def spike_rows(spikes: Sequence[_Rated], finds_cells: bool) -> list[SpikeRow]:
-    """Return the rows of the table: each kind at each place, then each place, kind and all."""
+    """Return the rows of the table: each kind at each place, then each place, kind and all.
+
+    Faint cells count in their own rows only.
+    """
     pairs = [
         (kind, place) for place in PLACES for kind in (GROUP_KINDS if place == GROUP else KINDS)
     ]
     pairs += [(ALL, place) for place in PLACES]
     pairs += [(kind, ALL) for kind in KINDS] + [(ALL, ALL)]
     return [
-        _row(kind, place, [s for s in spikes if kind in (ALL, s[1].kind)
-                           and place in (ALL, s[1].place)], finds_cells)
+        _row(kind, place, [s for s in spikes if _counts(s[1], kind, place)], finds_cells)
         for kind, place in pairs
-    ]  # fmt: skip
+    ]
+
+
+def _counts(spike: Spike, kind: str, place: str) -> bool:
+    """Return whether a cell counts in the row of a kind and a place."""
+    at = spike.place != FAINT if place == ALL else spike.place == place
+    return at and kind in (ALL, spike.kind)
 
 
 def _row(kind: str, place: str, spikes: Sequence[_Rated], finds_cells: bool) -> SpikeRow:
@@ -133,8 +141,9 @@ def spike_markdown(record: SpikeRecord) -> str:
         f"{record['objects_before']} nuclei that it drew before, {record['lost_objects']} were no "
         "longer drawn, most of them under laid cells.",
         "",
-        "Painted cells are cleaner than real ones: take the shares as upper limits, and compare "
-        "slides and models by them. No diagnosis; research use, not a medical device.",
+        f'Faint cells have nuclei of {FAINT_NUCLEUS:g} times the usual density; the rows "all" are '
+        "without them. Painted cells are cleaner than real ones: take the shares as upper limits, "
+        "and compare slides and models by them. No diagnosis; research use, not a medical device.",
     ]
     return "\n".join(lines) + "\n"
 
