@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import simplejpeg
 import tifffile
 from numpy.typing import NDArray
@@ -114,6 +115,7 @@ def measure(slide: Path, run: Path, chromium: str) -> dict[str, Any]:
     from playwright.sync_api import sync_playwright
 
     library = Library(match_runs([slide], [run]))
+    threading.Thread(target=library.read_ahead, daemon=True).start()  # as the command does
     with ViewerServer(library) as server, sync_playwright() as playwright:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
@@ -165,7 +167,9 @@ def main() -> None:
             f"{found[k]['fps']:.0f} ({found[k]['bare']:.0f}; {found[k]['level'].split(':')[0]})"
             for k in ("far", "middle", "near")
         )
-        print(f"| {count} | {found['picture']:.1f} | {found['objects']:.1f} | {rates} |")
+        load = f"{psutil.getloadavg()[0]:.0f}"
+        seconds = f"{found['picture']:.1f} | {found['objects']:.1f}"
+        print(f"| {count} | {seconds} | {rates} | {load} |")
 
 
 if __name__ == "__main__":

@@ -40,6 +40,8 @@ def run(slide_path, cells, tmp_path):
         "cluster": None, "adaptation": None,
     }  # fmt: skip
     (folder / "run.json").write_text(json.dumps(record))
+    for name in ("foreground.geojson", "plan.json"):
+        (folder / name).write_text('{"type": "FeatureCollection", "features": []}')
     put_objects(folder, cells)
     return folder
 

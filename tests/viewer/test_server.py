@@ -7,6 +7,7 @@ from io import BytesIO
 
 import numpy as np
 import pytest
+from command_line import succeed
 from PIL import Image
 from viewers import ask, ask_json, served
 
@@ -218,6 +219,9 @@ def test_runs_find_their_slides(slide_path, run, tmp_path):
     assert match_runs([], [run])[0].slide is None
     with pytest.raises(UsageError, match="one file for 2 runs"):
         Library(match_runs([slide_path], [run, run]), corrections=tmp_path / "c.geojson")
+    for bad in (tmp_path / "c.txt", tmp_path / "no" / "c.geojson"):
+        with pytest.raises(UsageError, match="--corrections"):
+            Library(match_runs([slide_path], [run]), corrections=bad)
     with pytest.raises(UsageError, match="nothing to show"):
         Library([])
 
@@ -231,3 +235,21 @@ def test_a_slide_without_a_run_can_be_drawn_on(slide_path, tmp_path):
         assert ask_json(server, "/api/view/0/layer/0/corrections", body)["objects"] == 1
         assert len(ask_json(server, "/api/view/0/layer/0/corrections")["edits"]) == 1
     assert read_geojson(file).bounds().tolist() == [[10, 10, 50, 50]]
+
+
+@pytest.mark.slow
+def test_what_is_saved_becomes_a_training_set_and_a_run(server, slide_path, run, tmp_path):
+    base, held = "/api/view/0/layer/0", server.library.view(0).layer(0)
+    nucleus = int(np.flatnonzero(held.sorted.objects.parent >= 0)[0])
+    gone = ask_json(server, f"{base}/object/{nucleus}")["id"]
+    area = [[0, 0], [500, 0], [500, 500], [0, 500]]
+    body = {"edits": [{"id": gone, "deleted": True}], "areas": [area]}
+    ask_json(server, f"{base}/corrections", body)
+    file, areas = held.corrections, held.areas_file
+    made = succeed(
+        "dataset", "from-qupath", slide_path, file, "--run", run, "--area", areas,
+        "--out", tmp_path / "set",
+    )  # fmt: skip
+    assert "1 areas" in made and list((tmp_path / "set").glob("annotations*.json"))
+    said = succeed("import", slide_path, file, "--run", run, "--out", tmp_path / "back")
+    assert "removed    1 (1 nucleus)" in said

@@ -89,6 +89,8 @@ class Library:
             raise UsageError(
                 f"--corrections {corrections} is one file for {layers} runs; give one slide and run"
             )
+        if corrections is not None:
+            _check_file(corrections)
         self.entries = list(entries)
         self._corrections, self._mpp = corrections, mpp
         self._views: OrderedDict[int, View] = OrderedDict()
@@ -175,3 +177,17 @@ class Library:
                 if view.slide is not None:
                     view.slide.close()
             self._views.clear()
+
+
+def _check_file(path: Path) -> None:
+    """Refuse a file for corrections before a person has made any.
+
+    Raises
+    ------
+    UsageError
+        the name is not that of GeoJSON, or the folder does not exist
+    """
+    if not path.name.lower().endswith((".geojson", ".geojson.gz", ".json", ".json.gz")):
+        raise UsageError(f"--corrections {path} is GeoJSON; end it in .geojson")
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"the folder of --corrections {path} does not exist; make it first")
