@@ -7,6 +7,7 @@ import itertools
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -16,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
-from run_folders import Page, change_run
+from run_folders import Page, change_run, put_objects
 
 from wsi_pipeline import open_slide
 from wsi_pipeline.cli.main import cli
@@ -137,6 +138,24 @@ def test_the_laboratory_is_behind_the_slide(folder, tmp_path):
     (tmp_path / "no.parquet").write_text("no")
     with pytest.raises(DataError, match=r"not a table of wsiseg.*cohort.parquet"):
         write_report(folder, tmp_path / "r.html", cohort=tmp_path / "no.parquet")
+
+
+@pytest.mark.parametrize("kind", ["none", "boxes"])
+def test_a_run_without_nuclei_has_a_report(kind, folder, slide_path, tmp_path):
+    objects = read_parquet(folder / "objects.parquet")
+    if kind == "none":
+        objects = objects.take(np.zeros(0, np.int64))
+    else:
+        width = np.ones(len(objects), np.float32)
+        objects = replace(objects, features={"Box: Width µm": width, "Box: Height µm": width})
+    put_objects(folder, objects)
+    change_run(folder, objects=len(objects))
+    with open_slide(slide_path) as slide:
+        text = write_report(folder, tmp_path / "r.html", slide=slide).read_text()
+    count = f"{len(objects)} objects" if kind == "boxes" else "0 nuclei"
+    assert f'<p class="finding">{count}' in text
+    assert "Distributions" not in text and "Most atypical cells" not in text
+    assert ("Not checked" in text) and ("Where the" in text)
 
 
 def test_a_report_has_the_spike_test_and_the_cells_that_do_not_count(folder, tmp_path):

@@ -130,7 +130,9 @@ def report(
     opened = None
     if image is not None:
         folder = runs_of_slide(source)[0]
-        opened = slide_of_run(folder, read_run(folder), image)
+        run = read_run(folder)
+        mpp = run["slide"]["mpp"]
+        opened = slide_of_run(folder, run, image, mpp=(mpp["x"] + mpp["y"]) / 2)
     with opened or nullcontext() as slide:
         write_report(source, out, summaries=summaries, slide=slide, cohort=cohort, axes=axes)
     if not quiet:

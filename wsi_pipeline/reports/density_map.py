@@ -24,7 +24,7 @@ __all__ = ["DensityMap", "density_map", "ramp"]
 
 MAP_PX = 720
 """Longer side of the picture."""
-_MOST_SQUARES, _LEAST_SQUARES, _SQUARE_UM = 64, 12, 100.0
+_MOST_SQUARES, _LEAST_SQUARES, _SQUARE_UM = 64, 4, 100.0
 _ALPHA = 0.8
 _QUALITY = 85
 _RAMP = cv2.applyColorMap(np.linspace(30, 255, 256).astype(np.uint8)[None], cv2.COLORMAP_VIRIDIS)[

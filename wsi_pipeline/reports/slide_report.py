@@ -47,7 +47,7 @@ from wsi_pipeline.slides.slide import Slide
 
 __all__ = ["write_report"]
 
-_BINS = 50
+_MOST_BINS, _LEAST_BINS = 50, 10
 _JPEG_QUALITY = 85
 
 
@@ -315,12 +315,13 @@ def _figure(
     """Return the histogram of one measurement, from 0 to 1 for a ratio, else to percentile 99."""
     high = 1.0 if name == "nc_ratio" else round_up(float(np.quantile(values, 0.99)))
     mark = row["large_nucleus_um2"] if name == "nucleus_area_um2" else None
-    usual = None if lab is None else lab.shape(name, np.linspace(0, high, _BINS + 1))
+    bins = int(np.clip(2.5 * np.sqrt(len(values)), _LEAST_BINS, _MOST_BINS))
+    usual = None if lab is None else lab.shape(name, np.linspace(0, high, bins + 1))
     caption = f"n = {grouped(len(values))}"
     if mark is not None:
         caption += f"; dashed: large from {mark:g}"
     if usual is not None and lab is not None:
         caption += f"; pale: {len(lab)} other slides, from p10 to p90"
     return histogram(
-        values, MEASURED[name], high=high, bins=_BINS, mark=mark, usual=usual, caption=caption
+        values, MEASURED[name], high=high, bins=bins, mark=mark, usual=usual, caption=caption
     )

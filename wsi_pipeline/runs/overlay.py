@@ -185,10 +185,10 @@ def _overview(overview: Overview, seen: tuple[float, float, float, float], mpp: 
         cv2.polylines(small, rings, True, color, width, cv2.LINE_AA)
     low, high = np.array(seen[:2]) / per_px, np.array(seen[2:]) / per_px
     cv2.rectangle(small, low.astype(int).tolist(), high.astype(int).tolist(), FIELD, 4)
-    square = np.full((FIELD_PX, FIELD_PX, 3), 255, np.uint8)
-    square[: size[1], : size[0]] = small
+    panel = np.full((FIELD_PX, size[0], 3), 255, np.uint8)
+    panel[: size[1]] = small
     keys = [Key(FOREGROUND, "foreground: where the run looked"), Key(FIELD, "field at the right")]
-    return Panel(square, mpp * per_px, keys)
+    return Panel(panel, mpp * per_px, keys)
 
 
 def to_png(image: Image) -> bytes:
