@@ -63,10 +63,8 @@ def run_of(folder):
 )
 def test_each_fault_is_counted_and_its_cells_are_not(run_of, fault, column):
     good, bad = (summarise(run_of(*f)) for f in (("", "", "", ""), ("", "", fault, "")))
-    assert [good[name] for name in FAULT_COLUMNS] == [0, 0, 0]
-    assert {name: bad[name] for name in FAULT_COLUMNS} == {
-        name: int(name == column) for name in FAULT_COLUMNS
-    }
+    assert [good[name] for name in FAULT_COLUMNS] == [0, 0, 0, None]
+    assert {name: bad[name] for name in FAULT_COLUMNS if bad[name]} == {column: 1}
     assert bad["cells"] == 4
     assert bad["adequacy_count"] == 3
     assert bad["cells_with_nucleus"] == 3
@@ -87,8 +85,38 @@ def test_strips_do_not_show(run_of, monkeypatch):
     monkeypatch.setattr(cell_check, "STRIP", 2)
     cell_check._checked.cache_clear()
     parts = check_cells(folder)
-    for fault in FAULT_COLUMNS.values():
+    for fault in ("doubled", "without_nucleus", "cut"):
         np.testing.assert_array_equal(getattr(whole, fault), getattr(parts, fault))
+
+
+class Painted:
+    """A slide of glass with a stained cell on the left half."""
+
+    width, height, background = 1400, 600, (240, 240, 240)
+
+    def __init__(self, ink):
+        self.image = np.full((600, 1400, 3), 240, np.uint8)
+        self.image[:, :700] = ink
+
+    def read_what_is_there(self, box, scale):
+        assert scale == 1
+        return self.image[box.y0 : box.y1, box.x0 : box.x1], None
+
+
+@pytest.mark.parametrize(("ink", "ghosts"), [(150, 2), (240, 4)])
+def test_cells_on_glass_are_found_in_pixels_alone(run_of, folder, ink, ghosts):
+    run_of("", "", "cut", "", "")
+    run = json.loads((folder / "run.json").read_text("utf-8"))
+    change_run(folder, model=run["model"] | {"mpp": run["slide"]["mpp"]["x"]})
+    slide = Painted(ink)
+    # A dark nucleus is no stain of the cell.
+    slide.image[280:320, 1090:1110] = 60
+    check = check_cells(folder, slide)
+    assert check.on_glass.sum() == ghosts
+    assert not (check.on_glass & check.cut).any()  # each cell has one fault
+    row = summarise(folder, slide=slide)
+    assert row["cells_on_glass"] == ghosts
+    assert row["adequacy_count"] == row["cells_with_nucleus"] == 4 - ghosts
 
 
 def test_a_run_that_changed_is_checked_again(run_of):
@@ -106,7 +134,7 @@ def test_without_nuclei_in_the_model_cells_count(folder, run_of):
 
 def test_a_run_of_nuclei_has_no_faults_of_cells(run_folder):
     row = summarise(run_folder)
-    assert [row[name] for name in FAULT_COLUMNS] == [None, None, None]
+    assert [row[name] for name in FAULT_COLUMNS] == [None] * 4
 
 
 def test_the_border_of_the_slide_cuts_no_outline():

@@ -150,7 +150,7 @@ def test_cells_are_counted_where_cells_were_found(folder):
     change_run(folder, model=run["model"] | {"classes": [CELL_CLASS, "nucleus"]})
     row = summarise(folder)
     assert (row["nuclei"], row["cells"]) == (1, 3)
-    assert row["cells_with_nucleus"] + sum(row[name] for name in FAULT_COLUMNS) == 3
+    assert row["cells_with_nucleus"] + sum(row[name] or 0 for name in FAULT_COLUMNS) == 3
     assert row["adequacy_by"] == "cells"
     assert row["adequacy_count"] == row["cells_with_nucleus"]
     assert row["cells_per_mm2"] == pytest.approx(

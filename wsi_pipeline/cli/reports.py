@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from wsi_pipeline.cli.options import FILE, quiet_option
+
+if TYPE_CHECKING:
+    from wsi_pipeline.slides.slide import Slide
 
 __all__ = ["cohort", "features", "report"]
 
@@ -34,8 +38,8 @@ _SOURCE = "RUN_FOLDER|SLIDE_FOLDER"
     "--extended",
     type=FILE,
     metavar="SLIDE",
-    help="Slide of the run: measure stain, texture and neighbours of each object, too. Adds "
-    "columns to the table and writes SLIDE.extended.parquet.",
+    help="Slide of the run: measure stain, texture and neighbours of each object, and count cells "
+    "on empty glass, too. Adds columns to the table and writes SLIDE.extended.parquet.",
 )
 @quiet_option
 def features(
@@ -47,9 +51,17 @@ def features(
     SLIDE.objects.csv.gz has one row per object; SLIDE.summary.json is the row of the run for
     `wsiseg cohort`. Both go into the run folder.
     """
+    from wsi_pipeline.core.run_layout import read_run
     from wsi_pipeline.reports.slide_summary import write_features
+    from wsi_pipeline.runs.slide_of_run import slide_of_run
 
-    files = write_features(source, out, qc=qc, preparation=preparation)
+    def slide_of(folder: Path) -> Slide:
+        assert extended is not None
+        return slide_of_run(folder, read_run(folder), extended)
+
+    files = write_features(
+        source, out, qc=qc, preparation=preparation, slide_of=slide_of if extended else None
+    )
     if extended is not None:
         files = _write_extended(source, out, extended) + [
             file for file in files if not file.name.endswith(".csv.gz")

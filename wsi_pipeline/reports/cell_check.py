@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from wsi_pipeline.core.objects import CELL_CLASS, CYTOPLASM, Objects, is_cell
 from wsi_pipeline.core.run_layout import PARQUET, read_run
 from wsi_pipeline.formats.parquet_rows import read_boxes, read_rows
+from wsi_pipeline.reports.glass_check import cells_on_glass
 from wsi_pipeline.segmentation.cell_copies import cell_copies
+from wsi_pipeline.slides.slide import Slide
 
 __all__ = ["FAULT_COLUMNS", "CellCheck", "check_cells", "is_straight"]
 
@@ -43,30 +45,47 @@ class CellCheck:
         no nucleus was found in it
     cut
         a box of the network cuts its outline
+    on_glass
+        there is only glass under it; None where the pixels were not looked at
     """
 
     doubled: Bools
     without_nucleus: Bools
     cut: Bools
+    on_glass: Bools | None = None
 
     @property
     def faulty(self) -> Bools:
         """Which objects are cells that do not count, bool (n,)."""
-        return np.asarray(self.doubled | self.without_nucleus | self.cut)
+        drawn = self.doubled | self.without_nucleus | self.cut
+        return np.asarray(drawn if self.on_glass is None else drawn | self.on_glass)
 
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> dict[str, int | None]:
         """Return the columns `FAULT_COLUMNS` of a run's row."""
-        return {name: int(getattr(self, fault).sum()) for name, fault in FAULT_COLUMNS.items()}
+        found = {name: getattr(self, fault) for name, fault in FAULT_COLUMNS.items()}
+        return {name: None if rows is None else int(rows.sum()) for name, rows in found.items()}
 
 
 FAULT_COLUMNS: Mapping[str, str] = MappingProxyType(
-    {"doubled_cells": "doubled", "cells_without_nucleus": "without_nucleus", "cut_cells": "cut"}
+    {
+        "doubled_cells": "doubled",
+        "cells_without_nucleus": "without_nucleus",
+        "cut_cells": "cut",
+        "cells_on_glass": "on_glass",
+    }
 )
 """Column of a run's row → fault that it counts."""
 
 
-def check_cells(folder: Path) -> CellCheck | None:
+def check_cells(folder: Path, slide: Slide | None = None) -> CellCheck | None:
     """Return the faults of the cells of a run; None where no object holds another.
+
+    Parameters
+    ----------
+    folder
+        the run folder
+    slide
+        its slide, to find cells on glass
 
     Raises
     ------
@@ -78,14 +97,13 @@ def check_cells(folder: Path) -> CellCheck | None:
     classes = set(run["model"]["classes"])
     if CELL_CLASS not in classes:
         return None
-    about = path.stat()
-    slide = run["slide"]
-    mpp = (slide["mpp"]["x"] + slide["mpp"]["y"]) / 2
-    found = _checked(
-        path, about.st_mtime_ns, about.st_size, mpp, (slide["width"], slide["height"])
-    )  # fmt: skip
+    about, size = path.stat(), (run["slide"]["width"], run["slide"]["height"])
+    mpp = (run["slide"]["mpp"]["x"] + run["slide"]["mpp"]["y"]) / 2
+    found = _checked(path, about.st_mtime_ns, about.st_size, mpp, size)
     if found is not None and not classes - {CELL_CLASS, CYTOPLASM}:  # nobody looked for nuclei
-        return replace(found, without_nucleus=np.zeros_like(found.doubled))
+        found = replace(found, without_nucleus=np.zeros_like(found.doubled))
+    if found is not None and slide is not None:
+        found = replace(found, on_glass=cells_on_glass(folder, slide) & ~found.faulty)
     return found
 
 

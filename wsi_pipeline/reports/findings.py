@@ -172,6 +172,8 @@ def unseen(row: Row, run: RunRecord) -> list[str]:
             f"{_counted(row['cut_cells'], 'cut outline')} and "
             f"{_counted(row['doubled_cells'], 'doubled cell')}."
         )
+    if row["cells_on_glass"] is not None:
+        said.append(f"Not counted: {_counted(row['cells_on_glass'], 'cell')} on empty glass.")
     if row["focus_score"] is None:
         said.append("Focus was not measured.")
     adapted = run.get("adaptation")

@@ -13,7 +13,7 @@ from wsi_pipeline.core.errors import DataError, one_line
 from wsi_pipeline.core.objects import CELL_CLASS, CYTOPLASM
 from wsi_pipeline.core.run_layout import PARQUET
 from wsi_pipeline.formats.geoparquet import check_claims
-from wsi_pipeline.reports.cell_check import check_cells
+from wsi_pipeline.reports.cell_check import CellCheck, check_cells
 from wsi_pipeline.segmentation.cell_features import NUCLEUS_RATIO
 from wsi_pipeline.segmentation.kinds import NOT_CELLS
 from wsi_pipeline.segmentation.morphometry import NUCLEUS_AREA
@@ -23,11 +23,18 @@ __all__ = ["CELL_AREA", "measured"]
 CELL_AREA = "Cell: Area µm^2"
 
 
-def measured(folder: Path) -> dict[str, NDArray[np.float32]]:
+def measured(folder: Path, faults: CellCheck | None = None) -> dict[str, NDArray[np.float32]]:
     """Return areas of nuclei and of cells in µm², and N/C ratios, of a run; NaN is left out.
 
     Keys: ``nucleus_area_um2``, ``cell_area_um2``, ``nc_ratio``. Cytoplasm, leukocytes and what is
     no nucleus count as neither. A cell that does not count (`check_cells`) has no ratio.
+
+    Parameters
+    ----------
+    folder
+        the run folder
+    faults
+        which cells do not count; by default those that outlines show
 
     Raises
     ------
@@ -55,7 +62,7 @@ def measured(folder: Path) -> dict[str, NDArray[np.float32]]:
         return values
 
     nucleus, cell, ratio = (column(n) for n in (NUCLEUS_AREA, CELL_AREA, NUCLEUS_RATIO))
-    faults = check_cells(folder)
+    faults = faults or check_cells(folder)
     if faults is not None:
         ratio = np.where(faults.faulty, np.float32(np.nan), ratio)
     # A model of class probabilities stores the areas of all classes as areas of nuclei.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -19,12 +20,13 @@ from wsi_pipeline.core.objects import CELL_CLASS, CYTOPLASM
 from wsi_pipeline.core.records import RunRecord
 from wsi_pipeline.core.run_layout import PARQUET, RUN_JSON, read_run, runs_of_slide
 from wsi_pipeline.core.safe_names import folder_name
-from wsi_pipeline.reports.cell_check import FAULT_COLUMNS, check_cells
+from wsi_pipeline.reports.cell_check import FAULT_COLUMNS, CellCheck, check_cells
 from wsi_pipeline.reports.kind_counts import KIND_COLUMNS, kind_counts
 from wsi_pipeline.reports.measured import measured
 from wsi_pipeline.reports.object_table import holds_boxes, write_object_table
 from wsi_pipeline.reports.row_check import check_row
 from wsi_pipeline.segmentation.kinds import has_kinds
+from wsi_pipeline.slides.slide import Slide
 
 __all__ = [
     "COLUMNS",
@@ -131,6 +133,7 @@ def write_features(
     *,
     qc: Path | None = None,
     preparation: str = "liquid",
+    slide_of: Callable[[Path], AbstractContextManager[Slide]] | None = None,
 ) -> list[Path]:
     """Write the object table and the summary row of each run of a slide.
 
@@ -147,6 +150,8 @@ def write_features(
         output of ``wsiseg info --json`` for the slide; adds the focus score
     preparation
         ``liquid`` or ``conventional``; decides how many cells are adequate
+    slide_of
+        opens the slide of a run folder, to find cells on empty glass; by default nobody looks
 
     Returns
     -------
@@ -161,7 +166,8 @@ def write_features(
     files = []
     for folder in runs_of_slide(source):
         run = read_run(folder)
-        row = summarise(folder, qc=qc, preparation=preparation)
+        with nullcontext() if slide_of is None else slide_of(folder) as slide:
+            row = summarise(folder, qc=qc, preparation=preparation, slide=slide)
         name = run["slide"]["id"]
         if out is not None:
             name += f".{folder_name(run['model']['name'])}"
@@ -219,7 +225,9 @@ def read_row(path: Path) -> Row:
     return row
 
 
-def summarise(folder: Path, *, qc: Path | None = None, preparation: str = "liquid") -> Row:
+def summarise(
+    folder: Path, *, qc: Path | None = None, preparation: str = "liquid", slide: Slide | None = None
+) -> Row:
     """Compute the row of a run folder; parameters and errors as in `write_features`."""
     if preparation not in LEAST_CELLS:
         known = ", ".join(LEAST_CELLS)
@@ -230,8 +238,10 @@ def summarise(folder: Path, *, qc: Path | None = None, preparation: str = "liqui
         row["run_sha256"] = _sha256(folder / RUN_JSON)
         # Boxes are of any classes and have no area; they are counted as objects alone.
         if not holds_boxes(folder / PARQUET):
-            row |= _counts(measured(folder), row["foreground_area_mm2"], run["model"]["classes"])
-            row |= _honest(folder, row)
+            faults = check_cells(folder, slide)
+            found, area = measured(folder, faults), row["foreground_area_mm2"]
+            counts = _counts(found, area, run["model"]["classes"])
+            row |= counts | _honest(faults, counts, area)
             row |= _adequacy(row, run, preparation)
         if has_kinds(tuple(run["model"]["classes"])):
             row |= kind_counts(folder)
@@ -314,14 +324,12 @@ def _counts(
     return row
 
 
-def _honest(folder: Path, row: Row) -> Row:
+def _honest(faults: CellCheck | None, counts: Row, area_mm2: float) -> Row:
     """Return how many cells do not count, and the density of the others."""
-    faults = check_cells(folder)
-    if row["cells"] is None or faults is None:
+    if counts.get("cells") is None or faults is None:
         return {}
-    found = faults.counts()
-    count, area = row["cells"] - sum(found.values()), row["foreground_area_mm2"]
-    return {**found, "cells_per_mm2": count / area if area else None}
+    count = counts["cells"] - int(faults.faulty.sum())
+    return {**faults.counts(), "cells_per_mm2": count / area_mm2 if area_mm2 else None}
 
 
 def _adequacy(row: Row, run: RunRecord, preparation: str) -> Row:

@@ -60,6 +60,9 @@ TERMS: Mapping[str, Term] = MappingProxyType(
             "cut cells, not counted",
             "A box of the network cuts the outline: more than half of one side is straight.",
         ),
+        "cells_on_glass": Term(
+            "cells on empty glass, not counted", "Looked for by `wsiseg features --extended`."
+        ),
         "cell_area_um2_median": Term("cell area, median, µm²"),
         "nc_ratio_median": Term(
             "N/C ratio, median", "Area of a cell's nuclei divided by the area of the cell."
