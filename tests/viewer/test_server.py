@@ -3,6 +3,7 @@
 import json
 import shutil
 import struct
+import threading
 from io import BytesIO
 
 import numpy as np
@@ -13,6 +14,7 @@ from viewers import ask, ask_json, served
 
 from wsi_pipeline.core.errors import UsageError
 from wsi_pipeline.formats.geojson import read_geojson, read_header
+from wsi_pipeline.viewer import library
 from wsi_pipeline.viewer.library import Library, match_runs
 from wsi_pipeline.viewer.server import ViewerServer
 
@@ -153,6 +155,25 @@ def test_objects_arrive_as_arrays(server, cells):
     assert struct.unpack_from("<I", body, 4 * tiles) == (len(cells),)
     for k in range(len(about["measurements"])):
         assert len(ask(server, f"/api/view/0/layer/0/measurement/{k}")[2]) == 4 * len(cells)
+
+
+def test_points_do_not_wait_for_outlines(server, monkeypatch):
+    go_on = threading.Event()
+    read = library.read_parquet
+
+    def slow(path):
+        assert go_on.wait(20)
+        return read(path)
+
+    monkeypatch.setattr(library, "read_parquet", slow)
+    about = ask_json(server, "/api/view/0/layer/0")
+    assert len(ask(server, "/api/view/0/layer/0/base")[2]) > 9 * about["count"]
+    assert len(ask(server, "/api/view/0/layer/0/measurement/1")[2]) == 4 * about["count"]
+    assert ask(server, "/api/view/0/layer/0/outlines/0")[0::2] == (202, b"")
+    go_on.set()
+    assert len(ask_json(server, "/api/view/0/layer/0/object/0")["rings"][0]) > 5
+    status, _, body = ask(server, "/api/view/0/layer/0/outlines/0")
+    assert status == 200 and len(body) > 16
 
 
 def test_corrections_are_saved_and_come_back(server, run, cells):

@@ -142,7 +142,7 @@ def corrected(original: SortedObjects, edits: Sequence[Edit]) -> Objects:
     DataError
         an added object has no outline or no class
     """
-    objects = original.objects
+    objects = original.outlines.get()
     last = {edit.id: edit for edit in edits}
     rows = original.rows_of(np.array(list(last), np.uint64).reshape(-1, 2))
     known = {int(row): edit for row, edit in zip(rows, last.values(), strict=True) if row >= 0}
@@ -225,7 +225,7 @@ def edits_between(original: SortedObjects, after: Objects) -> list[dict[str, Any
     rows = original.rows_of(after.ids)
     gone = np.setdiff1d(np.arange(len(original.objects)), rows)
     found = np.flatnonzero(rows >= 0)
-    before, now = original.objects.take(rows[found]), after.take(found)
+    before, now = original.outlines.get().take(rows[found]), after.take(found)
     moved = _differs(before, now)
     names_before, names_now = np.array(before.classes), np.array(now.classes)
     renamed = np.zeros(len(found), np.bool_)

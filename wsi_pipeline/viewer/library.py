@@ -15,6 +15,7 @@ from wsi_pipeline.core.records import RunRecord
 from wsi_pipeline.core.run_layout import PARQUET, THUMBNAIL, read_run
 from wsi_pipeline.core.safe_names import slide_id_of
 from wsi_pipeline.formats.geoparquet import read_parquet
+from wsi_pipeline.formats.parquet_rows import read_boxes
 from wsi_pipeline.runs.slide_of_run import slide_of_run
 from wsi_pipeline.slides.slide import Slide, open_slide
 from wsi_pipeline.viewer.object_tiles import sort_into_tiles
@@ -125,7 +126,7 @@ class Library:
         with suppress(WsisegError):
             view = self.view(0)
             for index in range(len(view.loaders)):
-                view.layer(index)
+                view.layer(index).sorted.outlines.start()
 
     def _open(self, entry: Entry) -> View:
         records = [read_run(run) for run in entry.runs]
@@ -166,7 +167,10 @@ class Library:
                 f"the slide of {run} has {about['width']} x {about['height']} pixels, this one "
                 f"{picture.width} x {picture.height}; give runs of one slide"
             )
-        objects = sort_into_tiles(read_parquet(run / PARQUET), picture.width, picture.height)
+        path = run / PARQUET
+        objects = sort_into_tiles(
+            read_boxes(path), picture.width, picture.height, partial(read_parquet, path)
+        )
         corrections = self._corrections or run / CORRECTIONS
         return Layer(record["model"]["name"], objects, corrections, dict(record), run)
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import struct
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.core.objects import CELL_CLASS, Objects
+from wsi_pipeline.viewer.later import Later
 
 __all__ = ["RING_END", "SortedObjects", "sort_into_tiles"]
 
@@ -31,7 +33,7 @@ class SortedObjects:
     Attributes
     ----------
     objects
-        sorted
+        sorted; their outlines may be boxes, see `outlines`
     tile_px
         side of a tile in level-0 pixels
     columns, rows
@@ -40,6 +42,8 @@ class SortedObjects:
         uint32 (tiles + 1,): tile t, row by row, holds the objects offsets[t]:offsets[t + 1]
     centres
         float32 (n, 2): centre of the box around each outline
+    outlines
+        the same objects with their outlines, which take longer to read
     """
 
     objects: Objects
@@ -48,6 +52,7 @@ class SortedObjects:
     rows: int
     offsets: NDArray[np.uint32]
     centres: NDArray[np.float32]
+    outlines: Later[Objects]
 
     def base(self) -> bytes:
         """Return offsets (uint32), centres (float32 x, y) and classes (uint8), end to end."""
@@ -66,7 +71,7 @@ class SortedObjects:
             leave out vertices, for outlines that are drawn small
         """
         first, last = int(self.offsets[index]), int(self.offsets[index + 1])
-        objects = self.objects
+        objects = self.outlines.get()
         rings = slice(objects.object_offsets[first], objects.object_offsets[last])
         starts = objects.ring_offsets[rings.start : rings.stop + 1]
         coords = objects.coords[starts[0] : starts[-1]]
@@ -143,8 +148,16 @@ class SortedObjects:
         return CELL_CLASS if linked and CELL_CLASS in self.objects.classes else ""
 
 
-def sort_into_tiles(objects: Objects, width: int, height: int) -> SortedObjects:
-    """Return the objects of a slide of that size, sorted by tiles of some hundred objects each."""
+def sort_into_tiles(
+    objects: Objects, width: int, height: int, read: Callable[[], Objects] | None = None
+) -> SortedObjects:
+    """Return the objects of a slide of that size, sorted by tiles of some hundred objects each.
+
+    Parameters
+    ----------
+    read
+        returns the objects with their outlines, in the same order, where `objects` has boxes
+    """
     bounds = objects.bounds()
     centres = ((bounds[:, :2] + bounds[:, 2:]) / 2).astype(np.float32)
     wanted = math.sqrt(width * height * _OBJECTS_PER_TILE / max(len(objects), 1))
@@ -156,7 +169,13 @@ def sort_into_tiles(objects: Objects, width: int, height: int) -> SortedObjects:
     order = np.argsort(tile, kind="stable")
     counts = np.bincount(tile, minlength=columns * rows)
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.uint32)
-    return SortedObjects(objects.take(order), tile_px, columns, rows, offsets, centres[order])
+    held = objects.take(order)
+
+    def whole() -> Objects:
+        # The measurements are held once.
+        return held if read is None else replace(read().take(order), features=held.features)
+
+    return SortedObjects(held, tile_px, columns, rows, offsets, centres[order], Later(whole))
 
 
 def _thinned(

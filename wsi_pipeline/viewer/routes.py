@@ -78,6 +78,9 @@ def _outlines(library: Library, view: int, layer: int, index: int, *, far: bool 
     held = _layer(library, view, layer).sorted
     if index >= held.columns * held.rows:
         raise DataError(f"tile {index} does not exist; there are {held.columns * held.rows}")
+    if not held.outlines.ready:
+        held.outlines.start()
+        return Reply(b"", status=202)  # the page asks again
     return Reply(held.tile(index, far=far))
 
 

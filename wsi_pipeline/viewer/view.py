@@ -109,7 +109,7 @@ class Layer:
         objects = self.sorted.objects
         if not 0 <= row < len(objects):
             raise DataError(f"object {row} does not exist; the layer has {len(objects)}")
-        (polygon,) = objects.take(np.array([row])).polygons()
+        (polygon,) = self.sorted.outlines.get().take(np.array([row])).polygons()
         measured = {
             name: round(float(column[row]), 4)
             for name, column in objects.features.items()
@@ -219,7 +219,7 @@ class Layer:
         DataError
             a row does not exist
         """
-        objects = self.sorted.objects
+        objects = self.sorted.outlines.get()
         if len(rows) and not 0 <= rows.min() <= rows.max() < len(objects):
             raise DataError(f"rows must be 0 to {len(objects) - 1}")
         wanted = np.zeros(len(objects), np.bool_)

@@ -3,6 +3,7 @@
 import { getBuffer } from "./api.js";
 import { app, emit, path } from "./app.js";
 import { MAP, range } from "./colours.js";
+import { message } from "./dom.js";
 
 const CONCURRENT = 4;
 const MOST_VERTICES = 6_000_000; // kept in memory
@@ -159,6 +160,13 @@ export class Layer {
     try {
       const bytes = await getBuffer(path(this, `${key < 0 ? "far" : "outlines"}/${index}`));
       if (view !== app.view) return;
+      if (!bytes.byteLength) {
+        // The server still reads the outlines; points are drawn until then.
+        this.tiles.delete(key);
+        this.waiting.length = 0;
+        setTimeout(() => emit("redraw"), 500);
+        return;
+      }
       const head = new DataView(bytes);
       const tile = {
         bytes: new Uint8Array(bytes, 16), count: head.getUint32(0, true), unit: head.getFloat32(4, true),
@@ -170,7 +178,8 @@ export class Layer {
       emit("redraw");
     } catch (error) {
       this.tiles.delete(key);
-      console.warn(error);
+      if (!this.failed) message(`outlines of ${this.about.name}: ${error.message}`, "error");
+      this.failed = true;
     } finally {
       this.loading--;
       this.#next();
