@@ -58,11 +58,12 @@ def spike(
     slide: Path, count: int, seed: int, out: Path | None, as_json: bool, quiet: bool,
     **settings: Any,
 ) -> None:  # fmt: skip
-    """Measure if a model works on the stain of SLIDE, without any annotation.
+    """Warn where a model fails on the stain of SLIDE, without any annotation.
 
     Painted cells of known outline, normal, dysplastic and in groups, get the stain and the blur of
     the slide and are laid into its pixels, on glass and among its cells. The share of their nuclei
-    (and cells) that the model finds is shown per kind and place, with 95 % intervals.
+    (and cells) that the model finds is shown per kind and place, with 95 % intervals. Painted cells
+    are cleaner than real ones: a low share is a warning, a high share is no proof.
     """
     silent = quiet or as_json
     with announce("loading PyTorch", quiet=silent):

@@ -141,9 +141,10 @@ def spike_markdown(record: SpikeRecord) -> str:
         f"{record['objects_before']} nuclei that it drew before, {record['lost_objects']} were no "
         "longer drawn, most of them under laid cells.",
         "",
-        f'Faint cells have nuclei of {FAINT_NUCLEUS:g} times the usual density; the rows "all" are '
-        "without them. Painted cells are cleaner than real ones: take the shares as upper limits, "
-        "and compare slides and models by them. No diagnosis; research use, not a medical device.",
+        f"Faint cells have nuclei of {FAINT_NUCLEUS:g} times the usual density; the rows of all "
+        "are without them. Painted cells are cleaner than real ones: a low share is a warning, a "
+        "high share is no proof that real nuclei are found. No diagnosis; research use, not a "
+        "medical device.",
     ]
     return "\n".join(lines) + "\n"
 
