@@ -13,6 +13,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,9 +50,7 @@ PAN = """async (seconds) => {
     times.push(performance.now() - last);
     last = performance.now();
   }
-  times.sort((a, b) => a - b);
-  return { fps: (1000 * times.length) / times.reduce((a, b) => a + b, 0),
-           slow: times[Math.floor(0.95 * times.length)] };
+  return { frames: times.length, seconds: times.reduce((a, b) => a + b, 0) / 1000 };
 }"""
 
 
@@ -110,8 +109,25 @@ def write_run(source: Path, folder: Path, side: int, copies: int) -> int:
     return writer.count
 
 
+def browser_seconds() -> float:
+    """Return the CPU time of the browser's processes."""
+    total = 0.0
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            total += sum(process.cpu_times()[:2])
+    return total
+
+
+def pan(page: Any, seconds: float) -> tuple[float, float]:
+    """Move the slide to and fro; return frames a second, and CPU milliseconds for each frame."""
+    before = browser_seconds()
+    found = page.evaluate(PAN, seconds)
+    spent = browser_seconds() - before
+    return found["frames"] / found["seconds"], 1000 * spent / found["frames"]
+
+
 def measure(slide: Path, run: Path, chromium: str) -> dict[str, Any]:
-    """Return seconds to the first picture and objects, and frames a second at three zooms."""
+    """Return seconds to the first picture and objects, and texts about frames at three zooms."""
     from playwright.sync_api import sync_playwright
 
     library = Library(match_runs([slide], [run]))
@@ -132,11 +148,12 @@ def measure(slide: Path, run: Path, chromium: str) -> dict[str, Any]:
             if width:
                 page.evaluate(f"wsiseg.goTo(11500, 11500, {width}, true)")
             page.wait_for_timeout(4000)
-            found[name] = page.evaluate(PAN, 4)
-            found[name]["level"] = page.inner_text("#detail-level") or "outlines"
+            level = (page.inner_text("#detail-level") or "outlines").split(":")[0].lower()
+            shown = pan(page, 4)
             page.evaluate("wsiseg.app.shown = false")
-            found[name]["bare"] = page.evaluate(PAN, 2)["fps"]
+            bare = pan(page, 4)
             page.evaluate("wsiseg.app.shown = true")
+            found[name] = f"{level}: {shown[0]:.0f}, {shown[1]:.0f} ms ({bare[1]:.0f} ms)"
         browser.close()
         server.shutdown()
     return found
@@ -163,10 +180,7 @@ def main() -> None:
             write_run(given.run, run, side, copies)
         count = len(read_parquet(run / PARQUET))
         found = measure(large, run, given.chromium)
-        rates = " | ".join(
-            f"{found[k]['fps']:.0f} ({found[k]['bare']:.0f}; {found[k]['level'].split(':')[0]})"
-            for k in ("far", "middle", "near")
-        )
+        rates = " | ".join(found[name] for name in ("far", "middle", "near"))
         load = f"{psutil.getloadavg()[0]:.0f}"
         seconds = f"{found['picture']:.1f} | {found['objects']:.1f}"
         print(f"| {count} | {seconds} | {rates} | {load} |")

@@ -243,6 +243,11 @@ def test_corrections_are_made_undone_saved_and_read_back(server, opened, run, ce
     assert "1 added" in page.inner_text("#panel-correct")
     ids = [f"{int(a) << 64 | int(b):032x}" for a, b in after.ids]
     assert drawn.replace("-", "") in ids
+    page.click("li:has-text('deleted') >> text=Revert")
+    until(page, "wsiseg.app.layers[0].edited.size === 0")
+    page.keyboard.press("Control+s")
+    until(page, "!document.body.classList.contains('dirty')")
+    assert len(read_geojson(run / CORRECTIONS)) == len(cells) + 1
 
 
 def draw_square(page, x, y, half=15):

@@ -1,13 +1,14 @@
 // Panel "Correct": delete, add, reshape, change the class; undo; areas; save.
 
 import { app, emit, on } from "./app.js";
-import { areas, canRedo, canUndo, changeObject, edits, isDirty, redo, removeArea, save, undo } from "./edits.js";
+import { areas, canRedo, canUndo, changeObject, edits, isDirty, redo, removeArea, revert, save, undo } from "./edits.js";
 import { $, el, guarded, shown } from "./dom.js";
 import { drawnClass, enter, finish, leave, mode, setDrawnClass } from "./draw.js";
 import { deselect, selectEdit } from "./selection.js";
 import { goTo } from "./slide.js";
 
 const panel = $("panel-correct");
+const LISTED = 200;
 
 export function deleteSelected() {
   const object = app.selected;
@@ -83,7 +84,12 @@ export function chooseClass(name) {
 function listBox() {
   const all = edits();
   const word = (edit) => (edit.deleted ? "deleted" : edit.row < 0 ? "added" : edit.moved ? "reshaped" : "class");
-  const rows = all.slice(-200).reverse().map((edit) => el("li", {}, button(`${word(edit)}: ${edit.class ?? "object"}`, "Go there", () => selectEdit(edit, true), { className: "small" })));
+  const rows = all.slice(-LISTED).reverse().map((edit) => {
+    const back = button("Revert", "Take this correction back", () => { deselect(); revert(edit); }, { className: "small" });
+    const go = button(`${word(edit)}: ${edit.class ?? "object"}`, "Go there", () => selectEdit(edit, true), { className: "small grow" });
+    return el("li", { className: "row" }, go, back);
+  });
+  if (all.length > LISTED) rows.push(el("li", { className: "hint", textContent: `and ${shown(all.length - LISTED)} earlier ones` }));
   const counts = {};
   for (const edit of all) counts[word(edit)] = (counts[word(edit)] ?? 0) + 1;
   const said = Object.entries(counts).map(([name, n]) => `${shown(n)} ${name}`).join(", ");

@@ -47,6 +47,11 @@ export function changeObject(object, change) {
   put({ id: object.id, before, after: after.row < 0 && after.deleted ? null : after });
 }
 
+// Gives an object back as the run has it; one that was added goes.
+export function revert(edit) {
+  put({ id: edit.id, before: edit, after: null });
+}
+
 export function addObject(rings, name) {
   const edit = { id: crypto.randomUUID(), row: -1, deleted: false, class: name, rings, moved: true, renamed: true };
   put({ id: edit.id, before: null, after: edit });

@@ -45,7 +45,7 @@ export function drawStill() {
     }
   }
   const chosen = app.selected;
-  if (chosen && !chosen.deleted && chosen.id !== handles?.id) parts.push(shape(chosen.rings, "halo"), shape(chosen.rings, "chosen"));
+  if (chosen && chosen.id !== handles?.id) parts.push(shape(chosen.rings, "halo"), shape(chosen.rings, "chosen"));
   still.replaceChildren(...parts);
 }
 

@@ -27,7 +27,8 @@ export async function select(layer, row, move = false) {
     const detail = await getJson(path(layer, `object/${row}`));
     activate(layer);
     const edit = editOf(detail.id);
-    choose({ ...detail, layer, ...(edit ? { class: edit.class, rings: edit.rings, deleted: edit.deleted } : {}) }, move);
+    const now = edit?.deleted ? { deleted: true } : edit ? { class: edit.class, rings: edit.rings } : {};
+    choose({ ...detail, layer, ...now }, move);
   });
 }
 
@@ -67,7 +68,7 @@ on("selected", (object) => {
   const close = el("button", { className: "small", textContent: "×", title: "Deselect (Esc)", onclick: deselect });
   close.setAttribute("aria-label", "Deselect");
   const copy = el("button", { className: "small", textContent: "Copy id", onclick: () => navigator.clipboard?.writeText(object.id) });
-  const head = el("div", { className: "row" }, el("strong", { className: "grow", textContent: object.class }), object.score === null ? null : el("span", { className: "count", textContent: `score ${object.score.toFixed(2)}` }), copy, close);
+  const head = el("div", { className: "row" }, el("strong", { className: "grow", textContent: object.class + (object.deleted ? " (deleted)" : "") }), object.score === null ? null : el("span", { className: "count", textContent: `score ${object.score.toFixed(2)}` }), copy, close);
   const related = [];
   if (object.cell !== null && object.cell !== undefined) related.push(link("its cell", object.layer, object.cell));
   (object.nuclei ?? []).forEach((row, i) => related.push(link(`nucleus ${i + 1}`, object.layer, row)));
