@@ -196,12 +196,12 @@ def _numbers(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, f
     ]
 
 
-def forget(model: str, checkpoint: Path, sets: Path) -> None:
+def forget(model: str, checkpoint: Path, sets: Path, more: list[str]) -> None:
     """Measure the network that ships and the one that was trained further, on all sets."""
     call = ("evaluate", "--suite", sets, "--model", model, "--checkpoint", checkpoint)
-    content = json.loads(wsiseg(*call, "--json", "--device", "cpu"))
+    content = json.loads(wsiseg(*call, "--json", "--device", "cpu", *more))
     first, second = (one["sets"] for one in content["models"])
-    names = ("F1", "pixel IoU", "found", "drawn per mark")
+    names = ("F1", "foreground IoU", "recall", "drawn per mark")
     rows = [["set", *names]]
     for name in first:
         for kind, before in first[name].items():
@@ -209,7 +209,8 @@ def forget(model: str, checkpoint: Path, sets: Path) -> None:
             if isinstance(before, dict):
                 cells = [f"{_text(before.get(k))} → {_text(after.get(k))}" for k in names]
                 rows.append([f"{name}: {kind}", *cells])
-    note(f"{model}, shipped → {checkpoint.parent.name}, on the suite's held-out images", rows)
+    about = f"{model}, shipped → {checkpoint.parent.name}, on the held-out images of all sets"
+    note(" ".join([about, *more]), rows)
 
 
 def _text(value: Any) -> str:
@@ -241,7 +242,7 @@ def main() -> None:
     elif given.command == "slide":
         learn_slide(given.model, given.out, more)
     else:
-        forget(given.model, given.checkpoint, given.sets)
+        forget(given.model, given.checkpoint, given.sets, more)
 
 
 if __name__ == "__main__":

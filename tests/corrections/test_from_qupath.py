@@ -114,7 +114,7 @@ def test_some_areas_are_held_out(slide_path, run_folder, exported, areas, tmp_pa
         train, held = load_set(str(tmp_path / "two"), mpp=0.5, split=Split(split))
         assert (len(train), len(held)) == counts
     shown = learn(slide_path, exported, run_folder, tmp_path / "one", "--area", areas(SECOND))
-    assert "1 areas, 2 fields (1 held out)" in shown
+    assert "1 area, 2 fields (1 held out)" in shown
     first, last = document_of(tmp_path / "one")["images"]
     assert (first["held_out"], last["held_out"]) == (False, True)
     assert last["slide_x"] > first["slide_x"]

@@ -81,8 +81,8 @@ class Learned:
         if not self.nuclei + self.cells:
             objects = "no object: all of it is learned as background"
         found = [
-            f"{self.slide}: {self.areas} areas, {self.fields} fields ({self.held_out} held out), "
-            f"{objects}"
+            f"{self.slide}: {self.areas} area{'s' * (self.areas != 1)}, {self.fields} "
+            f"field{'s' * (self.fields != 1)} ({self.held_out} held out), {objects}"
         ]
         if self.crossing:
             found.append(f"  not learned: {self.crossing} that cross the border of an area")
