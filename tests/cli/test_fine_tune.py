@@ -61,5 +61,5 @@ def test_a_shipped_network_goes_on_and_resumes(model, tmp_path):
     assert fields.stat().st_mtime_ns == made
     a, b = (load_file(tmp_path / part / f"{model}.safetensors") for part in ("whole", "parts"))
     assert all(torch.equal(a[k], b[k]) for k in a)
-    told = complaint(wsiseg(*call, "--out", tmp_path / "parts", "--lr", 0.1), 2)
+    told = complaint(wsiseg(*call, "--out", tmp_path / "parts", "--lr", 0.1, "--quiet"), 2)
     assert "another lr" in told
