@@ -97,7 +97,9 @@ def test_a_gate_without_area_is_refused(text, error):
 @pytest.mark.parametrize(
     "content",
     ["[]", "{}", "[[0, 0], [1, 1]]", "[[0, 0], [1, 1], [1, 0], [0, 1]]", '{"polygon": "x"}',
-     '{"x": 3, "polygon": [[0, 0], [1, 0], [1, 1]]}', "[[0, 0], [1e999, 0], [1, 1]]", "no"],
+     '{"x": 3, "polygon": [[0, 0], [1, 0], [1, 1]]}', "[[0, 0], [1e999, 0], [1, 1]]", "no",
+     "[" * 100_000],
+    ids=lambda text: text[:20],
 )  # fmt: skip
 def test_a_file_without_a_gate_is_refused(content, tmp_path):
     path = tmp_path / "gate.json"

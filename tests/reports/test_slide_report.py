@@ -173,6 +173,34 @@ def test_a_report_has_the_spike_test_and_the_cells_that_do_not_count(folder, tmp
     assert "<b>" in text
 
 
+DEEP = "[" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("foreground.geojson", DEEP),
+        ("foreground.geojson", '{"features": [{"properties": {}}]}'),
+        ("foreground.geojson", '{"features": [{"properties": {"classification": {"name": "F"}}, '
+         '"geometry": {"type": "Polygon", "coordinates": [[["x"]]]}}]}'),
+        ("gallery/gallery.json", DEEP),
+        ("gallery/gallery.json", '{"schema_version": 1, "cells": [{"files": "x"}]}'),
+        ("spike/spike.json", DEEP),
+        ("spike/spike.json", '{"schema_version": 1, "results": [{"kind": 1}]}'),
+        ("thumbnail.png", "no"),
+        ("overlay.png", "no"),
+    ],
+    ids=lambda text: text[:20],
+)  # fmt: skip
+def test_a_damaged_file_of_a_run_is_named_in_one_line(file, text, folder, tmp_path):
+    (folder / file).parent.mkdir(exist_ok=True)
+    (folder / file).write_text(text)
+    with pytest.raises(DataError, match=file.split("/")[-1]) as refusal:
+        write_report(folder, tmp_path / "r.html")
+    assert "\n" not in str(refusal.value)
+    assert not (tmp_path / "r.html").exists()
+
+
 @given(st.integers(0, 10**9), st.integers(1, 400))
 def test_a_density_map_counts_every_object_once(seed, n):
     rng = np.random.default_rng(seed)

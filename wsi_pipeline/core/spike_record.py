@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, TypedDict
 
 from wsi_pipeline.core.errors import DataError, one_line
+from wsi_pipeline.core.json_files import read_json
 
 __all__ = ["SPIKE_FOLDER", "SPIKE_JSON", "SPIKE_VERSION", "SpikeRecord", "SpikeRow", "read_spike"]
 
@@ -73,7 +73,7 @@ def read_spike(folder: Path) -> SpikeRecord | None:
     else:
         return None
     try:
-        found: SpikeRecord = json.loads(path.read_text("utf-8"))
+        found: SpikeRecord = read_json(path)
         version = found.get("schema_version")
         rows = found["results"] if version == SPIKE_VERSION else []
         if any(set(row) != set(SpikeRow.__annotations__) for row in rows):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.core.errors import DataError, one_line
+from wsi_pipeline.core.json_files import read_json
 from wsi_pipeline.core.numbers import grouped
 from wsi_pipeline.core.records import RunRecord
-from wsi_pipeline.core.run_layout import FOREGROUND, THUMBNAIL
+from wsi_pipeline.core.run_layout import FOREGROUND, RUN_JSON, THUMBNAIL
 from wsi_pipeline.core.scale_bar import length_text, round_length
 from wsi_pipeline.reports.templates import round_up
 
@@ -101,10 +101,12 @@ def density_map(
     Raises
     ------
     DataError
-        the thumbnail or foreground.geojson cannot be read
+        the thumbnail or foreground.geojson cannot be read, or the slide has no size
     """
     slide = run["slide"]
     mpp = (slide["mpp"]["x"] + slide["mpp"]["y"]) / 2
+    if not (mpp > 0 and np.isfinite(mpp) and min(slide["width"], slide["height"]) > 0):
+        raise DataError(f"{folder / RUN_JSON} states no size of the slide; run the slide again")
     path = folder / THUMBNAIL
     image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if image is None:
@@ -179,7 +181,7 @@ def _areas(path: Path, scale: float) -> Iterator[Area]:
     if not path.is_file():
         return
     try:
-        for feature in json.loads(path.read_text("utf-8"))["features"]:
+        for feature in read_json(path)["features"]:
             kind = str(feature["properties"]["classification"]["name"])
             rings = list(_rings(feature["geometry"], scale))
             if rings:

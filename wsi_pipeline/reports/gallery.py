@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from wsi_pipeline.core.errors import DataError, UsageError, one_line
 from wsi_pipeline.core.files import as_output_error, write_bytes, write_text
+from wsi_pipeline.core.json_files import read_json
 from wsi_pipeline.core.objects import Objects
 from wsi_pipeline.core.run_layout import PARQUET, RUN_JSON, read_run
 from wsi_pipeline.formats._geojson_render import uuid_text
@@ -304,7 +305,7 @@ def read_gallery(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         path = folder / GALLERY / GALLERY_JSON
     try:
-        found = json.loads(path.read_text("utf-8"))
+        found = read_json(path)
         if found["schema_version"] != SCHEMA_VERSION or not isinstance(found["cells"], list):
             raise ValueError(f"schema_version {found['schema_version']}")
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import shapely
 from numpy.typing import NDArray
 
 from wsi_pipeline.core.errors import DataError, UsageError, one_line
+from wsi_pipeline.core.json_files import read_json
 from wsi_pipeline.core.objects import Objects
 from wsi_pipeline.reports.plot import Plot, plot
 from wsi_pipeline.segmentation.cell_features import NUCLEUS_RATIO
@@ -195,7 +195,7 @@ def _gate_of_file(path: Path) -> Gate:
     if not path.is_file():
         raise UsageError(f"--gate {path} does not exist; give x0,y0,x1,y1 or a JSON file")
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = read_json(path)
         about = content if isinstance(content, Mapping) else {"polygon": content}
         vertices = np.asarray(about["polygon"], np.float64)
         if vertices.ndim != 2 or vertices.shape[1] != 2 or not np.isfinite(vertices).all():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,8 +82,10 @@ def _stored(folder: Path, about: Mapping[str, Any]) -> Iterator[Shot]:
                 {str(k): float(v) for k, v in cell[key].items()}
                 for key in ("measurements", "reasons")
             )
+            if not all(map(math.isfinite, (*place, *numbers.values(), *reasons.values()))):
+                raise ValueError("a number is not finite")
             yield _shot(int(cell["rank"]), plain, outlined, numbers, reasons, place)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise DataError(
             f"{folder / GALLERY_JSON} cannot be used ({one_line(error)}); write it again with "
             "`wsiseg gallery`"

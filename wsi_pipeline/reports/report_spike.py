@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from wsi_pipeline.core.errors import DataError, one_line
 from wsi_pipeline.core.numbers import percent
-from wsi_pipeline.core.spike_record import SpikeRow, read_spike
+from wsi_pipeline.core.spike_record import SPIKE_FOLDER, SPIKE_JSON, SpikeRow, read_spike
 
 __all__ = ["SPIKE_HEAD", "ReportSpike", "report_spike"]
 
@@ -33,12 +34,22 @@ def report_spike(folder: Path) -> ReportSpike | None:
     record = read_spike(folder)
     if record is None:
         return None
-    whole = next((r for r in record["results"] if r["kind"] == r["place"] == "all"), None)
+    try:
+        return ReportSpike(_sentence(record["results"]), [_row(row) for row in record["results"]])
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DataError(
+            f"{folder / SPIKE_FOLDER / SPIKE_JSON} cannot be used ({one_line(error)}); "
+            "run `wsiseg spike` again"
+        ) from error
+
+
+def _sentence(rows: Sequence[SpikeRow]) -> str:
     text = "Painted cells of known shape were laid into this slide, and the model was run on it."
+    whole = next((row for row in rows if row["kind"] == row["place"] == "all"), None)
     if whole is not None and whole["share"] is not None:
         found = _share(whole["share"], whole["low"], whole["high"])
         text += f" It found the nuclei of {whole['found']} of {whole['laid']} of them, {found}."
-    return ReportSpike(text, [_row(row) for row in record["results"]])
+    return text
 
 
 def _row(row: SpikeRow) -> tuple[str | int | None, ...]:
