@@ -109,7 +109,7 @@ async function start() {
   on("click", (place) => !mode && selectAt(place));
   on("redraw", drawStill);
   showObjectsPanel();
-  await open(0);
+  await guarded(() => open(0)); // another slide of the list may still open
   if (app.entries.length > 1) showTab("slides");
 }
 

@@ -105,7 +105,7 @@ function paint() {
 on("redraw", () => viewer?.forceRedraw());
 
 function showLevel(levels) {
-  const kinds = [...new Set(levels.map((level) => level.kind))];
+  const kinds = [...new Set(levels.filter((level) => level.count).map((level) => level.kind))];
   const text = { density: "Density: zoom in for outlines", points: "Points: zoom in for outlines" };
   const said = kinds.map((kind) => text[kind]).find(Boolean) ?? "";
   const chip = $("detail-level");
