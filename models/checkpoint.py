@@ -277,10 +277,13 @@ def load_torch_file(path: Path, *, device: str = "cpu") -> Any:
             f"{path}: it holds more than weights, for example a whole model; nothing of it was "
             "run; save model.state_dict() alone"
         ) from error
-    except MemoryError:
-        raise
+    except MemoryError as error:
+        raise ValueError(
+            f"{path}: it asks for more memory than there is; is it damaged?"
+        ) from error
     except Exception as error:  # damaged pickles raise anything, from IndexError to struct.error
         reason = str(error).splitlines()[0] if str(error) else "it is empty"
+        reason = reason if reason.isprintable() else ascii(reason)
         raise ValueError(f"{path}: not a file of weights alone ({reason})") from error
 
 

@@ -24,6 +24,7 @@ EXCEPTIONS = {
     # Messages of a Dask cluster, which unpickles every message anyway: see docs/security.md.
     "wsi_pipeline/runs/dask_worker.py": ["pickle.loads("],
     "wsi_pipeline/runs/messages.py": ["pickle.loads("],
+    "experiments/fuzz/fuzz.py": ["import resource"],
     # Behind a check, or in a `try`, with another way for the other systems.
     "wsi_pipeline/batch/snakemake.py": ["os.killpg("],
     "wsi_pipeline/core/machine.py": ["import resource"],

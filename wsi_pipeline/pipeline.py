@@ -90,7 +90,7 @@ def run_slide(
         if not isinstance(model, Model):
             model = model() if model is not None else model_for_run(config)
         began = time.perf_counter()
-        roi = read_roi(config.roi, opened)
+        roi = read_roi(config.roi, opened, read_timeout_s=config.read_timeout_s)
         with open_run(opened, model, config) as folder:
             record = folder.finished
             if record is None:

@@ -229,6 +229,6 @@ def _mpp(value: Any, where: str) -> float | None:
     """Check the pixel size that a file states; None and 0 state nothing."""
     if not value:
         return None
-    if isinstance(value, str) or not is_plausible_mpp(value):
+    if not isinstance(value, int | float) or not is_plausible_mpp(value):
         raise ValueError(f"{where} states mpp {value!r}; it must be a number, {MPP_RANGE}")
     return float(value)

@@ -1,14 +1,23 @@
 """Laws of slides that the system or a library refuses: one line with its name, and no more."""
 
 import os
+import threading
 
 import pytest
 
 from wsi_pipeline import pipeline
 from wsi_pipeline.batch import run_many, slide_folder
+from wsi_pipeline.batch.run_many import check_slides
 from wsi_pipeline.batch.slide_sheet import find_slides
 from wsi_pipeline.core.config import RunConfig
-from wsi_pipeline.core.errors import SlideFormatError, UsageError
+from wsi_pipeline.core.errors import (
+    SlideFormatError,
+    SlideTimeoutError,
+    UsageError,
+    WsisegError,
+)
+from wsi_pipeline.core.request import SlideRequest
+from wsi_pipeline.runs import work_plan
 from wsi_pipeline.slides import open_reader
 from wsi_pipeline.slides.dicom_series import series_of
 from wsi_pipeline.slides.slide import open_slide
@@ -110,3 +119,23 @@ def test_whatever_a_header_makes_a_reader_raise_is_one_line_with_the_name(
     with pytest.raises(SlideFormatError, match=r"a\.svs is damaged or not supported") as raised:
         open_slide(tmp_path / "a.svs")
     assert type(error).__name__ in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_region_file_that_never_answers_ends_in_time(tmp_path, slide_path):
+    """A drive that hangs is the same as a pipe that nobody writes to."""
+    pipe = tmp_path / "roi.geojson"
+    os.mkfifo(pipe)
+    config = RunConfig(out=tmp_path / "out", quiet=True, read_timeout_s=0.3)
+    with pytest.raises(WsisegError, match=r"roi\.geojson"):
+        check_slides([SlideRequest(slide_path, roi=pipe)], config)
+
+
+def test_a_region_file_on_a_drive_that_hangs_ends_in_time(tmp_path, slide_path, monkeypatch):
+    file, answered = tmp_path / "roi.geojson", threading.Event()
+    file.touch()
+    monkeypatch.setattr(work_plan, "read_regions", lambda *_, **__: answered.wait(20))
+    config = RunConfig(out=tmp_path / "out", quiet=True, read_timeout_s=0.1)
+    with pytest.raises(SlideTimeoutError, match=r"no answer from roi\.geojson within 0\.1 s"):
+        check_slides([SlideRequest(slide_path, roi=file)], config)
+    answered.set()

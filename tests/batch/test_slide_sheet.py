@@ -258,3 +258,10 @@ def test_a_pixel_size_that_is_not_understood_is_not_passed_over(tmp_path, column
     sheet.write_text("slide,mpp\na.svs,250 nm\n")
     with pytest.raises(UsageError, match="mpp '250 nm' is not a number"):
         find_slides([str(sheet)])
+
+
+def test_a_line_that_ends_before_its_slide_is_named(tmp_path):
+    sheet = tmp_path / "a.csv"
+    sheet.write_text("mpp,slide\n0.25,a.svs\n0.25\n")
+    with pytest.raises(UsageError, match="line 3: no slide"):
+        find_slides([str(sheet)], missing_ok=True)

@@ -30,7 +30,7 @@ def test_a_run_json_whose_entries_are_of_another_kind_is_refused(folder):
         (folder / "run.json").write_text(json.dumps(whole))
 
 
-@pytest.mark.parametrize("value", [2**63, -(2**64), 10**400, 1e400, -1e400, "\ud800", True])
+@pytest.mark.parametrize("value", [2**63, -(2**64), -1, 10**400, 1e400, -1e400, "\ud800", True])
 @pytest.mark.parametrize("name", ["nuclei", "seconds", "cause", "slide"])
 def test_a_summary_holds_what_a_table_can_hold(name, value, tmp_path):
     path = tmp_path / "a.summary.json"

@@ -207,7 +207,7 @@ def test_absurd_images_are_refused_before_memory_is_taken(tmp_path):
     with pytest.raises(SlideFormatError, match="60000 x 60000") as error:
         open_slide(write_png_header(tmp_path / "absurd.png", 60000, 60000))
     assert "pyramidal" in one_line(error)
-    with pytest.raises(SlideFormatError, match="is damaged"):
+    with pytest.raises(SlideFormatError, match="cannot hold"):
         open_slide(write_png_header(tmp_path / "cut.png", 12000, 16000))  # above Pillow's limit
     assert limit == Image.MAX_IMAGE_PIXELS
 

@@ -141,14 +141,14 @@ def check_slides(slides: Sequence[SlideRequest], config: RunConfig) -> None:
         the slide sheet and the settings contradict each other, a file that they name cannot be
         used, a model is unknown, or two slides have one run folder
     """
-    from wsi_pipeline.formats.geojson import read_regions
+    from wsi_pipeline.runs.work_plan import read_roi
 
     check_settings(slides, config)
     rois = sorted({roi for roi in (config.roi, *(s.roi for s in slides)) if roi is not None})
     refuse_missing([*rois, *filter(None, [config.checkpoint])])
     _refuse_same_run(slides, config)
     for roi in rois:
-        read_regions(roi, plane=None)
+        read_roi(roi, read_timeout_s=config.read_timeout_s)
 
 
 def _refuse_same_run(slides: Sequence[SlideRequest], config: RunConfig) -> None:

@@ -253,7 +253,7 @@ def _row(sheet: Path, line: int, columns: Sequence[str], row: Sequence[str]) -> 
     if any(row[len(columns) :]):
         raise UsageError(f"{where}: too many cells; correct the line")
     cells = dict(zip(columns, row, strict=False))
-    if not cells["slide"]:
+    if not cells.get("slide"):
         raise UsageError(f"{where}: no slide; correct the line")
     roi = cells.get("roi")
     mpp = cells.get("mpp", "")

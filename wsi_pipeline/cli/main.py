@@ -12,9 +12,10 @@ from typing import Any
 
 import click
 
-from wsi_pipeline.cli.exit_codes import STOPPED, USAGE, exit_code
+from wsi_pipeline.cli.exit_codes import FAILED, STOPPED, USAGE, exit_code
 from wsi_pipeline.cli.output import print_error
 from wsi_pipeline.core.errors import WsisegError
+from wsi_pipeline.core.safe_names import shown
 
 __all__ = ["cli", "main"]
 
@@ -71,6 +72,11 @@ class _Commands(click.Group):
         except WsisegError as error:
             print_error(str(error))
             ctx.exit(exit_code(error))
+        except OSError as error:
+            if error.filename is None or not error.strerror:
+                raise
+            print_error(f"{shown(error.filename)}: {error.strerror}; check the path and its folder")
+            ctx.exit(FAILED)
         except KeyboardInterrupt:
             print_error("stopped; run the same command again to resume")
             ctx.exit(STOPPED)

@@ -109,5 +109,9 @@ class OutputError(WsisegError, OSError):
 
 
 def one_line(error: BaseException) -> str:
-    """Return the message of an error without line breaks, or its class name where it has none."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """Return the message of an error without line breaks, or its class name where it has none.
+
+    What cannot be printed, for example bytes of a damaged file, is escaped.
+    """
+    text = " ".join(str(error).split()) or type(error).__name__
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

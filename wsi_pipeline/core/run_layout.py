@@ -62,6 +62,8 @@ RUN_FILES = (
 
 _ASIDE = r"\.[0-9a-f]{8}\.part"
 """End of the name of a file that is being written."""
+LARGEST_MPP = 1000.0
+"""Pixel sizes in a record are below this, µm; none that a microscope has is larger than 20."""
 _PART = r"[0-9]{6,}\.(?:npz|failed\.json)"
 """Name of a file in the folder of parts."""
 
@@ -188,11 +190,24 @@ def read_run(folder: Path) -> RunRecord:
             f"{path} has schema_version {run.get('schema_version')}, this wsiseg reads "
             f"{SCHEMA_VERSION}; run the slide again with --overwrite"
         )
-    if fault := mismatch(run, RunRecord):
+    if fault := mismatch(run, RunRecord) or _out_of_range(run):
         raise DataError(
             f"{path} is no record of this version ({fault}); run the slide again with --overwrite"
         )
     return run
+
+
+def _out_of_range(run: RunRecord) -> str:
+    """Return which number of a run.json no run has; empty where all are possible."""
+    slide, counts = run["slide"], (run["objects"], run["objects_larger_than_seen"], run["regions"])
+    if min(slide["width"], slide["height"]) < 1:
+        return f"a slide of {slide['width']} x {slide['height']} pixels"
+    sizes = slide["mpp"]["x"], slide["mpp"]["y"], run["model"]["mpp"]
+    if not all(0 < size < LARGEST_MPP for size in sizes):
+        return f"pixel sizes of {', '.join(f'{size:g}' for size in sizes)} µm"
+    if not 0 <= run["foreground"]["share"] <= 1:
+        return f"a foreground share of {run['foreground']['share']:g}"
+    return f"counts of {counts}" if min(counts) < 0 else ""
 
 
 def remove_parts(folder: Path) -> None:

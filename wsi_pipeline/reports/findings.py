@@ -133,7 +133,7 @@ def pixel_size(row: Row) -> PixelSize:
     low, high = NUCLEUS_UM2
     median, mpp = row["nucleus_area_um2_median"], row["mpp_um"]
     stated = f"A pixel has {shown(mpp)} µm ({row['mpp_source']})."
-    if median is None or (row["nuclei"] or 0) < LEAST_NUCLEI:
+    if not median or (row["nuclei"] or 0) < LEAST_NUCLEI:
         why = f"fewer than {LEAST_NUCLEI} nuclei were measured, too few to judge it"
         return PixelSize("not checked", f"{stated} Not checked: {why}.")
     seen = f"The median nucleus has {shown(median)} µm²; {low:.0f} to {high:.0f} µm² are usual."

@@ -20,7 +20,7 @@ def check_row(row: Mapping[str, Any], columns: Mapping[str, str], path: Path) ->
     Parameters
     ----------
     columns
-        name → ``text``, ``count`` (a whole number below 2⁶³) or ``number`` (finite)
+        name → ``text``, ``count`` (a whole number, 0 to 2⁶³) or ``number`` (finite, not negative)
     path
         file of the row, for the message
 
@@ -31,7 +31,10 @@ def check_row(row: Mapping[str, Any], columns: Mapping[str, str], path: Path) ->
     """
     for name, value in row.items():
         kind = columns[name]
-        if value is not None and (mismatch(value, _TYPES[kind]) or not _is_text(value)):
+        if value is None:
+            continue
+        wrong = mismatch(value, _TYPES[kind]) or not _is_text(value)
+        if wrong or (kind != "text" and value < 0):
             raise DataError(f"{path}: {name} {_short(value)} is no {kind}; write it again")
 
 

@@ -29,7 +29,12 @@ def segment_whole(slide: Slide, model: Model, config: RunConfig) -> Objects:
     ConfigError, MppError, SlideError
         settings or slide cannot be used, or part of the slide cannot be read
     """
-    plan = plan_work(slide, model, replace(config, quiet=True), read_roi(config.roi, slide))
+    plan = plan_work(
+        slide,
+        model,
+        replace(config, quiet=True),
+        read_roi(config.roi, slide, read_timeout_s=config.read_timeout_s),
+    )
     parts: dict[int, Objects] = {}
     with Engine(
         slide, model, plan.search_area,

@@ -26,6 +26,7 @@ from wsi_pipeline.segmentation.ownership import REGION_PX, ObjectFilter
 from wsi_pipeline.segmentation.stain_map import StainMap
 from wsi_pipeline.slides.detect_foreground import find_foreground
 from wsi_pipeline.slides.foreground import Foreground, intersect, roi_foreground
+from wsi_pipeline.slides.read_timeout import ReadTimeout
 from wsi_pipeline.slides.slide import Slide
 
 __all__ = [
@@ -88,7 +89,8 @@ def read_overview(
         the slide cannot be read
     """
     box, downsample = slide.thumbnail_box()
-    thumbnail, readable = slide.read_what_is_there(box, downsample)
+    with slide.limited_time():
+        thumbnail, readable = slide.read_what_is_there(box, downsample)
     found = find_foreground(thumbnail, downsample, slide.width, slide.height, mode=mode)
     found = everywhere = replace(found, mask=found.mask | ~readable)
     if roi is not None:
@@ -264,7 +266,12 @@ def tile_size(model: Model, config: RunConfig) -> int:
     return tile_px
 
 
-def read_roi(path: Path | None, slide: Slide | None = None) -> Regions | None:
+def read_roi(
+    path: Path | None,
+    slide: Slide | None = None,
+    *,
+    read_timeout_s: float = RunConfig.read_timeout_s,
+) -> Regions | None:
     """Read a file of regions of interest; None for no file.
 
     They must lie on the focal plane and the time point that are read of `slide`.
@@ -273,11 +280,12 @@ def read_roi(path: Path | None, slide: Slide | None = None) -> Regions | None:
     ------
     DataError
         the file does not exist or cannot be used
+    SlideTimeoutError
+        its drive does not answer in `read_timeout_s`
     """
     if path is None:
         return None
     if not path.is_file():
         raise DataError(f"{path}: no such ROI file; export annotations from QuPath as GeoJSON")
-    if slide is None:
-        return read_regions(path)
-    return read_regions(path, plane=slide.plane, time=slide.time)
+    plane, time = (None, 0) if slide is None else (slide.plane, slide.time)
+    return ReadTimeout(path.name, read_timeout_s).call(read_regions, path, plane=plane, time=time)

@@ -121,6 +121,8 @@ class FastTiffReader:
                     return False
             except (ValueError, RuntimeError, OSError, openslide.OpenSlideError):
                 return False
+            except EOFError:
+                continue  # only this tile is damaged
         return True
 
     def read(self, level: int, box: Box, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
@@ -145,7 +147,10 @@ class FastTiffReader:
             for column in range(box.x0 // width, -(-box.x1 // width)):
                 index = row * tiles.across + column
                 size = int(tiles.counts[index])
-                data = self._file.read(size, int(tiles.offsets[index]))
+                if size > self._file.bytes:
+                    # OpenSlide would ask for that memory, and end the process without it.
+                    raise EOFError("a tile states more bytes than the file has")
+                data = self._file.read(size, int(tiles.offsets[index])) if size > 0 else b""
                 if not 0 < size == len(data):
                     raise ValueError("missing")
                 tiles.decode(data, pixels)
@@ -171,11 +176,13 @@ class _File:
 
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        self.bytes = os.fstat(self._descriptor).st_size
         self._lock = threading.Lock()
         self.close = weakref.finalize(self, os.close, self._descriptor)
 
     def read(self, size: int, start: int) -> bytes:
         """`size` bytes from `start` on, fewer where the file ends."""
+        size = min(size, self.bytes)
         if hasattr(os, "pread"):
             return os.pread(self._descriptor, size, start)  # noqa: TID251
         with self._lock:  # on Windows the position is shared by all threads
@@ -224,7 +231,7 @@ def _tiles(page: Any, file: _File) -> Tiles | None:
     """Return the tiles of a page, or None if their kind is not decoded directly."""
     offsets = np.array(page.dataoffsets, np.int64)
     counts = np.array(page.databytecounts, np.int64)
-    sample = _heavy(counts, 1)[0]
+    sample = _heavy(np.where(counts <= file.bytes, counts, 0), 1)[0]
     try:
         if not counts[sample]:
             raise ValueError("nothing but gaps")

@@ -28,6 +28,11 @@ TURNS = {
 """EXIF orientation → whether rows and columns are swapped, and then their steps."""
 
 
+DENSEST = {"PNG": 10_000, "JPEG": 10_000, "BMP": 1000}
+"""Format → more pixels than a byte can hold. Deflate makes one byte of at most 1032, which has 8
+pixels of a bit; a JPEG needs some bits for each square of 16 pixels."""
+
+
 class ImageReader:
     """Reads PNG, JPEG, BMP and WebP, decoded whole, upright as their EXIF data states.
 
@@ -56,11 +61,7 @@ class ImageReader:
             raise Refusal("not PNG, JPEG, BMP or WebP") from error
         except Exception as error:
             raise Refusal(one_line(error)) from error
-        if width * height > MAX_PX:
-            raise SlideFormatError(
-                f"{path.name} has {width} x {height} pixels, too many for a plain image; "
-                "convert it to a tiled pyramidal TIFF"
-            )
+        _check_claims(path, vendor, width, height)
         try:
             with self._open() as image:
                 turn = image.getexif().get(ORIENTATION, 1)
@@ -101,6 +102,21 @@ class ImageReader:
     def close(self) -> None:
         """Free the pixels."""
         self._pixels = None
+
+
+def _check_claims(path: Path, vendor: str, width: int, height: int) -> None:
+    """Refuse an image with too many pixels, or more than its file can hold."""
+    if width * height > MAX_PX:
+        raise SlideFormatError(
+            f"{path.name} has {width} x {height} pixels, too many for a plain image; "
+            "convert it to a tiled pyramidal TIFF"
+        )
+    size = path.stat().st_size
+    if vendor in DENSEST and width * height > DENSEST[vendor] * size:
+        raise SlideFormatError(
+            f"{path.name} states {width} x {height} pixels, which its {size} bytes cannot hold; "
+            "copy it again"
+        )
 
 
 def _glass(pixels: NDArray[np.uint8]) -> tuple[int, int, int]:

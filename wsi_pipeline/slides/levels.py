@@ -6,9 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from wsi_pipeline.core.geometry import Box
 from wsi_pipeline.slides.readers import Level
 
-__all__ = ["ROUNDING_PX", "Pyramid", "fit_levels"]
+__all__ = ["ROUNDING_PX", "Pyramid", "area_of", "fit_levels"]
 
 ROUNDING_PX = 2
 """Largest difference between a side of a level and the slide's side ÷ downsample: 1 px each time
@@ -124,3 +125,12 @@ def _padded_factor(
         wanted = before * (steps[-1] if steps else 2)
         fitting = [factor for factor in fitting if factor == wanted]
     return float(fitting[0]) if len(fitting) == 1 else None
+
+
+def area_of(level: Level, bounds: Box, whole: Box) -> Box:
+    """Return the part of a level that shows `bounds`; the whole level where they are `whole`."""
+    full = Box(0, 0, level.width, level.height)
+    if bounds == whole:
+        return full
+    edges = (bounds.x0, bounds.y0, bounds.x1, bounds.y1)
+    return Box(*(round(edge / level.downsample) for edge in edges)).clip(full)

@@ -17,7 +17,14 @@ from wsi_pipeline.core.geometry import Box
 from wsi_pipeline.core.pixel_size import Mpp
 from wsi_pipeline.core.sample_bits import scale_samples
 from wsi_pipeline.slides.levels import fit_levels
-from wsi_pipeline.slides.readers import MAX_TILE_PX, Choice, Header, Refusal, choose_number
+from wsi_pipeline.slides.readers import (
+    MAX_TILE_PX,
+    Choice,
+    Header,
+    Refusal,
+    check_size,
+    choose_number,
+)
 from wsi_pipeline.slides.tiff_colour import refuse_dark_range, rgb_order
 from wsi_pipeline.slides.tiff_pixel_size import unit_of
 
@@ -25,6 +32,8 @@ __all__ = ["OmeZarrReader", "is_ome_zarr"]
 
 FIRST_AXES = "tczyx"
 """Axes of the versions 0.1 and 0.2, which do not state them."""
+MAX_CHUNKS = 2**22
+"""Most chunks of an array: each of them is searched for when the image is opened."""
 METADATA = (".zattrs", ".zgroup", "zarr.json")
 
 
@@ -61,6 +70,7 @@ class OmeZarrReader:
         self._axes = axes
         self._where, notes = self._planes(arrays[0], choice)
         sizes = [_size(axes, array) for array in arrays]
+        _check_claims(sizes, arrays)
         pyramid = fit_levels(sizes)
         self._arrays = [arrays[number] for number in pyramid.kept]
         self._bare = [_with_glass(array) for array in self._arrays]
@@ -199,6 +209,14 @@ def _levels(
     if all(array.ndim == len(axes) for _, array in found):
         found.sort(key=lambda pair: -_size(axes, pair[1])[0])
     return [dataset for dataset, _ in found], [array for _, array in found], tuple(missing)
+
+
+def _check_claims(sizes: list[tuple[int, int]], arrays: list[Any]) -> None:
+    """Refuse arrays that are larger than any slide, or have too many chunks to look for."""
+    for size, array in zip(sizes, arrays, strict=True):
+        check_size(*size)
+        if array.nchunks > MAX_CHUNKS:
+            raise Refusal(f"an array has {array.nchunks} chunks, more than {MAX_CHUNKS}")
 
 
 def _missing_chunks(array: Any) -> tuple[str, ...]:

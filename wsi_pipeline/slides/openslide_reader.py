@@ -24,6 +24,7 @@ from wsi_pipeline.slides.readers import (
     Header,
     Level,
     Refusal,
+    check_size,
     plausible_mpp,
 )
 from wsi_pipeline.slides.resample import flatten
@@ -148,6 +149,7 @@ def _openslide_header(path: Path, handle: Any) -> tuple[Header, tuple[int, ...]]
         raise Refusal("OME-TIFF and QPTIFF are read by tifffile")
     mpp = _openslide_mpp(properties)
     sizes = handle.level_dimensions
+    check_size(*sizes[0])
     levels = tuple(
         Level(width, height, downsample)
         for (width, height), downsample in zip(sizes, handle.level_downsamples, strict=True)

@@ -68,6 +68,8 @@ def _reason(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> str | None:
     if page.imagedepth > 1:
         return "its tiles hold several planes"
     extra = tuple(int(kind) for kind in page.extrasamples)
+    if max(page.databytecounts, default=0) > tiff.filehandle.size:
+        return "a tile states more bytes than the file has"  # OpenSlide would ask for them
     if extra and (extra not in ALPHA or int(page.photometric) not in (RGB, YCBCR)):
         return "further samples are read by tifffile"
     if any(p.is_tiled and p.is_reduced and _samples(p) != _samples(page) for p in tiff.pages):

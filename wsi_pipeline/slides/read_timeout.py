@@ -6,20 +6,28 @@ process can end.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
+import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, ParamSpec, TypeVar
 
 from wsi_pipeline.core.errors import SlideTimeoutError
 
-__all__ = ["ReadTimeout"]
+__all__ = ["ReadTimeout", "slowest_s"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+SLOWEST_BYTES, SLOWEST_PX = 1e5, 2e7
+"""Bytes of a file, and pixels of a slide, that any machine reads in a second."""
+OF_MANY_FILES = (".mrxs", ".vms", ".vmu", ".dcm", "")
+"""Ends of the names of files that others belong to."""
 MOST_HANGING = 3
 """Number of hanging calls from which on further calls fail at once."""
 
@@ -39,6 +47,7 @@ class ReadTimeout:
         self.name, self.seconds = name, seconds
         self._lock = threading.Lock()
         self._hanging = 0
+        self._together = threading.local()
 
     @property
     def hanging(self) -> int:
@@ -55,6 +64,11 @@ class ReadTimeout:
         """
         if self._hanging >= MOST_HANGING:
             raise self._error()
+        if time.monotonic() > getattr(self._together, "latest", math.inf):
+            raise SlideTimeoutError(
+                f"an overview of {self.name} takes longer than its size explains; convert it to a "
+                "pyramidal TIFF with tiles of 512 x 512, or give a longer --read-timeout-s"
+            )
         answer: Future[T] = Future()
         _worker().work.put((answer, function, args, more))
         try:
@@ -67,6 +81,18 @@ class ReadTimeout:
         answer.add_done_callback(self._back)
         raise self._error()
 
+    @contextmanager
+    def together(self, seconds: float) -> Iterator[None]:
+        """Limit all calls of this thread within the block to `seconds` more than one call has.
+
+        A call that comes later raises `SlideTimeoutError`.
+        """
+        self._together.latest = time.monotonic() + self.seconds + seconds
+        try:
+            yield
+        finally:
+            self._together.latest = math.inf
+
     def _back(self, answer: Future[Any]) -> None:
         with self._lock:
             self._hanging -= 1
@@ -76,6 +102,15 @@ class ReadTimeout:
             f"no answer from {self.name} within {self.seconds:g} s; check that its drive is "
             "connected, or give a longer --read-timeout-s"
         )
+
+
+def slowest_s(path: Path, area_px: int) -> float:
+    """Return the seconds in which a slow machine reads all of a slide.
+
+    By the bytes of its file, whatever that states; by its pixels where it has many files.
+    """
+    alone = path.is_file() and path.suffix.lower() not in OF_MANY_FILES
+    return path.stat().st_size / SLOWEST_BYTES if alone else area_px / SLOWEST_PX
 
 
 class _Worker(threading.Thread):

@@ -18,7 +18,9 @@ from wsi_pipeline.core.pixel_size import Mpp
 
 __all__ = [
     "CHUNK_PX",
+    "MAX_AREA_PX",
     "MAX_PX",
+    "MAX_SIDE_PX",
     "MAX_TILE_PX",
     "WHITE",
     "Choice",
@@ -27,6 +29,7 @@ __all__ = [
     "Level",
     "Reader",
     "Refusal",
+    "check_size",
     "choose_number",
     "make_levels",
     "plausible_mpp",
@@ -37,6 +40,10 @@ MAX_PX = 2**29
 """Most pixels of an image or strip that must be decoded whole: 1.6 GB of RGB, twice at the peak."""
 MAX_TILE_PX = 2**26
 """Most pixels of a tile; several tiles are held at the same time."""
+MAX_SIDE_PX = 2**22
+"""Largest side of an image: a slide is 76 mm long, and this is 84 mm at 0.02 µm per pixel."""
+MAX_AREA_PX = 2**38
+"""Most pixels of an image: a whole glass slide has them at 0.08 µm per pixel."""
 CHUNK_PX = 512
 """Side of the chunks that are read at a time where a file has no tiles, px."""
 
@@ -108,6 +115,26 @@ class Chosen:
 
     index: int
     notes: tuple[str, ...]
+
+
+def check_size(width: int, height: int) -> None:
+    """Refuse sizes that no slide has: their thumbnail alone could take all memory.
+
+    Raises
+    ------
+    Refusal
+        a side is not positive, or too long; or there are too many pixels
+
+    Examples
+    --------
+    >>> check_size(16_777_216, 300)
+    Traceback (most recent call last):
+    wsi_pipeline.slides.readers.Refusal: it states 16777216 x 300 pixels; no slide is so large
+    """
+    if min(width, height) < 1:
+        raise Refusal(f"it states {width} x {height} pixels; the file is damaged")
+    if max(width, height) > MAX_SIDE_PX or width * height > MAX_AREA_PX:
+        raise Refusal(f"it states {width} x {height} pixels; no slide is so large")
 
 
 def choose_number(wanted: int | None, count: int, what: str) -> Chosen:

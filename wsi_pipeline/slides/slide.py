@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +27,9 @@ from wsi_pipeline.core.request import SlideRequest, as_request
 from wsi_pipeline.core.safe_names import shown, slide_id_of
 from wsi_pipeline.slides.dask_array import lazy_array
 from wsi_pipeline.slides.fast_tiff import FastTiffReader
+from wsi_pipeline.slides.levels import area_of
 from wsi_pipeline.slides.open_reader import open_reader
-from wsi_pipeline.slides.read_timeout import ReadTimeout
+from wsi_pipeline.slides.read_timeout import ReadTimeout, slowest_s
 from wsi_pipeline.slides.readers import Choice, Level, Reader
 from wsi_pipeline.slides.resample import Taps, plan_taps, resample, touches
 
@@ -169,7 +171,7 @@ class Slide:
         self.background = header.background
         self.bounds = header.bounds if crop else whole
         self.width, self.height = self.bounds.width, self.bounds.height
-        self._areas = [_area(level, self.bounds, whole) for level in header.levels]
+        self._areas = [area_of(level, self.bounds, whole) for level in header.levels]
         self.levels = tuple(
             Level(area.width, area.height, level.downsample)
             for area, level in zip(self._areas, header.levels, strict=True)
@@ -310,7 +312,12 @@ class Slide:
     def thumbnail(self, max_px: int = 2048) -> tuple[NDArray[np.uint8], float]:
         """Return the whole slide, uint8 (h, w, 3), sides up to `max_px`, and its downsample."""
         box, downsample = self.thumbnail_box(max_px)
-        return self.read_scaled(box, downsample), downsample
+        with self.limited_time():
+            return self.read_scaled(box, downsample), downsample
+
+    def limited_time(self) -> AbstractContextManager[None]:
+        """Limit all reads of this thread together: a small file can state a million rows."""
+        return self._timeout.together(slowest_s(self.path, self.width * self.height))
 
     def thumbnail_box(self, max_px: int = 2048) -> tuple[Box, float]:
         """Return the box of the whole slide on the grid of its thumbnail, and its downsample."""
@@ -389,12 +396,3 @@ def _reopen(
 ) -> Slide:
     timeout = ReadTimeout(path.name, read_timeout_s)
     return timeout.call(_open, path, given, crop, timeout, choice)
-
-
-def _area(level: Level, bounds: Box, whole: Box) -> Box:
-    """Return the part of a level that shows `bounds`; the whole level where they are `whole`."""
-    full = Box(0, 0, level.width, level.height)
-    if bounds == whole:
-        return full
-    edges = (bounds.x0, bounds.y0, bounds.x1, bounds.y1)
-    return Box(*(round(edge / level.downsample) for edge in edges)).clip(full)

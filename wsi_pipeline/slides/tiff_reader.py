@@ -35,8 +35,10 @@ from wsi_pipeline.slides.readers import (
     Choice,
     Header,
     Refusal,
+    check_size,
     choose_number,
 )
+from wsi_pipeline.slides.tiff_claims import check_chunks, check_coded_size, check_ome_sizes
 from wsi_pipeline.slides.tiff_colour import (
     JPEG,
     Colour,
@@ -92,6 +94,7 @@ class TiffReader:
 
     def _describe(self, choice: Choice) -> None:
         _check_complete(self._file)
+        check_ome_sizes(self._file)
         index, notes = _choose_series(self._file, choice.series)
         series = self._file.series[index]
         chosen, plane, time, more = _choose_planes(series, choice)
@@ -105,6 +108,8 @@ class TiffReader:
         if unlike:
             notes += (f"{len(unlike)} reduced images left out: other samples than the slide",)
         frames = [pages[0].keyframe for pages in levels]
+        for frame in frames:
+            check_size(frame.imagewidth, frame.imagelength)
         tiles = [(f.tilewidth, f.tilelength) if f.is_tiled else None for f in frames]
         pyramid = fit_levels([(f.imagewidth, f.imagelength) for f in frames], tiles)
         self._levels = [levels[number] for number in pyramid.kept]
@@ -204,11 +209,14 @@ class TiffReader:
                 return self._cache[key]
             size = page.databytecounts[index]
             handle = self._file.filehandle
+            if size > handle.size:  # more memory than the file has bytes is not even asked for
+                raise EOFError("the file ends too early")
             handle.seek(page.dataoffsets[index])
             data = handle.read(size) if size else None
         if data is not None and len(data) < size:
             raise EOFError("the file ends too early")
         frame = page.keyframe
+        check_coded_size(data, int(frame.compression))
         tables = (
             {"jpegtables": page.jpegtables, "jpegheader": frame.jpegheader}
             if frame.compression in JPEG
@@ -371,6 +379,7 @@ def _pages(level: Any, chosen: list[int]) -> list[Any]:
                 "or --time"
             )
         frame = page.keyframe
+        check_chunks(page)
         chunk_px = (
             frame.tilewidth * frame.tilelength
             if frame.is_tiled
