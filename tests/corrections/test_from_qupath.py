@@ -258,7 +258,7 @@ def test_what_cannot_be_learned_is_refused(slide_path, folder, exported, areas, 
     call = ("dataset", "from-qupath", slide_path, exported, "--run", folder, "--out",
             tmp_path / "set")  # fmt: skip
     assert "--area-class NAME" in complaint(wsiseg(*call), 2)
-    assert "no object of class 'Area'" in complaint(wsiseg(*call, "--area-class", "Area"), 2)
+    assert "no annotation of class 'Area'" in complaint(wsiseg(*call, "--area-class", "Area"), 2)
     beside = areas(shapely.box(5000, 5000, 6000, 6000))
     assert "do they belong to it?" in complaint(wsiseg(*call, "--area", beside), 2)
     area = ("--area", areas(FIRST))

@@ -30,7 +30,7 @@ def import_(
     slide: Path, corrected: Path, run: Path, area_class: str | None, out: Path, overwrite: bool,
     quiet: bool,
 ) -> None:  # fmt: skip
-    """Bring objects that were corrected in QuPath back as a run folder.
+    """Bring corrected objects back as a run folder.
 
     OUT/SLIDE/MODEL-corrected gets the objects of CORRECTED with fresh measurements, so that
     `wsiseg features`, `report`, `cohort` and `export` show what was corrected. run.json tells where

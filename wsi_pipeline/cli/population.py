@@ -41,7 +41,7 @@ def population(
     count: int,
     quiet: bool,
 ) -> None:
-    """Plot two measurements of a run against each other, and write the objects inside a gate.
+    """Plot two measurements; write the objects inside a gate.
 
     Where one measurement belongs to cells and the other to nuclei, the objects are cells, each with
     the value of its largest nucleus.

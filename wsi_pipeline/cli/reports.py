@@ -99,7 +99,7 @@ def _write_extended(source: Path, out: Path | None, file: Path) -> list[Path]:
     "--cohort",
     type=FILE,
     metavar="PARQUET",
-    help="cohort.parquet with your other slides, shown behind this one.",
+    help="Table of your other slides (cohort.parquet), shown behind this one.",
 )
 @click.option(
     "--plot",

@@ -47,10 +47,10 @@ __all__ = ["spike"]
 @plane_option
 @time_option
 @crop_option
-@run_option("--threshold", type=float, help="As in `wsiseg run`.")
-@run_option("--min-score", type=float, help="As in `wsiseg run`.")
-@run_option("--min-small-score", type=float, help="As in `wsiseg run`.")
-@run_option("--min-cell-score", type=float, help="As in `wsiseg run`.")
+@run_option("--threshold", type=float, help="Use this value, as in `wsiseg run`.")
+@run_option("--min-score", type=float, help="Use this value, as in `wsiseg run`.")
+@run_option("--min-small-score", type=float, help="Use this value, as in `wsiseg run`.")
+@run_option("--min-cell-score", type=float, help="Use this value, as in `wsiseg run`.")
 @device_option
 @json_option
 @quiet_option
@@ -58,7 +58,7 @@ def spike(
     slide: Path, count: int, seed: int, out: Path | None, as_json: bool, quiet: bool,
     **settings: Any,
 ) -> None:  # fmt: skip
-    """Warn where a model fails on the stain of SLIDE, without any annotation.
+    """Warn where a model fails on a stain, without annotation.
 
     Painted cells of known outline, normal, dysplastic and in groups, get the stain and the blur of
     the slide and are laid into its pixels, on glass and among its cells. The share of their nuclei
