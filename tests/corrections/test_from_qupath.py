@@ -269,6 +269,7 @@ def test_what_cannot_be_learned_is_refused(slide_path, folder, exported, areas, 
     objects = read_objects(folder)
     boxes = {"Box: Width µm": np.ones(len(objects), np.float32)}
     put_objects(folder, replace(objects, features=boxes))
+    call = (*call[:-1], tmp_path / "boxes")
     assert "boxes of a detector" in complaint(wsiseg(*call, *area), 2)
     change_run(folder, slide=json.loads((folder / "run.json").read_text())["slide"] | {"width": 9})
     put_objects(folder, objects)
