@@ -13,6 +13,7 @@ from run_folders import change_run, put_objects
 from wsi_pipeline.core.run_layout import RUN_FILES
 from wsi_pipeline.corrections.read import id_text
 from wsi_pipeline.formats.convert import SlideInfo, export, read_objects
+from wsi_pipeline.reports.gallery import REVIEW_CLASS
 from wsi_pipeline.segmentation.measure_again import measure_again
 
 
@@ -97,3 +98,30 @@ def test_reports_show_what_was_corrected(slide_path, folder, edit, tmp_path):
     succeed("cohort", tmp_path / "cohort", out)
     succeed("export", again, tmp_path / "again.parquet")
     assert "darkness-corrected" in (tmp_path / "page.html").read_text("utf-8")
+
+
+def test_what_the_gallery_adds_in_qupath_is_no_object(slide_path, folder, edit, tmp_path):
+    def reviewed(features):
+        return [*features, annotation(shapely.Point(500, 400).buffer(9), REVIEW_CLASS)]
+
+    succeed("import", slide_path, edit(reviewed), "--run", folder, "--out", tmp_path / "out")
+    (again,) = (tmp_path / "out" / "crowded").iterdir()
+    assert by_id(read_objects(again)) == by_id(read_objects(folder))
+
+
+def test_an_import_can_be_corrected_in_its_own_place(slide_path, folder, exported, tmp_path):
+    call = ("import", slide_path, exported, "--out", tmp_path / "runs", "--overwrite", "--run")
+    succeed(*call, folder)
+    again = folder.with_name(f"{folder.name}-corrected")
+    before = by_id(read_objects(again))
+    succeed(*call, again)
+    assert by_id(read_objects(again)) == before
+    assert {path.name for path in again.iterdir()} == {*RUN_FILES}
+
+
+@pytest.mark.parametrize("lost", ["foreground.geojson", "plan.json"])
+def test_a_run_that_is_not_whole_stays_as_it_is(slide_path, folder, exported, tmp_path, lost):
+    (folder / lost).unlink()
+    call = ("import", slide_path, exported, "--run", folder, "--out", tmp_path / "out")
+    assert lost in complaint(wsiseg(*call), 2)
+    assert not (tmp_path / "out").exists()

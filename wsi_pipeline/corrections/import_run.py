@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import shapely
 
-from wsi_pipeline.core.errors import OutputError
+from wsi_pipeline.core.errors import DataError, OutputError, one_line
 from wsi_pipeline.core.files import as_output_error, write_bytes, write_json
 from wsi_pipeline.core.machine import peak_bytes
 from wsi_pipeline.core.objects import CELL_CLASS, CYTOPLASM, Objects, is_cell
@@ -92,6 +92,7 @@ def import_corrected(
     folder = run_folder_path(out, stated["slide"]["id"], name)
     if (folder / RUN_JSON).exists() and not overwrite:
         raise OutputError(f"{folder} holds a run already; use --overwrite or give another --out")
+    kept = _kept_files(one.run)  # read before they are removed, if the run lies in that folder
     with as_output_error(folder):
         folder.mkdir(parents=True, exist_ok=True)
         remove_run(folder)
@@ -104,8 +105,8 @@ def import_corrected(
         objects = _measured(objects, run, slide, stated)
         _write_objects(folder, objects, about)
         _draw(folder, objects, slide, stated, f"{slide.slide_id} · {name}")
-    for kept in (FOREGROUND, PLAN_JSON):
-        write_bytes(folder / kept, (one.run / kept).read_bytes())
+    for file, content in kept.items():
+        write_bytes(folder / file, content)
     write_bytes(folder / IMPORT_SCRIPT, import_script(folder.parent.parent, folder.name))
     counts = {"objects": len(objects), "objects_larger_than_seen": 0, "stage_seconds": {}}
     seconds = {
@@ -114,6 +115,16 @@ def import_corrected(
     }
     write_json(folder / RUN_JSON, {**about, **counts, **seconds, **dict.fromkeys(_OF_ONE_RUN)})
     return folder, changes
+
+
+def _kept_files(run: Path) -> dict[str, bytes]:
+    """Return the files that stay as they are: name → content."""
+    try:
+        return {name: (run / name).read_bytes() for name in (FOREGROUND, PLAN_JSON)}
+    except OSError as error:
+        raise DataError(
+            f"{run} is not whole ({one_line(error)}); run the slide again with --overwrite"
+        ) from error
 
 
 def _correction(one: SlideToLearn, model: str, changes: Changes) -> CorrectionRecord:

@@ -17,13 +17,14 @@ from wsi_pipeline.core.objects import Objects
 from wsi_pipeline.core.polygons import polygon_parts
 from wsi_pipeline.corrections.objects import IGNORED, without
 from wsi_pipeline.formats.geojson import read_geojson, read_regions
+from wsi_pipeline.reports.gallery import REVIEW_CLASS
 
 __all__ = ["NOT_A_CELL", "Checked", "id_text", "read_checked", "read_labels", "read_objects_of"]
 
 NOT_A_CELL = "not a cell"
 """Label of the review page for an object that is none."""
-_OWN_ANNOTATIONS = ("foreground", "region of interest", "unreadable")
-"""Classes of the locked annotations that the import script adds to a slide."""
+_OWN_ANNOTATIONS = ("foreground", "region of interest", "unreadable", REVIEW_CLASS.lower())
+"""Classes of the annotations that a run's import script and its gallery add to a slide."""
 _SAME_AREA = 0.99
 
 
@@ -49,7 +50,7 @@ class Checked:
 def read_checked(corrected: Path, area: Path | None, area_class: str | None) -> Checked:
     """Read corrected objects and the areas that were checked.
 
-    The areas, what the import script of a run adds, and QuPath's ``Ignore*`` are no objects.
+    The areas, what a run and its gallery add to the slide, and QuPath's ``Ignore*`` are no objects.
 
     Parameters
     ----------
@@ -96,7 +97,7 @@ def read_checked(corrected: Path, area: Path | None, area_class: str | None) -> 
 
 
 def read_objects_of(corrected: Path, ignored: str | None = None) -> Objects:
-    """Read corrected objects alone, without areas, ``Ignore*`` and what the import script adds.
+    """Read corrected objects alone, without areas, ``Ignore*`` and what the run adds.
 
     Parameters
     ----------
