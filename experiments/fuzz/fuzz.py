@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from cases import KINDS, Kind
 from wsiseg_models.files import written_aside
 
-from wsi_pipeline.core.errors import WsisegError
+from wsi_pipeline.core.errors import WsisegError, one_line
 
 RESULTS = Path(__file__).parents[1] / "results" / "fuzz.md"
 LIMIT_S, MEMORY, CASES_EACH = 30.0, 2**31, 100
@@ -41,7 +41,8 @@ def outcome(kind: Kind, number: int, seed: int, folder: Path) -> tuple[str, str]
     try:
         kind.run(rng, folder)
     except (WsisegError, *kind.refusals) as error:
-        plain = str(error).isprintable() and str(error)
+        text = str(error) if isinstance(error, WsisegError) else one_line(error)
+        plain = text.isprintable() and text
         return ("one line", "") if plain else ("many lines", repr(error)[:200])
     except MemoryError as error:
         return "memory", where(error)
@@ -141,6 +142,7 @@ def main() -> int:
     given = parser.parse_args()
     names = given.kinds or list(KINDS)
     weight = sum(KINDS[name].weight for name in names)
+    KINDS["runs"].prepare()  # first, while this process has no other thread
     counts, seconds, bad = {}, {}, 0
     for name in names:
         start = time.monotonic()

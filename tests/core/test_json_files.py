@@ -2,7 +2,7 @@
 
 import pytest
 
-from wsi_pipeline.core.errors import DataError
+from wsi_pipeline.core.errors import DataError, OutputError, SlideReadError, UsageError
 from wsi_pipeline.core.json_files import MAX_JSON_BYTES, check_values, read_json
 from wsi_pipeline.core.run_layout import read_run
 from wsi_pipeline.formats._geojson_regions import read_regions
@@ -48,3 +48,9 @@ def test_yaml_that_multiplies_is_refused(tmp_path):
     for value in (bomb, itself, {"a": {"b": bomb}}):
         with pytest.raises(ValueError, match="more than 100000 values"):
             check_values(value)
+
+
+@pytest.mark.parametrize("error", [DataError, SlideReadError, UsageError, OutputError])
+def test_an_error_is_one_line_whatever_a_file_holds(error):
+    assert str(error("a\n\0\ud800\x1b[2J größe")) == r"a \x00\ud800\x1b[2J größe"
+    assert str(error("größe 1–2 µm")) == "größe 1–2 µm"

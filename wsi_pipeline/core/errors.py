@@ -45,7 +45,13 @@ __all__ = [
 
 
 class WsisegError(Exception):
-    """Base of all errors that wsiseg raises on purpose."""
+    """Base of all errors that wsiseg raises on purpose.
+
+    What of a message cannot be printed, for example a name in a damaged file, is escaped.
+    """
+
+    def __str__(self) -> str:
+        return _printable(super().__str__().replace("\n", " "))
 
 
 class UsageError(WsisegError, ValueError):
@@ -114,4 +120,8 @@ def one_line(error: BaseException) -> str:
     What cannot be printed, for example bytes of a damaged file, is escaped.
     """
     text = " ".join(str(error).split()) or type(error).__name__
+    return _printable(text)
+
+
+def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
