@@ -104,7 +104,7 @@ def _changed(rng: random.Random, value: Any) -> Any:
         if way < 0.06:
             del value[key]
         elif way < 0.1 and isinstance(value, list):
-            value += copy.deepcopy([value[key]] * rng.choice((1, 1000)))
+            value += copy.deepcopy([value[key]] * rng.choice((1, 100)))
         elif way < 0.1:
             value[str(rng.choice(STRANGE))[:50]] = value.pop(key)
         else:

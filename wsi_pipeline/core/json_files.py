@@ -10,7 +10,7 @@ from typing import Any
 
 __all__ = ["MAX_JSON_BYTES", "check_values", "mismatch", "parse_json", "read_json"]
 
-MAX_JSON_BYTES = 2**26
+MAX_JSON_BYTES = 2**24
 """Largest file that is read as a record or as a list of settings."""
 MAX_VALUES = 100_000
 """Most values of a file of settings."""
