@@ -15,9 +15,9 @@ FUZZ = Path(__file__).parents[1] / "experiments" / "fuzz" / "fuzz.py"
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits a process's memory")
 def test_a_few_cases_of_every_kind_end_well(tmp_path):
-    """300 cases in some 10 s; the whole harness has 20 000."""
+    """100 cases, most of the time for imports and the seeds; the whole harness has 20 000."""
     table = tmp_path / "fuzz.md"
-    command = [sys.executable, str(FUZZ), "--cases", "300", "--seed", "3", "--out", str(table)]
+    command = [sys.executable, str(FUZZ), "--cases", "100", "--seed", "3", "--out", str(table)]
     ended = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     rows = re.findall(
@@ -29,4 +29,4 @@ def test_a_few_cases_of_every_kind_end_well(tmp_path):
     for name, cases, answers, lines in rows:
         assert int(answers) + int(lines) == int(cases), name
     # Cases that are all refused would show that the files were broken before they were changed.
-    assert sum(int(answers) for _, _, answers, _ in rows) > 60
+    assert sum(int(answers) for _, _, answers, _ in rows) > 20
