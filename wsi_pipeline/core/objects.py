@@ -200,7 +200,7 @@ class Objects:
         except ModuleNotFoundError:
             raise UsageError(
                 "to_geopandas needs geopandas, which is not installed; "
-                "pip install 'wsiseg[geopandas]'"
+                "pip install -e '.[geopandas]'"
             ) from None
         halves = self.ids.astype(">u8").tobytes()
         ids = [str(uuid.UUID(bytes=halves[i : i + 16])) for i in range(0, len(halves), 16)]

@@ -32,5 +32,5 @@ def optional(module: str, what: str, extra: str) -> Any:
     except ModuleNotFoundError as error:
         name = (error.name or module).partition(".")[0]
         raise UsageError(
-            f"{what} needs {name}, which is not installed; pip install 'wsiseg[{extra}]'"
+            f"{what} needs {name}, which is not installed; pip install -e '.[{extra}]'"
         ) from None
