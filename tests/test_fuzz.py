@@ -18,7 +18,7 @@ def test_a_few_cases_of_every_kind_end_well(tmp_path):
     """100 cases, most of the time for imports and the seeds; the whole harness has 20 000."""
     table = tmp_path / "fuzz.md"
     command = [sys.executable, str(FUZZ), "--cases", "100", "--seed", "3", "--out", str(table)]
-    ended = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
+    ended = subprocess.run(command, capture_output=True, encoding="utf-8", check=False, timeout=200)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     rows = re.findall(
         r"^\| (\w+) \| (\d+) \| (\d+) \| (\d+) \| 0 \| 0 \| 0 \|", table.read_text("utf-8"), re.M

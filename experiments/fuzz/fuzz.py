@@ -25,6 +25,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import cv2
 from cases import KINDS, Kind
 from wsiseg_models.files import written_aside
 
@@ -142,6 +143,7 @@ def main() -> int:
     given = parser.parse_args()
     names = given.kinds or list(KINDS)
     weight = sum(KINDS[name].weight for name in names)
+    cv2.setNumThreads(0)  # a forked process waits for ever for threads that it does not have
     KINDS["runs"].prepare()  # first, while this process has no other thread
     counts, seconds, bad = {}, {}, 0
     for name in names:

@@ -11,7 +11,10 @@ from wsi_pipeline.segmentation import load_model
 
 pytestmark = pytest.mark.usefixtures("cheap_models")
 
-WRITES = {"run", "features", "report", "cohort", "synth", "benchmark", "masks", "reproduce"}
+WRITES = {
+    "run", "features", "report", "cohort", "synth", "benchmark", "masks", "reproduce", "gallery",
+    "import", "spike",
+}  # fmt: skip
 """Commands that write files, so that nothing is lost if they print nothing."""
 
 
@@ -22,7 +25,7 @@ def test_every_quiet_command_writes_its_result():
         for param in cli.get_command(None, name).params
         if isinstance(param, click.Option) and param.name == "quiet"
     }
-    assert quiet == WRITES | {"evaluate"}
+    assert quiet == WRITES | {"evaluate", "population", "view"}  # view has a page
 
 
 def test_evaluate_is_refused_if_it_would_show_nothing(tmp_path, monkeypatch):
@@ -30,6 +33,10 @@ def test_evaluate_is_refused_if_it_would_show_nothing(tmp_path, monkeypatch):
     told = complaint(wsiseg("evaluate", "--data", tmp_path, "--quiet"), 2)
     assert "--out" in told
     assert "--json" in told
+
+
+def test_population_is_refused_if_it_would_show_nothing(tmp_path):
+    assert "--out" in complaint(wsiseg("population", tmp_path, "--quiet"), 2)
 
 
 @pytest.mark.parametrize("result", ["--out", "--json"])

@@ -41,7 +41,10 @@ def test_network_and_settings_are_those_of_the_checkpoint(model, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("model", ["dssnet", "unet", "donet", "cascade"])
+@pytest.mark.parametrize(
+    "model",
+    ["unet", *(pytest.param(m, marks=pytest.mark.heavy) for m in ("dssnet", "donet", "cascade"))],
+)
 def test_a_shipped_network_goes_on_and_resumes(model, tmp_path):
     succeed("synth", tmp_path / "data", "--fields", 5, "--size", 256, "--mpp", 0.5, "--quiet")
     call = ("train", model, "--from", "shipped", "--data", tmp_path / "data", "--replay", 5,

@@ -95,8 +95,9 @@ def test_keys_label_move_undo_and_save(opened, gallery, tmp_path):
     for key, name in zip("12345678", LABELS, strict=False):
         opened.keyboard.press("Home")
         opened.keyboard.press(key)
-        assert saved(opened, tmp_path)["labels"][cells[0]] == name
+        assert f"Cell 1: {name}." in opened.inner_text("#said")
     opened.keyboard.press("Control+2")
+    # A browser may refuse a page that saves a dozen files at once, so only the last state is saved.
     assert saved(opened, tmp_path)["labels"][cells[0]] == "AIS"
 
 

@@ -271,6 +271,6 @@ def test_what_is_saved_becomes_a_training_set_and_a_run(server, slide_path, run,
         "dataset", "from-qupath", slide_path, file, "--run", run, "--area", areas,
         "--out", tmp_path / "set",
     )  # fmt: skip
-    assert "1 areas" in made and list((tmp_path / "set").glob("annotations*.json"))
+    assert "1 area," in made and list((tmp_path / "set").glob("annotations*.json"))
     said = succeed("import", slide_path, file, "--run", run, "--out", tmp_path / "back")
     assert "removed    1 (1 nucleus)" in said

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from wsi_pipeline.cli.options import FILE, quiet_option
+from wsi_pipeline.core.errors import UsageError
 
 __all__ = ["population"]
 
@@ -53,6 +54,8 @@ def population(
     from wsi_pipeline.reports.population_files import PLOTS, gate_run, write_gated, write_plot
     from wsi_pipeline.runs.slide_of_run import slide_of_run
 
+    if quiet and not outs:
+        raise UsageError("--quiet without --out gives no result; add --out FILE")
     folder = one_run(run)
     gated = gate_run(folder, x, y, None if gate is None else parse_gate(gate))
     opened = None if image is None else slide_of_run(folder, read_run(folder), image)
