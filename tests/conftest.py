@@ -1,8 +1,10 @@
 """Slides and models that the tests share; everything is generated, small and exact."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cheap_models import make_darkness
@@ -54,6 +56,25 @@ def few_sprites() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(placement, "SPRITES", 60)
         yield
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Chromium without network or graphics card; one for all tests, since Playwright allows one."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    program = shutil.which("chromium") or shutil.which("chromium-browser")
+    if program is None:
+        pytest.skip("needs Chromium")
+    arguments = [
+        "--headless", "--no-sandbox", "--no-first-run", "--disable-background-networking",
+        "--disable-component-update", "--disable-sync", "--disable-quic", "--use-gl=angle",
+        "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--disable-gpu-rasterization",
+        "--disable-accelerated-2d-canvas",
+    ]  # fmt: skip
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=program, args=arguments)
+        yield opened
+        opened.close()
 
 
 @pytest.fixture(scope="session")

@@ -30,18 +30,3 @@ def slide_folder(folder):
     model = json.loads((other / "run.json").read_text())["model"]
     change_run(other, model=model | {"name": "other"}, seconds=1.5)
     return folder.parent
-
-
-@pytest.fixture(scope="session")
-def browser():
-    """Debian's Chromium, without network."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    program = shutil.which("chromium")
-    if program is None:
-        pytest.skip("needs Chromium")
-    flags = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-             "--disable-component-update", "--disable-sync", "--disable-quic"]  # fmt: skip
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=program, args=flags)
-        yield opened
-        opened.close()

@@ -4,7 +4,6 @@ Hostile names are text. Chromium draws without a graphics card here.
 """
 
 import json
-import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -15,25 +14,7 @@ from viewers import served
 from wsi_pipeline.formats.geojson import read_geojson
 from wsi_pipeline.viewer.library import CORRECTIONS
 
-sync_api = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"),
-]
-ARGUMENTS = [
-    "--headless", "--no-sandbox", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--use-gl=angle", "--use-angle=swiftshader",
-    "--enable-unsafe-swiftshader", "--disable-gpu-rasterization", "--disable-accelerated-2d-canvas",
-]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield running
-        running.close()
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
