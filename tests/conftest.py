@@ -12,6 +12,8 @@ from filelock import FileLock
 from hypothesis import settings
 from numba.core.caching import IndexDataCacheFile
 
+from wsi_pipeline.core.config import RunConfig
+from wsi_pipeline.pipeline import run_slide
 from wsi_pipeline.segmentation.model import Model
 from wsi_pipeline.synthetic import placement
 from wsi_pipeline.synthetic.svs_writer import SlidePlan, plan_slide, write_slide
@@ -103,3 +105,16 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("the real data is not here")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def run_folder(slide_path: Path, darkness: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder crowded/darkness, not to be changed."""
+    config = RunConfig(out=tmp_path_factory.mktemp("runs"), quiet=True)
+    return run_slide(slide_path, config, model=darkness).folder
+
+
+@pytest.fixture
+def folder(run_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the run folder, to be changed."""
+    return shutil.copytree(run_folder, tmp_path / "runs" / "crowded" / "darkness")
