@@ -162,7 +162,7 @@ def unseen(row: Row, run: RunRecord) -> list[str]:
     said.append(
         f"{grouped(failed)} of {grouped(row['regions'])} regions could not be read completely."
         if failed
-        else f"All {grouped(row['regions'])} regions were read."
+        else f"Every region was read ({grouped(row['regions'])})."
     )
     if settings.get("min_area_um2"):
         said.append(f"Objects below {shown(settings['min_area_um2'])} µm² were left out.")
