@@ -22,8 +22,8 @@ VALUES = ("", " ", "-", "--", "0", "1", "-1", "0.5", "1e9", "1e-9", "nan", "inf"
           "a.geojson", "a.geojson/x", "dssnet", "threshold", "all", "auto", "cpu", "cpu:0",
           "cuda:99", "mps:1", "fold:0/5", "a=1", "[[[[", "{}", "1,2", "x" * 300, "tcp://127.0.0.1:1",
           "a.html")  # fmt: skip
-SLOW = {"train", "benchmark", "reproduce", "workflow", "doctor", "masks"}
-"""Commands of which only refusals are tried: they take long, or start programs."""
+SLOW = {"train", "benchmark", "reproduce", "workflow", "doctor", "masks", "view"}
+"""Commands of which only refusals are tried: they take long, start programs, or serve for ever."""
 UNUSED = {"--scheduler", "--install-completion"}
 
 

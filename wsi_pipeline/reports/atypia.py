@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.core.objects import CELL_CLASS, CYTOPLASM, Objects, is_cell
+from wsi_pipeline.reports.robust import centre_and_spread
 from wsi_pipeline.segmentation.cell_features import NUCLEUS_RATIO
 from wsi_pipeline.segmentation.kinds import ABNORMAL, NOT_CELLS
 from wsi_pipeline.segmentation.morphometry import NUCLEUS_AREA, OD_MEAN
@@ -238,8 +239,8 @@ def robust_z(values: Floats, reference: Bools, spread: float) -> Floats:
     known = values[reference & np.isfinite(values)].astype(np.float64)
     if not len(known):
         return np.full(len(values), np.nan, np.float32)
-    middle = np.median(known)
-    unit = max(1.4826 * float(np.median(np.abs(known - middle))), spread)
+    middle, deviation = centre_and_spread(known)
+    unit = max(deviation, spread)
     return np.where(np.isfinite(values), (values - middle) / unit, np.nan).astype(np.float32)
 
 
