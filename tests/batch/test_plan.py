@@ -72,6 +72,8 @@ def test_every_setting_reaches_the_command_line():
         ("[1, 2", ["cannot be read", "YAML"]),
         ("model: nope", ["'nope'", "known:", "dssnet"]),
         ("checkpoint: no.safetensors", ["no.safetensors does not exist"]),
+        ("workflow: {cohort: no.parquet}", ["cohort", "no.parquet does not exist"]),
+        ("workflow: {dates: no.csv}", ["dates", "no.csv does not exist"]),
     ],
 )
 def test_a_wrong_setting_is_named_before_anything_starts(made, tmp_path, text, words):
@@ -81,6 +83,19 @@ def test_a_wrong_setting_is_named_before_anything_starts(made, tmp_path, text, w
     assert result.exit_code == 2, result.output
     assert [word for word in words if word not in result.stderr] == []
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("gallery", [False, True])
+def test_reports_get_the_slide_while_it_is_there_and_the_cohort(tmp_path, gallery):
+    (tmp_path / "a.svs").touch()
+    options = {"gallery": gallery, "cohort": "lab.parquet", "extended": not gallery}
+    names = [str(tmp_path / name) for name in ("a.svs", "gone.svs")]
+    plan = read_plan({"workflow": {"slides": names, **options}})
+    assert plan.report_slide("a") == (["--image", names[0]] if gallery else [])
+    assert plan.report_slide("gone") == []
+    assert plan.report_flags() == ["--cohort", "lab.parquet"]
+    assert plan.extended_slide("gone") == ([] if gallery else ["--extended", names[1]])
+    assert len(plan.extended_product("a")) == len(plan.extended_slide("a"))
 
 
 # --- slides

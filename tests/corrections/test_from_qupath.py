@@ -1,6 +1,7 @@
 """Corrected objects become a training set: what was not changed is as the run found it."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import cv2
@@ -248,6 +249,11 @@ def test_a_project_has_a_file_for_each_slide(slide_path, folder, exported, areas
     learn(slide_path.parent, project, folder.parent.parent, tmp_path / "set",
           "--area", tmp_path / "areas")  # fmt: skip
     assert len(document_of(tmp_path / "set")["images"]) == 2
+    shutil.make_archive(tmp_path / "project", "zip", tmp_path, "project")
+    shutil.make_archive(tmp_path / "areas", "zip", tmp_path / "areas")
+    learn(slide_path.parent, tmp_path / "project.zip", folder.parent.parent, tmp_path / "zipped",
+          "--area", tmp_path / "areas.zip")  # fmt: skip
+    assert document_of(tmp_path / "zipped") == document_of(tmp_path / "set")
     (project / "lost.geojson").write_text("{}")
     call = ("dataset", "from-qupath", slide_path.parent, project, "--run", folder.parent.parent)
     told = complaint(wsiseg(*call, "--out", tmp_path / "no", "--area-class", "a"), 2)

@@ -19,6 +19,7 @@ rule cohort:
     params:
         slides={slide: PLAN.table_name(slide) for slide in PLAN.slides},
         refused=PLAN.refused,
+        dates=PLAN.options["dates"],
     log:
         "logs/cohort.log",
     benchmark:

@@ -9,6 +9,9 @@ rule features:
         run=lambda wildcards: PLAN.run_folder(wildcards.slide),
         name=lambda wildcards: PLAN.table_name(wildcards.slide),
         preparation=PLAN.options["preparation"],
+        # Not compared, as it uses `input`: nothing is done again when a slide is moved.
+        slide=lambda wildcards, input: PLAN.extended_slide(wildcards.slide),
+        extended=lambda wildcards: PLAN.extended_product(wildcards.slide),
     log:
         "logs/features/{slide}.log",
     benchmark:
@@ -25,6 +28,6 @@ rule features:
         "python -m wsi_pipeline.batch.job --record {output:q} --slide {wildcards.slide:q}"
         " --log {log:q} --tries-left {resources.tries_left} --after {input.run:q}"
         " --product features/{params.name:q}.summary.json"
-        " --product features/{params.name:q}.objects.csv.gz"
+        " --product features/{params.name:q}.objects.csv.gz {params.extended:q}"
         " -- wsiseg features {params.run:q} --out features"
-        " --qc qc/{wildcards.slide:q}.json --preparation {params.preparation}"
+        " --qc qc/{wildcards.slide:q}.json --preparation {params.preparation} {params.slide:q}"

@@ -7,6 +7,10 @@ rule report:
     params:
         run=lambda wildcards: PLAN.run_folder(wildcards.slide),
         name=lambda wildcards: PLAN.table_name(wildcards.slide),
+        # Not compared, as it uses `input`: nothing is done again when a slide is moved.
+        slide=lambda wildcards, input: PLAN.report_slide(wildcards.slide),
+        settings=PLAN.report_flags(),
+        gallery=PLAN.options["gallery"],
     log:
         "logs/report/{slide}.log",
     benchmark:
@@ -24,4 +28,4 @@ rule report:
         " --log {log:q} --tries-left {resources.tries_left} --after {input.features:q}"
         " --product reports/{wildcards.slide:q}.html"
         " -- wsiseg report {params.run:q} --out reports/{wildcards.slide:q}.html"
-        " --summary features/{params.name:q}.summary.json"
+        " --summary features/{params.name:q}.summary.json {params.slide:q} {params.settings:q}"

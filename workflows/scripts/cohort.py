@@ -29,4 +29,5 @@ with (
         source = Path(folder) / f"{number}.failed.json"
         source.write_text(json.dumps(row), "utf-8")
         sources.append(source)
-    write_cohort(Path(), sources)
+    dates = snakemake.params.dates
+    write_cohort(Path(), sources, dates=None if dates is None else Path(dates))

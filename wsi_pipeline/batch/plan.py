@@ -112,6 +112,25 @@ class Plan:
         others = [n for n in names if n not in (*RESULT_SETTINGS, *_NOT_FOR_JOBS)]
         return _flags(self.config, others)
 
+    def report_slide(self, slide_id: str) -> list[str]:
+        """Return the flag of `wsiseg report` for its gallery; none if the slide was removed."""
+        path = self.slide(slide_id)
+        return ["--image", path] if self.options["gallery"] and os.path.exists(path) else []
+
+    def report_flags(self) -> list[str]:
+        """Return the flags of `wsiseg report` for all slides."""
+        cohort = self.options["cohort"]
+        return [] if cohort is None else ["--cohort", str(cohort)]
+
+    def extended_slide(self, slide_id: str) -> list[str]:
+        """Return the flag of `wsiseg features` for further measurements."""
+        return ["--extended", self.slide(slide_id)] if self.options["extended"] else []
+
+    def extended_product(self, slide_id: str) -> list[str]:
+        """Return the flag of the job for the file of further measurements."""
+        path = f"features/{self.table_name(slide_id)}.extended.parquet"
+        return ["--product", path] if self.options["extended"] else []
+
     def info_flags(self, slide_id: str) -> list[str]:
         """Return the flags of `wsiseg info` for the slide."""
         return _flags(self._settings(slide_id), ("mpp", "series", "plane", "time", "crop"))

@@ -167,9 +167,15 @@ def _read_settings(path: Path | None) -> dict[str, Any]:
         validate(json.loads(json.dumps(settings)), str(_packaged("schemas/config.schema.yaml")))
     except WorkflowError as error:
         raise ConfigError(f"{path}: {one_line(error)}") from None
-    for name in ("checkpoint", "roi"):
-        if settings.get(name):
-            settings[name] = str((path.parent / settings[name]).absolute())
+    options = settings.get("workflow") or {}
+    for place, name in (
+        (settings, "checkpoint"), (settings, "roi"), (options, "cohort"), (options, "dates"),
+    ):  # fmt: skip
+        if place.get(name):
+            place[name] = str((path.parent / place[name]).absolute())
+    for name in ("cohort", "dates"):
+        if options.get(name) and not Path(options[name]).is_file():
+            raise ConfigError(f"{path}: {name} {options[name]} does not exist")
     scheduler = settings.get("scheduler")
     if scheduler and "://" not in scheduler:
         settings["scheduler"] = str((path.parent / scheduler).absolute())

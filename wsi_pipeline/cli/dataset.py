@@ -28,7 +28,8 @@ def dataset() -> None:
 )  # fmt: skip
 @click.option(
     "--area", type=FILE,
-    help="GeoJSON with annotations around what was checked; for several slides a folder of them.",
+    help="GeoJSON with annotations around what was checked; for several slides a folder or a zip "
+    "archive of them.",
 )  # fmt: skip
 @click.option(
     "--area-class", metavar="NAME",
@@ -52,17 +53,22 @@ def from_qupath(
 ) -> None:  # fmt: skip
     """Make a training set of objects that were corrected in QuPath.
 
-    CORRECTED is GeoJSON from QuPath (.geojson, .geojson.gz or zipped), or a folder with one such
-    file for each slide of the folder SLIDE. Inside the areas all that is not outlined is
-    background; outside them nothing is learned. What was added, removed, reshaped or got another
-    class is printed, and written to changes.json.
+    CORRECTED is GeoJSON from QuPath (.geojson, .geojson.gz or zipped), or a folder or zip archive
+    with one such file for each slide of the folder SLIDE. Inside the areas all that is not
+    outlined is background; outside them nothing is learned. What was added, removed, reshaped or
+    got another class is printed, and written to changes.json.
     """
     from wsi_pipeline.corrections.from_qupath import dataset_from_qupath
-    from wsi_pipeline.corrections.slides import pair_slides
+    from wsi_pipeline.corrections.slides import pair_slides, unpacked
 
-    with announce_compilation(quiet=quiet):
+    with (
+        announce_compilation(quiet=quiet),
+        unpacked(corrected, slide) as files,
+        unpacked(area, slide) as areas,
+    ):
+        assert files is not None
         found = dataset_from_qupath(
-            pair_slides(slide, corrected, run, area), out,
+            pair_slides(slide, files, run, areas), out,
             area_class=area_class, labels=labels, mpp=mpp, hold_out=held_out,
         )  # fmt: skip
     if not quiet:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from wsi_pipeline.core.errors import DataError, UsageError
+from wsi_pipeline.core.files import write_bytes
 from wsi_pipeline.core.run_layout import find_runs, one_run, read_run
+from wsi_pipeline.formats.geojson import geojson_entries
 
-__all__ = ["SlideToLearn", "pair_slides"]
+__all__ = ["SlideToLearn", "pair_slides", "unpacked"]
 
 _ENDINGS = (".geojson.gz", ".geojson", ".json.gz", ".json", ".zip")
 
@@ -54,6 +59,30 @@ def _has_boxes(run: Path) -> bool:
     return any(name.startswith("Box: ") for name in names)
 
 
+@contextmanager
+def unpacked(file: Path | None, slide: Path) -> Iterator[Path | None]:
+    """Give the folder of the files in a zip archive of several slides; another path as it is.
+
+    The folder is removed at the end. What an archive holds for a single slide is read in one piece.
+
+    Raises
+    ------
+    DataError
+        the archive cannot be read, or has two files of one name
+    """
+    if file is None or not slide.is_dir() or not zipfile.is_zipfile(file):
+        yield file
+        return
+    with TemporaryDirectory(prefix="wsiseg-") as name:
+        for inside, content in geojson_entries(file):
+            own = Path(name, Path(inside.replace("\\", "/")).name)
+            own = own.with_name(own.name.removesuffix(".gz"))  # `content` is unpacked
+            if own.exists():
+                raise DataError(f"{file} has two files {own.name}; leave one out")
+            write_bytes(own, content)
+        yield Path(name)
+
+
 def pair_slides(slide: Path, corrected: Path, run: Path, area: Path | None) -> list[SlideToLearn]:
     """Return the slides to learn from.
 
@@ -80,7 +109,7 @@ def pair_slides(slide: Path, corrected: Path, run: Path, area: Path | None) -> l
         if slide.is_dir():
             raise UsageError(
                 f"{slide} is a folder and {corrected} a file; give one slide, or a folder with a "
-                "corrected file for each (unzip an archive)"
+                "corrected file for each, or a zip archive of them"
             )
         own = None if area is None else _file_in(area, _stem(corrected), "--area")
         return [SlideToLearn(slide, corrected, one_run(run), own)]

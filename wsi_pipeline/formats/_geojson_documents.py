@@ -16,7 +16,7 @@ from wsi_pipeline.core.json_files import parse_json
 from wsi_pipeline.formats._geojson_grammar import SUFFIXES
 from wsi_pipeline.formats._unpack_limit import MAX_GROWTH, most_plain_bytes
 
-__all__ = ["MOST_LISTS", "documents", "features", "header", "texts"]
+__all__ = ["MOST_LISTS", "documents", "features", "geojson_entries", "header", "texts"]
 
 MOST_LISTS = 20
 """Most lists in lists around features."""
@@ -25,23 +25,30 @@ _GEOMETRIES = ("Point", "MultiPoint", "LineString", "MultiLineString", "Polygon"
 
 def texts(path: Path) -> Iterator[str]:
     """Yield the GeoJSON text of a file, or those in a zip archive."""
+    for _, plain in geojson_entries(path):
+        try:
+            yield plain.decode(json.detect_encoding(plain))
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{path} is neither UTF-8 nor UTF-16 ({one_line(error)}); save it as UTF-8"
+            ) from error
+
+
+def geojson_entries(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield name and unpacked content of a file, or of the GeoJSON files in a zip archive."""
     try:
         raw = path.read_bytes()
-        entries = [raw]
+        found = [(path.name, raw)]
         if raw[:4] == b"PK\x03\x04":
             with zipfile.ZipFile(path) as archive:
                 infos = [i for i in archive.infolist() if _is_content(i.filename)]
                 _check_growth(path, sum(info.file_size for info in infos), len(raw))
-                entries = [archive.read(info) for info in infos]
-            if not entries:
+                found = [(info.filename, archive.read(info)) for info in infos]
+            if not found:
                 raise DataError(f"{path} holds no file {' or '.join(SUFFIXES)}; add one")
-        for entry in entries:
-            plain = _gunzip(path, entry, len(raw)) if entry[:2] == b"\x1f\x8b" else entry
-            yield plain.decode(json.detect_encoding(plain))
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path} is neither UTF-8 nor UTF-16 ({one_line(error)}); save it as UTF-8"
-        ) from error
+        for name, entry in found:
+            packed = entry[:2] == b"\x1f\x8b"
+            yield name, _gunzip(path, entry, len(raw)) if packed else entry
     except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         raise DataError(f"{path} cannot be read: {one_line(error)}") from error
 

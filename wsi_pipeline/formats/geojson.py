@@ -27,6 +27,7 @@ from wsi_pipeline.formats._geojson_annotations import (
     annotation_texts,
     stays,
 )
+from wsi_pipeline.formats._geojson_documents import geojson_entries
 from wsi_pipeline.formats._geojson_families import alone_names, families, together
 from wsi_pipeline.formats._geojson_grammar import (
     NAMESPACE,
@@ -45,6 +46,7 @@ __all__ = [
     "annotation_document",
     "class_color",
     "format_features",
+    "geojson_entries",
     "read_geojson",
     "read_header",
     "read_regions",
