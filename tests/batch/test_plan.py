@@ -12,6 +12,7 @@ import click
 import pytest
 import yaml
 from click.testing import CliRunner
+from wsiseg_models.checkpoint import weights_path
 
 from wsi_pipeline.batch import snakemake
 from wsi_pipeline.batch.job import DONE, FAILED, write_record
@@ -48,8 +49,8 @@ def test_every_setting_reaches_the_command_line():
         series=1, plane=2, time=3,
         foreground="all", roi=Path("r"), tile_px=256, batch=3, workers=4, scheduler="tcp://x:1",
         read_timeout_s=9.0, threshold=0.4, min_area_um2=7.0, min_score=0.1, min_small_score=0.2,
-        min_cell_score=0.3, split=False, kinds=True, adapt=True, crop=False, overwrite=True,
-        quiet=True,
+        min_cell_score=0.3, split=False, kinds=True, kinds_checkpoint=Path("k"), adapt=True,
+        crop=False, overwrite=True, quiet=True,
     )  # fmt: skip
     default = asdict(RunConfig())
     assert [k for k, v in asdict(other).items() if v == default[k]] == ["out"]
@@ -153,10 +154,11 @@ def test_a_key_follows_files_and_settings_and_nothing_else(made, tmp_path, monke
         key(model="donet"),
         key(split=False),
         key(kinds=True),
+        key(kinds=True, kinds_checkpoint=weights_path("nucleus_kinds")),
         key(adapt=True),
         key(roi="r.geojson"),
     ]
-    assert len({first, *others}) == 7
+    assert len({first, *others}) == 8
     os.utime("a.svs", ns=(1, 1))  # a clock that was late counts, too
     assert key() not in (first, *others)
 

@@ -21,6 +21,7 @@ STRIDE = {"dssnet": 8, "unet": 16, "donet": 32, "cascade": 32}
 # Option → values, each with whether it is good; None: it depends on the stride of the model.
 VALUES = {
     "checkpoint": [("no.safetensors", False), ("text.txt", False)],
+    "kinds_checkpoint": [("no.safetensors", False), ("text.txt", False)],
     "device": [("auto", True), ("cpu", True), ("cuda:99", False), ("tpu", False)],
     "precision": [("auto", True), ("float32", True), ("bfloat16", True), ("float64", False)],
     "mpp": [("0.25", True), ("0", False), ("30", False), ("nan", False), ("x", False)],

@@ -1,19 +1,34 @@
 """Laws of opening models: sizes that a model states really run; the process stays as it was."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from marked_models import marked_models
 from wsiseg_models import precision
-from wsiseg_models.checkpoint import Card, save_checkpoint
+from wsiseg_models.checkpoint import (
+    Card,
+    load_checkpoint,
+    read_card,
+    save_checkpoint,
+    weights_path,
+)
 from wsiseg_models.instance.config import LIGHT
 from wsiseg_models.registry import MODELS
 
-from wsi_pipeline.core.errors import DeviceError
+from wsi_pipeline.core.config import RunConfig
+from wsi_pipeline.core.errors import CheckpointError, DeviceError
 from wsi_pipeline.segmentation import load_model
 from wsi_pipeline.segmentation.boxes import BoxModel
 from wsi_pipeline.segmentation.cells import InstanceModel
-from wsi_pipeline.segmentation.load_model import device_named, model_from_module, open_model
+from wsi_pipeline.segmentation.kinds import KINDS_NAME, kinds_identity
+from wsi_pipeline.segmentation.load_model import (
+    device_named,
+    model_for,
+    model_from_module,
+    open_model,
+)
 from wsi_pipeline.segmentation.model import shipped_cards
 from wsi_pipeline.segmentation.nuclei import PixelModel
 
@@ -141,3 +156,17 @@ def test_a_device_without_bfloat16_is_refused(monkeypatch):
     monkeypatch.setattr(torch, "ones", refuse)
     with pytest.raises(DeviceError, match=r"cannot compute bfloat16 .* use --precision float32"):
         load_model._check_bfloat16("mps")
+
+
+def test_weights_that_sort_nuclei_may_be_others(tmp_path):
+    """Those of a file are used, and are named in the plan; another network is refused."""
+    path = tmp_path / "own.safetensors"
+    state, card = load_checkpoint(weights_path(KINDS_NAME))
+    save_checkpoint(path, state, replace(card, rule={"abnormal": 0.7}))
+    config = RunConfig(model="unet", kinds_checkpoint=str(path), device="cpu")
+    assert config.kinds
+    assert model_for(config).sorter.limits == (0.5, 0.7, 0.5, 0.5)
+    assert kinds_identity(path) == read_card(path).sha256 != kinds_identity()
+    for wrong in (weights_path("dssnet"), tmp_path / "no.safetensors"):
+        with pytest.raises(CheckpointError, match=r"not for kinds|no such checkpoint"):
+            model_for(replace(config, kinds_checkpoint=wrong))

@@ -31,7 +31,7 @@ STAGES = ("qc", "segment", "features", "export", "report")
 RESULT_SETTINGS = (
     "model", "checkpoint", "precision", "mpp", "series", "plane", "time", "foreground",
     "roi", "threshold", "min_area_um2", "min_score", "min_small_score", "min_cell_score", "split",
-    "kinds", "adapt", "crop",
+    "kinds", "kinds_checkpoint", "adapt", "crop",
 )  # fmt: skip
 """Settings that decide the objects; the others decide how and where they are computed."""
 _NOT_FOR_JOBS = ("out", "overwrite")
@@ -93,7 +93,8 @@ class Plan:
             return kept["key"]
         stats = [p.stat() if p and os.path.exists(p) else None for p in self._files(slide_id)]
         # A file counts by its size and time; moving it changes nothing.
-        names = [name for name in RESULT_SETTINGS if name not in ("checkpoint", "roi")]
+        files = ("checkpoint", "roi", "kinds_checkpoint")
+        names = [name for name in RESULT_SETTINGS if name not in files]
         flags = _flags(self._settings(slide_id), names)
         text = repr((flags, [s and (s.st_size, s.st_mtime_ns) for s in stats]))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -142,9 +143,9 @@ class Plan:
         record = read_record(Path(f"status/segment/{slide_id}.json"))
         return record if record is not None and record["status"] == DONE else None
 
-    def _files(self, slide_id: str) -> tuple[Path, Path | None, Path | None]:
+    def _files(self, slide_id: str) -> tuple[Path | None, ...]:
         config = self._settings(slide_id)
-        return self.slides[slide_id].path, config.checkpoint, config.roi
+        return self.slides[slide_id].path, config.checkpoint, config.roi, config.kinds_checkpoint
 
     def _settings(self, slide_id: str) -> RunConfig:
         return self.slides[slide_id].settings(self.config)

@@ -145,7 +145,7 @@ def check_slides(slides: Sequence[SlideRequest], config: RunConfig) -> None:
 
     check_settings(slides, config)
     rois = sorted({roi for roi in (config.roi, *(s.roi for s in slides)) if roi is not None})
-    refuse_missing([*rois, *filter(None, [config.checkpoint])])
+    refuse_missing([*rois, *filter(None, [config.checkpoint, config.kinds_checkpoint])])
     _refuse_same_run(slides, config)
     for roi in rois:
         read_roi(roi, read_timeout_s=config.read_timeout_s)

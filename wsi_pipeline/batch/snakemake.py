@@ -169,7 +169,8 @@ def _read_settings(path: Path | None) -> dict[str, Any]:
         raise ConfigError(f"{path}: {one_line(error)}") from None
     options = settings.get("workflow") or {}
     for place, name in (
-        (settings, "checkpoint"), (settings, "roi"), (options, "cohort"), (options, "dates"),
+        (settings, "checkpoint"), (settings, "roi"), (settings, "kinds_checkpoint"),
+        (options, "cohort"), (options, "dates"),
     ):  # fmt: skip
         if place.get(name):
             place[name] = str((path.parent / place[name]).absolute())

@@ -90,6 +90,11 @@ __all__ = ["run"]
     help="Sort nuclei by appearance: normal, abnormal, leukocyte, other. No diagnosis.",
 )
 @run_option(
+    "--kinds-checkpoint",
+    type=FILE,
+    help="Sort nuclei with the weights of this file, from `wsiseg train nucleus_kinds`.",
+)
+@run_option(
     "--adapt/--no-adapt",
     help="Estimate the slide's stain, and bring what the network gets to its training's range.",
 )

@@ -98,6 +98,8 @@ class RunConfig:
     kinds
         sort nuclei by appearance into normal, abnormal, leukocyte and other; no diagnosis. Only
         for models whose one class is "nucleus"
+    kinds_checkpoint
+        file with other weights that sort nuclei; it implies `kinds`
     adapt
         bring the pixels that the network gets to the range of stains in which it was trained;
         measurements stay those of the slide. Only for models whose card has this range
@@ -148,15 +150,18 @@ class RunConfig:
     min_cell_score: float | None = None
     split: bool = True
     kinds: bool = False
+    kinds_checkpoint: Path | None = None
     adapt: bool = False
     crop: bool = True
     overwrite: bool = False
     quiet: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("checkpoint", "out", "roi"):  # a path may be given as text
+        for name in ("checkpoint", "out", "roi", "kinds_checkpoint"):  # may be given as text
             if isinstance(path := getattr(self, name), str):
                 object.__setattr__(self, name, Path(path))
+        if self.kinds_checkpoint is not None:
+            object.__setattr__(self, "kinds", True)
         if self.foreground not in ("auto", "all"):
             raise ConfigError(f"foreground must be auto or all, got {self.foreground!r}")
         if self.precision not in ("auto", "float32", "bfloat16"):

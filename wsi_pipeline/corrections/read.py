@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import shapely
 from numpy.typing import NDArray
+from wsiseg_models.kinds.labels import NOT_A_CELL
 
 from wsi_pipeline.core.errors import DataError, UsageError, one_line
 from wsi_pipeline.core.objects import Objects
@@ -21,8 +22,6 @@ from wsi_pipeline.reports.gallery import REVIEW_CLASS
 
 __all__ = ["NOT_A_CELL", "Checked", "id_text", "read_checked", "read_labels", "read_objects_of"]
 
-NOT_A_CELL = "not a cell"
-"""Label of the review page for an object that is none."""
 _OWN_ANNOTATIONS = ("foreground", "region of interest", "unreadable", REVIEW_CLASS.lower())
 """Classes of the annotations that a run's import script and its gallery add to a slide."""
 _SAME_AREA = 0.99

@@ -10,6 +10,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
+from wsiseg_models.kinds.labels import LABELS, NOT_A_CELL
 
 from wsi_pipeline.reports.atypia import RANKING
 from wsi_pipeline.reports.templates import render
@@ -18,20 +19,6 @@ if TYPE_CHECKING:
     from wsi_pipeline.reports.gallery import GalleryCell
 
 __all__ = ["LABELS", "NOT_A_CELL", "review_page"]
-
-NOT_A_CELL = "not a cell"
-LABELS: Mapping[str, str] = {
-    "NILM": "negative for intraepithelial lesion or malignancy",
-    "ASC-US": "atypical squamous cells of undetermined significance",
-    "LSIL": "low-grade squamous intraepithelial lesion",
-    "ASC-H": "atypical squamous cells, HSIL cannot be excluded",
-    "HSIL": "high-grade squamous intraepithelial lesion",
-    "SCC": "squamous cell carcinoma",
-    "AGC": "atypical glandular cells",
-    "AIS": "adenocarcinoma in situ",
-    NOT_A_CELL: "debris, a leukocyte, or an outline of no cell",
-}
-"""Label → what it means, in the order of the keys 1 to 9; classes of the Bethesda System 2014."""
 
 
 def review_page(cells: Sequence[GalleryCell], *, slide: str, model: str, run: str) -> str:

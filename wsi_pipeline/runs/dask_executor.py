@@ -72,8 +72,10 @@ def _for_workers(config: RunConfig, precision: str) -> RunConfig:
 
     All workers use one precision, even if only some of them have bfloat16 in hardware.
     """
-    checkpoint = config.checkpoint and config.checkpoint.absolute()
-    return replace(config, checkpoint=checkpoint, precision=precision, scheduler=None)
+    checkpoint, kinds = (p and p.absolute() for p in (config.checkpoint, config.kinds_checkpoint))
+    return replace(
+        config, checkpoint=checkpoint, kinds_checkpoint=kinds, precision=precision, scheduler=None
+    )
 
 
 def run_on_cluster(

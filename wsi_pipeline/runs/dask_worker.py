@@ -204,7 +204,7 @@ class _OpenResources:
         cuts = config.min_score, config.min_small_score, config.min_cell_score
         key = (
             config.model, config.checkpoint, _changed(config.checkpoint), config.device, cuts,
-            config.kinds,
+            config.kinds, config.kinds_checkpoint, _changed(config.kinds_checkpoint),
         )  # fmt: skip
         with self._lock:
             known, model = self._network or (None, None)

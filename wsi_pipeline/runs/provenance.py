@@ -54,7 +54,7 @@ def plan_record(slide: Slide, model: Model, config: RunConfig) -> PlanRecord:
         "min_small_score": rule.min_small_score,
         "min_cell_score": rule.cell_score,
         "split": config.split,
-        "kinds": kinds_identity() if has_kinds(model.classes) else None,
+        "kinds": kinds_identity(config.kinds_checkpoint) if has_kinds(model.classes) else None,
         "adapt": config.adapt,
         "crop": config.crop,
     }

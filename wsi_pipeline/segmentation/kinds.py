@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numba
 import numpy as np
@@ -54,9 +55,9 @@ def has_kinds(classes: tuple[str, ...]) -> bool:
     return classes == KIND_CLASSES
 
 
-def kinds_identity() -> str:
-    """Return the SHA-256 of the weights that sort nuclei."""
-    return read_card(weights_path(KINDS_NAME)).sha256
+def kinds_identity(checkpoint: Path | None = None) -> str:
+    """Return the SHA-256 of the weights that sort nuclei; by default of those that ship."""
+    return read_card(checkpoint or weights_path(KINDS_NAME)).sha256
 
 
 def reach_of_kinds(mpp: float) -> int:

@@ -93,6 +93,7 @@ def open_model(
     precision: str = "auto",
     least_score: float | Callable[[ObjectRule], float] = 0.0,
     kinds: bool = False,
+    kinds_checkpoint: Path | None = None,
 ) -> Model:
     """Open a model with the weights that ship with the package, or with those of a checkpoint.
 
@@ -111,6 +112,8 @@ def open_model(
     kinds
         also sort nuclei, see `wsi_pipeline.segmentation.kinds`; only for models whose one class is
         "nucleus"
+    kinds_checkpoint
+        file of the weights that sort them; those that ship if not given
 
     Raises
     ------
@@ -138,16 +141,19 @@ def open_model(
     elif precision == "bfloat16":
         _check_bfloat16(where)
     model = _model(entry.faster(network), decode, card, where, precision, entry)
-    return _with_kinds(model) if kinds else model
+    return _with_kinds(model, kinds_checkpoint or weights_path(KINDS_NAME)) if kinds else model
 
 
-def _with_kinds(model: Model) -> Model:
+def _with_kinds(model: Model, path: Path) -> Model:
     """Return a model that also sorts its nuclei, or the same one if that cannot be."""
+    try:
+        network, card = load_kinds(path)
+    except (FileNotFoundError, ValueError) as error:
+        raise CheckpointError(str(error)) from error
     # Farther from a nucleus than this, a window may be blank or end.
     reaches = reach_of_kinds(model.mpp) <= min(model.halo_px, OBJECT_HALO_PX)
     if not (isinstance(model, PixelModel) and model.classes == KIND_CLASSES[:1] and reaches):
         return model
-    network, card = load_kinds(weights_path(KINDS_NAME))
     sort = _LoadedKinds(network.to(model.device), card, model.device)
     limits = tuple(card.rule.get(kind, 0.5) for kind in card.classes)
     sorter = KindSorter(sort.probabilities, model.mpp, limits)
@@ -371,5 +377,6 @@ def model_for(config: RunConfig) -> Model:
         precision=config.precision,
         least_score=lambda rule: config.object_rule(rule).least_score,
         kinds=config.kinds,
+        kinds_checkpoint=config.kinds_checkpoint,
     )
     return nuclei_only(model)
