@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import shapely
 from numpy.typing import NDArray
-from wsiseg_models.kinds.labels import NOT_A_CELL
 
 from wsi_pipeline.core.errors import DataError, UsageError, one_line
 from wsi_pipeline.core.objects import Objects
@@ -19,6 +18,7 @@ from wsi_pipeline.core.polygons import polygon_parts
 from wsi_pipeline.corrections.objects import IGNORED, without
 from wsi_pipeline.formats.geojson import read_geojson, read_regions
 from wsi_pipeline.reports.gallery import REVIEW_CLASS
+from wsi_pipeline.segmentation.kinds import NOT_A_CELL
 
 __all__ = ["NOT_A_CELL", "Checked", "id_text", "read_checked", "read_labels", "read_objects_of"]
 

@@ -10,10 +10,10 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
-from wsiseg_models.kinds.labels import LABELS, NOT_A_CELL
 
 from wsi_pipeline.reports.atypia import RANKING
 from wsi_pipeline.reports.templates import render
+from wsi_pipeline.segmentation.kinds import LABELS, NOT_A_CELL
 
 if TYPE_CHECKING:
     from wsi_pipeline.reports.gallery import GalleryCell

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from wsiseg_models.checkpoint import read_card, weights_path
 from wsiseg_models.kinds.crops import CROP_PX, crop_side, nucleus_crops
+from wsiseg_models.kinds.labels import LABELS, NOT_A_CELL
 
 from wsi_pipeline.segmentation.model import Images
 
@@ -21,6 +22,8 @@ __all__ = [
     "ABNORMAL",
     "KINDS_NAME",
     "KIND_CLASSES",
+    "LABELS",
+    "NOT_A_CELL",
     "NOT_CELLS",
     "KindSorter",
     "decide",
