@@ -104,6 +104,12 @@ class TrainConfig:
         metavar="FILE",
         may_change=True,
     )
+    start_share: float = setting(
+        0.0,
+        "Mix this share of the weights that training started from into the trained ones, against "
+        "forgetting.",
+        may_change=True,
+    )
     tuned: Path | None = field(default=None, metadata={"may_change": True})
     licence: str = setting("", "Write this licence of the weights to the card.", may_change=True)
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -129,6 +135,12 @@ class TrainConfig:
             raise ValueError(f"mpp {self.mpp} is no pixel size of a microscope ({MPP_RANGE})")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema {self.ema} is not within 0 and 1; try 0.998, or 0 for none")
+        if not 0 <= self.start_share < 1:
+            raise ValueError(
+                f"start_share {self.start_share} is not within 0 and 1; try 0.5, or 0 for none"
+            )
+        if self.start_share and self.initial is None and self.tuned is None:
+            raise ValueError("start_share needs weights to start from; give --from or --initial")
 
     def builder_options(self) -> dict[str, Any]:
         """Return the keywords of the network's builder."""

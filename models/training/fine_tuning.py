@@ -23,7 +23,7 @@ __all__ = ["SHIPPED", "KeptNorm", "checkpoint_to_tune", "continued", "presets", 
 SHIPPED = "shipped"
 """Stands for the checkpoint that ships."""
 
-_SHARED = {"ema": 0.98, "save_every": 100}
+_SHARED = {"ema": 0.98, "save_every": 100, "start_share": 0.5}
 _PRESETS: Mapping[str, Mapping[str, Any]] = {
     "nuclei": {**_SHARED, "lr": 5e-4, "steps": 200, "batch": 4, "crop_px": 192},
     "cells": {

@@ -23,7 +23,7 @@ def averaged_network(model: str, options: Mapping[str, Any], ema: Ema, device: s
     """Build the network with the running mean of the weights, ready for inference."""
     entry = registry.MODELS[model]
     network = entry.builder(**options)
-    network.load_state_dict(ema.state)
+    network.load_state_dict(ema.weights())
     network = entry.for_inference(network)
     network = network.to(device).to(memory_format=torch.channels_last)
     return network

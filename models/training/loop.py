@@ -35,11 +35,26 @@ class Ema:
     ----------
     decay
         share that the mean keeps at each step
+    start_share
+        share of the network's first weights in `weights`
     """
 
-    def __init__(self, network: nn.Module, decay: float) -> None:
+    def __init__(self, network: nn.Module, decay: float, *, start_share: float = 0.0) -> None:
         self.decay = decay
         self.state = {k: v.detach().clone().float() for k, v in network.state_dict().items()}
+        self.start_share = start_share
+        self._first = {k: v.clone() for k, v in self.state.items()} if start_share else {}
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the mean, mixed with the first weights.
+
+        Between the weights before and after further training lie networks that have learned nearly
+        as much and forgotten far less (Wortsman et al. 2022, "Robust fine-tuning of zero-shot
+        models", section 3).
+        """
+        if not self.start_share:
+            return self.state
+        return {k: v.lerp(self._first[k], self.start_share) for k, v in self.state.items()}
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:

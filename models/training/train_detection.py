@@ -82,7 +82,8 @@ def _train(config: DetectorTrainConfig, quiet: bool) -> Path:
     network = network.to(config.device).to(memory_format=torch.channels_last)
     run = Run(
         config.out, network, build_optimizer(config, network, momentum=config.momentum),
-        Ema(network, config.ema), config.fingerprint(), timed.steps, config.device,
+        Ema(network, config.ema, start_share=config.start_share),
+        config.fingerprint(), timed.steps, config.device,
         config.save_every, config.max_minutes,
     )  # fmt: skip
     run.resume()

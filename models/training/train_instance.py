@@ -73,7 +73,8 @@ def _train(config: InstanceTrainConfig, quiet: bool) -> Path:
     network = network.to(config.device).to(memory_format=torch.channels_last)
     run = Run(
         config.out, network, build_optimizer(config, network, momentum=config.momentum),
-        Ema(network, config.ema), config.fingerprint(), config.steps, config.device,
+        Ema(network, config.ema, start_share=config.start_share),
+        config.fingerprint(), config.steps, config.device,
         config.save_every, config.max_minutes,
     )  # fmt: skip
     run.resume()
@@ -132,7 +133,7 @@ def _measure_dense(
 ) -> dict[str, dict[str, float]]:
     """Return IoU of the averaged network's maps; see `validate_dense`."""
     network = Dense(registry.MODELS[config.model].builder(**options), options["fpn_width"])
-    network.load_state_dict(ema.state)
+    network.load_state_dict(ema.weights())
     network = network.eval().to(config.device).to(memory_format=torch.channels_last)
     return validate_dense(network, samples, normal)
 

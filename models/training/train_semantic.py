@@ -121,7 +121,8 @@ def _train(config: SemanticTrainConfig, quiet: bool, score: Score | None) -> Pat
     memory_format = _memory_format(network, config.device)
     network = network.to(config.device).to(memory_format=memory_format)
     run = Run(
-        config.out, network, build_optimizer(config, network), Ema(network, config.ema),
+        config.out, network, build_optimizer(config, network),
+        Ema(network, config.ema, start_share=config.start_share),
         config.fingerprint(), config.steps, config.device, config.save_every, config.max_minutes,
     )  # fmt: skip
     run.resume()

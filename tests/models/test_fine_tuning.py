@@ -15,6 +15,7 @@ from wsiseg_models.training.fine_tuning import (
     presets,
 )
 from wsiseg_models.training.initial_weights import start_from, take_weights
+from wsiseg_models.training.loop import Ema
 
 SMALL = {
     "unet": {"widths": (8, 8, 8)},
@@ -114,3 +115,28 @@ def test_no_other_weights_are_taken(tmp_path):
     config = UNetTrainConfig(model="unet", data=("a",), out=tmp_path / "out", tuned=path)
     found = take_weights(config, network, quiet=True)
     assert list(found) == ["tuned"] and found["tuned"]["fresh"] == 0
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25])
+def test_the_result_holds_a_share_of_the_first_weights(share):
+    network = torch.nn.Linear(2, 1)
+    first = copy.deepcopy(network.state_dict())
+    ema = Ema(network, 0.0, start_share=share)
+    for step in range(3):
+        with torch.no_grad():
+            network.weight.add_(1.0)
+        ema.update(network, step)
+    mixed = ema.weights()
+    assert torch.allclose(mixed["weight"], first["weight"] + 3 * (1 - share))
+    assert torch.equal(mixed["bias"], first["bias"])
+    assert torch.equal(ema.state["weight"], network.weight)  # what training resumes from
+
+
+def test_a_share_needs_weights_to_start_from(tmp_path):
+    with pytest.raises(ValueError, match="start_share needs weights"):
+        SemanticTrainConfig(model="dssnet", data=("a",), out=tmp_path, start_share=0.5)
+    with pytest.raises(ValueError, match=r"start_share 1\.0"):
+        SemanticTrainConfig(
+            model="dssnet", data=("a",), out=tmp_path, start_share=1.0, initial=tmp_path / "x"
+        )
+    assert presets(read_card(weights_path("dssnet")))["start_share"] == 0.5

@@ -17,7 +17,7 @@ from wsi_pipeline.slides.slide import Slide
 
 __all__ = ["CELL_COLOR", "NUCLEUS_COLOR", "WINDOW_UM", "Crop", "cut_out", "jpeg", "png", "window"]
 
-WINDOW_UM = 100.0
+WINDOW_UM = 70.0
 """Side of the window around a cell, µm; a whole superficial cell has up to 60 µm."""
 FINEST_UM = 0.2
 """Least pixel size of a crop, µm; finer slides are shrunk to it."""
