@@ -64,5 +64,8 @@ def test_a_shipped_network_goes_on_and_resumes(model, tmp_path):
     assert fields.stat().st_mtime_ns == made
     a, b = (load_file(tmp_path / part / f"{model}.safetensors") for part in ("whole", "parts"))
     assert all(torch.equal(a[k], b[k]) for k in a)
+    succeed(*call, "--out", tmp_path / "parts", "--start-share", 0)  # of a finished training
+    c = load_file(tmp_path / "parts" / f"{model}.safetensors")
+    assert not all(torch.equal(a[k], c[k]) for k in a)
     told = complaint(wsiseg(*call, "--out", tmp_path / "parts", "--lr", 0.1, "--quiet"), 2)
     assert "another lr" in told
