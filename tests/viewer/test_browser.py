@@ -12,6 +12,8 @@ from run_folders import put_objects
 from viewers import served
 
 from wsi_pipeline.formats.geojson import read_geojson
+from wsi_pipeline.reports.population import parse_gate
+from wsi_pipeline.reports.population_files import gate_run
 from wsi_pipeline.viewer.library import CORRECTIONS
 
 pytestmark = pytest.mark.slow
@@ -167,7 +169,7 @@ def test_classes_and_filters_hide_objects(server, opened, cells):
     assert page.is_visible(".ramp")
 
 
-def test_a_gate_marks_lists_and_exports_its_cells(server, opened, tmp_path):
+def test_a_gate_marks_lists_and_exports_its_cells(server, opened, run, tmp_path):
     page = opened(server)
     page.click("#tab-plot")
     until(page, "document.getElementById('plot') !== null")
@@ -190,6 +192,33 @@ def test_a_gate_marks_lists_and_exports_its_cells(server, opened, tmp_path):
     download.value.save_as(path)
     objects = read_geojson(path)
     assert sum(objects.classes[k] == "cell" for k in objects.class_index) == marked
+    with page.expect_download() as download:
+        page.click("text=Save gate")
+    download.value.save_as(tmp_path / "gate.json")
+    gated = gate_run(run, None, None, parse_gate(str(tmp_path / "gate.json")))
+    assert len(gated.inside) == marked
+    page.click("#panel-plot >> text=Gallery")
+    page.wait_for_selector("#panel-gallery .cell")
+    assert f"Of the {marked} objects in the gate" in page.inner_text("#panel-gallery")
+    page.click("text=Gallery of all")
+    page.wait_for_selector("#panel-gallery >> text=Cells that differ most from the rest")
+
+
+def test_a_gate_needs_no_pointer(server, opened):
+    page = opened(server)
+    page.click("#tab-plot")
+    page.wait_for_selector("#plot")
+    held = server.library.view(0).layer(0).sorted
+    name = page.evaluate("document.querySelector('#panel-plot select').selectedOptions[0].text")
+    kind = held.objects.classes.index(held.plotted_class())
+    values = held.column(name)[held.objects.class_index == kind]
+    limit = round(float(np.median(values))) + 0.5
+    page.fill("input[aria-label='Across, from']", str(limit))
+    page.keyboard.press("Enter")
+    until(page, "wsiseg.app.layers[0].marks !== null")
+    marked = page.evaluate("wsiseg.app.layers[0].marks.reduce((a, b) => a + b, 0)")
+    assert marked == (values > limit).sum() > 0
+    assert page.evaluate("document.activeElement.ariaLabel") == "Across, from"
 
 
 def test_corrections_are_made_undone_saved_and_read_back(server, opened, run, cells):

@@ -215,6 +215,10 @@ def test_a_gate_exports_its_cells_with_their_nuclei(server, cells, tmp_path):
     assert len(read_geojson(path)) == len(wanted)
     assert ask(server, "/api/view/0/layer/0/export", b"\xff" * 4)[0] == 400
     assert ask(server, "/api/view/0/layer/0/export", b"abc")[0] == 400
+    *_, shown = ask(server, "/api/view/0/layer/0/gallery", body)
+    ranked = {cell["row"] for cell in json.loads(shown)["cells"]}
+    assert ranked and ranked <= wanted
+    assert ask(server, "/api/view/0/layer/0/gallery", b"\xff" * 4)[0] == 400
 
 
 def test_the_gallery_is_ranked_or_read(server, run, slide_path):

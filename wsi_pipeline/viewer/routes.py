@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wsi_pipeline.core.errors import DataError
 from wsi_pipeline.viewer.library import Library
@@ -118,11 +119,18 @@ def _save(library: Library, view: int, layer: int, body: bytes) -> Reply:
     return as_json({"file": str(held.corrections), "objects": count})
 
 
-def _export(library: Library, view: int, layer: int, body: bytes) -> Reply:
+def _rows(body: bytes) -> NDArray[np.int64]:
     if len(body) % 4:
         raise DataError("rows must be 32-bit numbers")
-    rows = np.frombuffer(body, "<u4").astype(np.int64)
-    return Reply(_layer(library, view, layer).export(rows), "application/geo+json")
+    return np.frombuffer(body, "<u4").astype(np.int64)
+
+
+def _gated_gallery(library: Library, view: int, layer: int, body: bytes) -> Reply:
+    return as_json(_layer(library, view, layer).gallery(_rows(body)))
+
+
+def _export(library: Library, view: int, layer: int, body: bytes) -> Reply:
+    return Reply(_layer(library, view, layer).export(_rows(body)), "application/geo+json")
 
 
 _V, _L = r"/api/view/(?P<view>\d{1,6})", r"/layer/(?P<layer>\d{1,3})"
@@ -143,6 +151,7 @@ _READ: Mapping[str, Answer] = {
 _WRITE: Mapping[str, Answer] = {
     _V + _L + r"/corrections": _save,
     _V + _L + r"/export": _export,
+    _V + _L + r"/gallery": _gated_gallery,
 }
 
 

@@ -133,21 +133,31 @@ class Layer:
             "nuclei": np.flatnonzero(parent == row).tolist(),
         }
 
-    def gallery(self) -> dict[str, Any]:
+    def gallery(self, among: NDArray[np.integer] | None = None) -> dict[str, Any]:
         """Return the most atypical cells: of the run's gallery, else ranked now without pixels.
+
+        Parameters
+        ----------
+        among
+            rows of the objects to rank, cells with their nuclei; by default all
 
         Raises
         ------
         DataError
-            gallery.json is damaged
+            gallery.json is damaged, or a row does not exist
         """
-        if self.folder is not None and (self.folder / GALLERY / GALLERY_JSON).is_file():
+        if (
+            among is None
+            and self.folder is not None
+            and (self.folder / GALLERY / GALLERY_JSON).is_file()
+        ):
             found = read_gallery(self.folder)
             text, listed = str(found.get("ranking", "")), _listed(found["cells"])
             rows = self.sorted.rows_of(np.array([i for i, _ in listed], np.uint64).reshape(-1, 2))
             pairs = [(int(r), reasons) for r, (_, reasons) in zip(rows, listed, strict=True)]
         else:
-            ranking = rank_atypical(self.sorted.objects, COUNT)
+            chosen = None if among is None else self._with_nuclei(among)
+            ranking = rank_atypical(self.sorted.objects, COUNT, among=chosen)
             text, rows = RANKING, ranking.order
             pairs = [(int(r), reasons) for r, reasons in zip(rows, ranking.reasons, strict=True)]
         cells = [
@@ -219,7 +229,16 @@ class Layer:
         DataError
             a row does not exist
         """
-        objects = self.sorted.outlines.get()
+        wanted, objects = self._with_nuclei(rows), self.sorted.outlines.get()
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "selected.geojson"
+            with GeoJsonWriter(path, provenance=self.provenance) as writer:
+                writer.write(objects.take(wanted))
+            return path.read_bytes()
+
+    def _with_nuclei(self, rows: NDArray[np.integer]) -> NDArray[np.bool_]:
+        """Return which objects are in `rows`, or nuclei of cells there, bool (n,)."""
+        objects = self.sorted.objects
         if len(rows) and not 0 <= rows.min() <= rows.max() < len(objects):
             raise DataError(f"rows must be 0 to {len(objects) - 1}")
         wanted = np.zeros(len(objects), np.bool_)
@@ -227,11 +246,7 @@ class Layer:
         if objects.parent is not None:
             held = objects.parent >= 0
             wanted[held] |= wanted[objects.parent[held]]
-        with TemporaryDirectory() as folder:
-            path = Path(folder) / "selected.geojson"
-            with GeoJsonWriter(path, provenance=self.provenance) as writer:
-                writer.write(objects.take(wanted))
-            return path.read_bytes()
+        return wanted
 
 
 def _listed(cells: Sequence[Any]) -> list[tuple[tuple[int, int], Mapping[str, Any]]]:

@@ -33,4 +33,5 @@ export const getJson = async (path) => (await ask(path)).json();
 export const getBuffer = async (path) => (await ask(path)).arrayBuffer();
 export const getBlob = async (path) => (await ask(path)).blob();
 export const postJson = async (path, content) => (await ask(path, { method: "POST", body: JSON.stringify(content) })).json();
+export const postRows = async (path, rows) => (await ask(path, { method: "POST", body: rows })).json();
 export const postBytes = async (path, bytes) => (await ask(path, { method: "POST", body: bytes })).arrayBuffer();

@@ -1,8 +1,8 @@
 // Panel "Gallery": the most atypical cells first; a click goes to the cell on the slide.
 
-import { getBlob, getJson } from "./api.js";
+import { getBlob, getJson, postRows } from "./api.js";
 import { app, on, path } from "./app.js";
-import { $, el, guarded } from "./dom.js";
+import { $, el, guarded, shown } from "./dom.js";
 import { select } from "./selection.js";
 
 const panel = $("panel-gallery");
@@ -12,16 +12,29 @@ let loaded = null;
 
 export async function showGallery() {
   if (!app.active || loaded === app.active) return;
+  await show("Cells that differ most from the rest of this slide; no diagnosis.", (layer) => getJson(path(layer, "gallery")));
+}
+
+// Shows the objects of these rows alone, until the gallery of all is asked for.
+export async function showGated(rows) {
+  await show(`Of the ${shown(rows.length)} objects in the gate, those that differ most from the rest of this slide; no diagnosis.`, (layer) => postRows(path(layer, "gallery"), rows));
+  panel.prepend(el("button", { textContent: "Gallery of all", onclick: () => {
+    loaded = null;
+    showGallery();
+  } }));
+}
+
+async function show(text, ask) {
   loaded = app.active;
   const layer = app.active;
   panel.replaceChildren(el("p", { className: "hint", textContent: "Ranking …" }));
-  const found = await guarded(() => getJson(path(layer, "gallery")));
+  const found = await guarded(() => ask(layer));
   if (!found || loaded !== layer) return;
   cells = found.cells;
   place = -1;
   const list = el("ol", { className: "cells" }, ...cells.map((cell, i) => item(layer, cell, i)));
   const how = el("details", {}, el("summary", { textContent: "How they are ranked" }), el("p", { className: "hint", textContent: found.ranking }));
-  panel.replaceChildren(el("p", { className: "hint", textContent: "Cells that differ most from the rest of this slide; no diagnosis. N and P go on and back." }), how, list);
+  panel.replaceChildren(el("p", { className: "hint", textContent: `${text} N and P go on and back.` }), how, list);
 }
 on("active", () => {
   loaded = null;

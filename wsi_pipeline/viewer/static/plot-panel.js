@@ -5,6 +5,7 @@ import { app, emit, on, path } from "./app.js";
 import { mapped } from "./colours.js";
 import { $, download, el, guarded, shown } from "./dom.js";
 import { inside } from "./edits.js";
+import { showGated } from "./gallery-panel.js";
 import { select } from "./selection.js";
 
 const panel = $("panel-plot");
@@ -68,10 +69,42 @@ function build() {
   canvas.onpointerup = release;
   const clear = el("button", { textContent: "Clear gate", onclick: () => { clearGate(); build(); }, disabled: !plot.gate });
   const save = el("button", { textContent: "Export GeoJSON", className: "main", onclick: exportRows, disabled: !plot.rows.length });
+  const gallery = el("button", { textContent: "Gallery", onclick: showRows, disabled: !plot.rows.length });
+  const keep = el("button", { textContent: "Save gate", onclick: saveGate, disabled: !plot.gate });
   panel.replaceChildren(choice("Across", "xName"), choice("Up", "yName"), kinds(), canvas,
     el("p", { className: "hint", role: "status", textContent: plot.gate ? `${shown(plot.rows.length)} objects in the gate` : "Drag around objects in the plot to gate them." }),
-    el("div", { className: "row" }, clear, save), list());
+    limits("Across", 0), limits("Up", 1), el("div", { className: "row" }, clear, keep, gallery, save), list());
   drawPlot();
+}
+
+// Two fields for the limits of the gate along an axis: the way to gate without a pointer.
+function limits(label, axis) {
+  const own = (plot.gate ?? []).map((point) => point[axis]);
+  const fields = ["from", "to"].map((end, k) => {
+    const limit = k ? Math.max(...own) : Math.min(...own);
+    const { least, most } = plot["xy"[axis]].range;
+    const value = own.length && limit > least && limit < most ? Number(limit.toPrecision(4)) : "";
+    const field = el("input", { type: "number", step: "any", value, onchange: gateByLimits });
+    field.setAttribute("aria-label", `${label}, ${end}`);
+    field.dataset.limit = `${axis}${k}`;
+    return field;
+  });
+  return el("div", { className: "limits" }, el("span", { textContent: label }), fields[0], "to", fields[1]);
+}
+
+// An empty field leaves its side open.
+function gateByLimits(event) {
+  const place = event.target.dataset.limit;
+  const limit = (axis, k) => {
+    const text = panel.querySelector(`[data-limit="${axis}${k}"]`).value;
+    const { least, most } = plot["xy"[axis]].range;
+    const room = 0.01 * (most - least);
+    return text === "" ? [least - room, most + room][k] : Number(text);
+  };
+  const [x0, x1, y0, y1] = [limit(0, 0), limit(0, 1), limit(1, 0), limit(1, 1)];
+  plot.gate = [[x0, y0], [x1, y0], [x1, y1], [x0, y1]];
+  applyGate();
+  panel.querySelector(`[data-limit="${place}"]`).focus();
 }
 
 function list() {
@@ -219,6 +252,18 @@ function clearGate() {
   plot.rows = [];
   plot.layer.marks = null;
   plot.layer.recolour();
+}
+
+function showRows() {
+  guarded(() => showGated(new Uint32Array(plot.rows)));
+  $("tab-gallery").click();
+}
+
+// Saves the gate for `wsiseg population --gate`.
+function saveGate() {
+  const { layer, xName, yName, gate } = plot;
+  const [x, y] = [xName, yName].map((i) => layer.about.measurements[i]);
+  download(`${app.about.name}.gate.json`, JSON.stringify({ x, y, polygon: gate }), "application/json");
 }
 
 const exportRows = () => guarded(async () => {
