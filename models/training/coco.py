@@ -14,6 +14,7 @@ An image may state whether it is held out for validation (``"held_out": true`` o
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -99,7 +100,7 @@ def read_coco(file: Path) -> CocoFile:
         if image.path in paths:
             raise ValueError(f"{image.where} is listed twice; give it one entry")
         paths.add(image.path)
-        if image.path.is_file():
+        if os.path.isfile(image.path):  # False also for a name that the system refuses
             images[key] = image
         else:
             lacking.add(key)
@@ -145,9 +146,10 @@ def _image(
     path = find_image(file.parent, entry["file_name"])
     name = entry["file_name"].replace("\\", "/")
     key, where = entry_key(entry["id"], where), f"{file}: image {name}"
-    shape = image_shape(path) if path.is_file() else (0, 0)
+    there = os.path.isfile(path)  # False also for a name that the system refuses
+    shape = image_shape(path) if there else (0, 0)
     stated = stated_size(entry, where)
-    if path.is_file() and stated is not None and stated != shape:
+    if there and stated is not None and stated != shape:
         raise ValueError(
             f"{where} has {shape[1]} x {shape[0]} pixels, and the file states {stated[1]} x "
             f"{stated[0]}, so its outlines belong to another image; export them again"

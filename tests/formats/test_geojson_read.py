@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import shapely
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from strict_geojson import GOOD, SQUARE, mutated, objects_of, polygon, saved
 
@@ -47,6 +47,8 @@ BAD = {
     "class with hex colour": ("properties.classification.color", "#00ff00"),
     "blank class": ("properties.classification.name", " "),
     "class of two lines": ("properties.classification", "a\nb"),
+    "half a character in a class": ("properties.classification", "a\ud800"),
+    "half a character in a measurement": ("properties.measurements.\udfff", 1.0),
     "measurement text": ("properties.measurements.x", "many"),
     "child": ("properties.childObjects", [{"type": "Feature"}]),
 }
@@ -81,9 +83,10 @@ def test_a_truncated_gzip_is_an_error(tmp_path):
         read_geojson(path)
 
 
+_TEXT = st.text(st.characters(exclude_categories=()), max_size=3)  # halves of characters, too
 _JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(10**30), 10**30) | st.floats() | st.text(max_size=3),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner),
+    st.none() | st.booleans() | st.integers(-(10**30), 10**30) | st.floats() | _TEXT,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_TEXT, inner),
     max_leaves=6,
 )
 _PLACES = [
@@ -96,6 +99,7 @@ _PLACES = [
 
 
 @given(st.sampled_from(_PLACES), _JSON)
+@example("id", "\ud800")
 def test_no_file_makes_another_error_than_dataerror(tmp_path_factory, where, value):
     path = saved(tmp_path_factory.getbasetemp() / "fuzz.geojson", mutated(where, value))
     for read in (read_geojson, lambda path: read_regions(path).inside):

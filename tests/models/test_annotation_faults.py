@@ -202,6 +202,9 @@ ENTRIES = {
         lambda d: d["categories"][1].update(id=1), "another category has its id 1"
     ),
     "a number for a name": (lambda d: d["images"][1].update(file_name=1), "file_name 1"),
+    "a name that no system takes": (
+        lambda d: [image.update(file_name="é" * 300) for image in d["images"]], "annotations.json"
+    ),
     "another width": (lambda d: d["images"][1].update(width=97), "96 x 96 .* states 97 x 96"),
     "text for a height": (lambda d: d["images"][1].update(height="tall"), "height 'tall'"),
     "infinite area": (lambda d: d["annotations"][3].update(area=float("inf")), "area inf"),

@@ -69,7 +69,8 @@ def identity(feature: Mapping[str, Any], index: int, part: int, shell: NDArray[n
         raise Refused("id is null; leave it out instead")
     if isinstance(given, str) and part == 0 and _UUID.fullmatch(given):
         return given
-    return str(uuid.uuid5(NAMESPACE, f"{given}/{index}/{part}/{shell.tolist()}"))
+    content = f"{given}/{index}/{part}/{shell.tolist()}"
+    return str(uuid.uuid5(NAMESPACE, content.encode("utf-8", "backslashreplace").decode()))
 
 
 def check_display(properties: Mapping[str, Any]) -> None:
@@ -104,6 +105,7 @@ def class_name(classification: Any) -> str:
     for name in names:
         if not isinstance(name, str) or not name.strip() or "\n" in name:
             raise Refused(f"class name {name!r} is not a line of text")
+        _check_whole(name)
     return ": ".join(name.strip() for name in names)
 
 
@@ -115,6 +117,8 @@ def measurements(given: Any) -> dict[str, float]:
         given = {m["name"]: m.get("value") for m in given}
     if not isinstance(given, dict):
         raise Refused("measurements are neither an object nor a list")
+    for name in given:
+        _check_whole(name)
     return {
         name: float(value) if type(value) is float else _number(name, value)
         for name, value in given.items()
@@ -183,8 +187,19 @@ def nucleus_entries(feature: Mapping[str, Any], cell_id: str, count: int) -> lis
         key, name = (entry.get(m) if isinstance(entry, dict) else None for m in ("id", "class"))
         if not isinstance(key, str) or not _UUID.fullmatch(key):
             key = str(uuid.uuid5(NAMESPACE, f"{cell_id}/nucleus/{k}"))
-        entries.append((key, name if isinstance(name, str) and name.strip() else "nucleus"))
+        named = isinstance(name, str) and name.strip()
+        entries.append((key, _check_whole(name) if named else "nucleus"))
     return entries
+
+
+def _check_whole(name: str) -> str:
+    r"""Return a name, if other files can hold it: JSON can state half a character, ``"\ud800"``."""
+    if not name.isascii():
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise Refused(f"{name[:80]!a} has half of a character; write it again") from None
+    return name
 
 
 def _number(name: str, value: int | str) -> float:
