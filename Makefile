@@ -35,6 +35,7 @@ $(INSTALLED): pyproject.toml
 	@touch $@
 
 demo/slide.svs: | $(INSTALLED)
+	mkdir -p $(@D)
 	$(BIN)/wsiseg synth $@ --size 4096 --seed 7
 
 demo: $(INSTALLED) $(if $(SLIDE),,demo/slide.svs)

@@ -163,6 +163,7 @@ def _run_folder(rng: random.Random, folder: Path) -> None:
         path = run / rng.choice(RUN_FILES)
         path.write_bytes(mutate.noise(rng, path.read_bytes()))
     place = folder / "made"
+    place.mkdir()
     readers: list[Callable[[], Any]] = [
         lambda: write_cohort(place, [folder / "out"]),
         lambda: write_features(run, place),

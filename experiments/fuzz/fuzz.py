@@ -69,10 +69,12 @@ def work(kind: Kind, numbers: list[int], seed: int, pipe: int) -> None:
     for descriptor in (0, 1, 2):
         os.dup2(silent, descriptor)
     for number in numbers:
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
+            folder = Path(place, "above", "here")  # a command line may name what is above it
+            folder.mkdir(parents=True)
             os.chdir(folder)
             os.write(pipe, f"{number}\n".encode())
-            found = outcome(kind, number, seed, Path(folder))
+            found = outcome(kind, number, seed, folder)
             os.write(pipe, "\t".join((str(number), *found, "\n")).encode("utf-8", "replace"))
             os.chdir("/")
 
@@ -156,7 +158,10 @@ def main() -> int:
         print(name, dict(counts[name]), f"{seconds[name]:.0f} s", flush=True)
         faults = [one for one in found if one[1] not in FINE]
         bad += len(faults)
-        first = {(result, text.split("(")[-1]): (number, text) for number, result, text in faults}
+        first = {
+            (result, text.split("(")[-1] or number): (number, text)
+            for number, result, text in faults
+        }  # hangs and kills all, of tracebacks the last one of each place
         for (result, _), (number, text) in first.items():
             print(f"  {result}: case {number}: {text}", flush=True)
     with written_aside(given.out) as aside:

@@ -25,7 +25,7 @@ def several(made, tmp_path_factory, cheap_models):
 
 def command(name, source, folder):
     more = {
-        "features": ("--out", folder / "features"),
+        "features": ("--out", folder / "new" / "features"),  # made with the folder above
         "report": ("--out", folder / "page.html"),
         "export": (folder / "objects.geojson",),
         "score": (source,),
@@ -57,5 +57,5 @@ def test_a_folder_without_a_run_is_refused(name, tmp_path):
     assert str(tmp_path) in complaint(command(name, tmp_path, tmp_path), 2)
 
 
-def test_a_cohort_has_every_run(several):
-    assert "2 slides, 3 runs, 0 failed" in succeed("cohort", several)
+def test_a_cohort_has_every_run(several, tmp_path):
+    assert "2 slides, 3 runs, 0 failed" in succeed("cohort", tmp_path / "new" / "cohort", several)

@@ -33,7 +33,7 @@ def _sheet(text, *words):
 
 def _file_for_out(folder):
     (folder / "taken").touch()
-    return ["run", folder / "a.svs", "--out", folder / "taken"], 2, ["taken", "another --out"]
+    return ["run", folder / "a.svs", "--out", folder / "taken"], 2, ["taken", "another folder"]
 
 
 def _no_card(folder):

@@ -34,13 +34,13 @@ def test_synth_faults(tmp_path):
     (tmp_path / "taken").touch()
     assert not list(tmp_path.glob("a.*"))
     inside = tmp_path / "taken" / "a.svs"
-    assert "another DESTINATION" in complaint(wsiseg("synth", inside, "--size", 256), 1)
-    assert "taken" in complaint(wsiseg("synth", tmp_path / "taken", "--fields", 1), 1)
+    for more in ((inside, "--size", 256), (tmp_path / "taken", "--fields", 1)):
+        assert "taken is a file; give another folder" in complaint(wsiseg("synth", *more), 2)
 
 
 def test_synth_makes_slides_and_fields_that_look_real(tmp_path):
     size = ("--size", 256, "--mpp", 0.5, "--look", "real", "--quiet")
     assert wsiseg("synth", tmp_path / "a.svs", *size, "--tissue", 1).exit_code == 0
     assert (tmp_path / "a.truth-cells.geojson.gz").is_file()
-    assert wsiseg("synth", tmp_path / "f", *size, "--fields", 2).exit_code == 0
-    assert "leukocyte_nucleus" in (tmp_path / "f/annotations.json").read_text()
+    assert wsiseg("synth", tmp_path / "new" / "f", *size, "--fields", 2).exit_code == 0
+    assert "leukocyte_nucleus" in (tmp_path / "new/f/annotations.json").read_text()

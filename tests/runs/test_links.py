@@ -1,9 +1,13 @@
 """Laws of a run folder's files: a run removes what it wrote by its name, never through a link."""
 
+import json
+from dataclasses import asdict, replace
+
 import pytest
 
 from wsi_pipeline.core.errors import OutputError
 from wsi_pipeline.core.run_layout import RUN_FILES, remove_parts, remove_run
+from wsi_pipeline.runs.lock_owner import LockOwner
 from wsi_pipeline.runs.run_folder import RunFolder
 
 PLAN = {"result_version": 1}
@@ -74,3 +78,31 @@ def test_a_link_among_the_files_of_a_run_is_removed_and_not_its_target(tmp_path)
         (tmp_path / "run" / name).symlink_to(tmp_path / "other" / "a.txt")
     remove_run(tmp_path / "run")
     assert names(tmp_path / "run") == [] and names(tmp_path / "other") == ["a.txt"]
+
+
+@pytest.mark.parametrize("left", ["parts", "lock", "both"])
+def test_what_a_kill_after_the_last_file_left_is_removed(tmp_path, left):
+    """A kill between run.json and the end of the process; the folder counts as finished."""
+    with RunFolder(tmp_path, PLAN) as folder:
+        folder.write_json("run.json", {"failed_regions": []})
+        folder.discard_parts()
+    whole = names(tmp_path)
+    if left != "lock":
+        fill(tmp_path / "parts", OURS)
+    if left != "parts":
+        owner = replace(LockOwner.this_process(), process_start=1)
+        (tmp_path / "lock.json").write_text(json.dumps(asdict(owner)))
+    with RunFolder(tmp_path, PLAN) as folder:
+        assert folder.finished == {"failed_regions": []}
+    assert names(tmp_path) == whole
+
+
+def test_what_another_run_still_removes_is_left_to_it(tmp_path):
+    with RunFolder(tmp_path, PLAN) as first:
+        first.write_json("run.json", {"failed_regions": []})
+        fill(tmp_path / "parts", OURS)
+        before = names(tmp_path)
+        with RunFolder(tmp_path, PLAN) as second:
+            assert second.finished
+        assert names(tmp_path) == before
+        assert names(tmp_path / "parts") == sorted(OURS)

@@ -9,7 +9,7 @@ import click
 
 from wsi_pipeline.cli.first_use import announce_compilation
 from wsi_pipeline.cli.options import (
-    FILE,
+    NEW_FOLDER,
     checkpoint_option,
     device_option,
     model_option,
@@ -30,7 +30,7 @@ def _gigapixels(ctx: Any, param: Any, text: str) -> tuple[float, ...]:
 
 
 @click.command()
-@click.argument("out", type=FILE)
+@click.argument("out", type=NEW_FOLDER)
 @click.option(
     "--size", type=int, help="Side of the slide in pixels.  [default: 10000; with a GPU 40000]"
 )

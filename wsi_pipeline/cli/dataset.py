@@ -7,11 +7,11 @@ from pathlib import Path
 import click
 
 from wsi_pipeline.cli.first_use import announce_compilation
-from wsi_pipeline.cli.options import FILE, quiet_option
+from wsi_pipeline.cli.options import FILE, NEW_FOLDER, quiet_option
 
 __all__ = ["dataset"]
 
-_out = click.option("--out", type=FILE, required=True, help="Folder of the new set.")
+_out = click.option("--out", type=NEW_FOLDER, required=True, help="Folder of the new set.")
 
 
 @click.group(subcommand_metavar="from-qupath|from-labels [OPTIONS]...", options_metavar="")

@@ -10,7 +10,14 @@ import click
 from click.core import ParameterSource
 
 from wsi_pipeline.cli.first_use import announce_compilation
-from wsi_pipeline.cli.options import FILE, device_option, json_option, quiet_option, run_option
+from wsi_pipeline.cli.options import (
+    FILE,
+    NEW_FOLDER,
+    device_option,
+    json_option,
+    quiet_option,
+    run_option,
+)
 from wsi_pipeline.cli.output import as_json as to_json
 from wsi_pipeline.cli.output import table
 from wsi_pipeline.core.config import RunConfig
@@ -78,7 +85,7 @@ _ONLY_SUITE = ("before", "threshold", "min_score", "min_small_score", "min_cell_
 @click.option("--before", type=FILE, help="With --suite: suite.json to compare with.")
 @click.option(
     "--out",
-    type=FILE,
+    type=NEW_FOLDER,
     help="Folder for results.json, results.csv and, for cells, overlap.csv; of a suite suite.json, "
     "suite.md and worst/.",
 )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wsi_pipeline.cli.first_use import announce_compilation
-from wsi_pipeline.cli.options import FILE
+from wsi_pipeline.cli.options import FILE, NEW_FILE
 from wsi_pipeline.core.errors import UsageError
 from wsi_pipeline.formats.convert import FORMATS, format_of
 
@@ -28,7 +28,7 @@ _WITH_IMAGE = ("labels", "coco", "spatialdata", "dicom")
 
 @click.command()
 @click.argument("source", type=FILE)
-@click.argument("destination", type=FILE)
+@click.argument("destination", type=NEW_FILE)
 @click.option(
     "--format",
     type=click.Choice(tuple(FORMATS)),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from wsi_pipeline.cli.options import FILE, quiet_option
+from wsi_pipeline.cli.options import FILE, NEW_FOLDER, quiet_option
 
 __all__ = ["gallery"]
 
@@ -15,7 +15,7 @@ __all__ = ["gallery"]
 @click.argument("run", type=FILE)
 @click.argument("slide", type=FILE)
 @click.option("--count", type=click.IntRange(1, 2000), default=40, help="Cells to show.")
-@click.option("--out", type=FILE, help="Folder to write.  [default: RUN/gallery]")
+@click.option("--out", type=NEW_FOLDER, help="Folder to write.  [default: RUN/gallery]")
 @quiet_option
 def gallery(run: Path, slide: Path, count: int, out: Path | None, quiet: bool) -> None:
     """Show the most atypical cells of a slide: look at these first. No diagnosis.

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from wsi_pipeline.cli.first_use import announce_compilation
-from wsi_pipeline.cli.options import FILE, quiet_option
+from wsi_pipeline.cli.options import FILE, NEW_FOLDER, quiet_option
 
 __all__ = ["import_"]
 
@@ -23,7 +23,7 @@ __all__ = ["import_"]
     "--area-class", metavar="NAME",
     help="Class of annotations in CORRECTED that are no objects: the areas that were checked.",
 )  # fmt: skip
-@click.option("--out", type=FILE, required=True, help="Output folder of the new run folder.")
+@click.option("--out", type=NEW_FOLDER, required=True, help="Output folder of the new run folder.")
 @click.option("--overwrite", is_flag=True, help="Replace the files of an earlier import.")
 @quiet_option
 def import_(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from wsi_pipeline.cli.options import FILE, quiet_option
+from wsi_pipeline.cli.options import FILE, NEW_FOLDER, quiet_option
 from wsi_pipeline.core.errors import UsageError
 from wsi_pipeline.core.pixel_size import MPP_RANGE, is_plausible_mpp
 from wsi_pipeline.core.progress import progress
@@ -16,7 +16,9 @@ __all__ = ["masks"]
 
 @click.command()
 @click.argument("images", nargs=-1, required=True, type=FILE)
-@click.option("--out", required=True, type=FILE, help="Folder for masks, images and COCO file.")
+@click.option(
+    "--out", required=True, type=NEW_FOLDER, help="Folder for masks, images and COCO file."
+)
 @click.option("--opening-px", type=int, default=2, help="Radius of the opening in pixels; 0: none.")
 @click.option("--closing-px", type=int, default=2, help="Radius of the closing in pixels; 0: none.")
 @click.option(

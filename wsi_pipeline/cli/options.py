@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -10,9 +12,13 @@ from typing import Any
 import click
 
 from wsi_pipeline.core.config import ObjectRule, RunConfig
+from wsi_pipeline.core.safe_names import shown
 
 __all__ = [
     "FILE",
+    "NEW_FILE",
+    "NEW_FOLDER",
+    "NewPath",
     "checkpoint_option",
     "crop_option",
     "device_option",
@@ -29,6 +35,49 @@ __all__ = [
 ]
 
 FILE = click.Path(path_type=Path)
+
+
+class NewPath(click.Path):
+    """A file or a folder to write, which is checked before any work is done.
+
+    A folder of results is made with the folders above it. A file is not: a folder above it that
+    does not exist is more often a wrong name than a wish.
+
+    Parameters
+    ----------
+    endings
+        what ends so, in lower case, is a file; all else is a folder
+    """
+
+    def __init__(self, *endings: str) -> None:
+        super().__init__(path_type=Path)
+        self.endings = endings
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Return the path; a usage error where the command could not write it."""
+        path = Path(super().convert(value, param, ctx))
+        if fault := self._fault(path):
+            self.fail(fault, param, ctx)
+        return path
+
+    def _fault(self, path: Path) -> str:
+        is_file = path.name.lower().endswith(self.endings)
+        folder = path.parent if is_file else path
+        there = next((p for p in (folder, *folder.parents) if os.path.lexists(p)), folder)
+        if os.path.isfile(there):
+            return f"{shown(there)} is a file; give another folder."
+        if not is_file:
+            return ""
+        if not os.path.isdir(folder):
+            command = f"mkdir -p {shlex.quote(str(folder))}"
+            remedy = f"create it: `{command}`." if command.isprintable() else "create it first."
+            return f"folder {shown(folder)} does not exist; {remedy}"
+        if os.path.isdir(path) and path.suffix.lower() != ".zarr":
+            return f"{shown(path)} is a folder; give the name of a file."
+        return ""
+
+
+NEW_FILE, NEW_FOLDER = NewPath(""), NewPath()
 
 _DEFAULTS = {field.name: field.default for field in fields(RunConfig)}
 _OF_MODEL = {field.name for field in fields(ObjectRule)}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from wsi_pipeline.cli.options import FILE, quiet_option
+from wsi_pipeline.cli.options import FILE, NewPath, quiet_option
 from wsi_pipeline.core.errors import UsageError
 
 __all__ = ["population"]
@@ -24,7 +24,7 @@ __all__ = ["population"]
 @click.option(
     "--out",
     "outs",
-    type=FILE,
+    type=NewPath(".svg", ".png", ".geojson", ".json", ".geojson.gz", ".json.gz"),
     multiple=True,
     help="Plot (.svg or .png); objects inside the gate (.geojson), or a folder for their "
     "pictures. Repeatable.",

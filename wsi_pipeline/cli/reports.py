@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from wsi_pipeline.cli.options import FILE, quiet_option
+from wsi_pipeline.cli.options import FILE, NEW_FILE, NEW_FOLDER, quiet_option
 
 if TYPE_CHECKING:
     from wsi_pipeline.slides.slide import Slide
@@ -21,7 +21,7 @@ _SOURCE = "RUN_FOLDER|SLIDE_FOLDER"
 @click.command()
 @click.argument("source", metavar=_SOURCE, type=FILE)
 @click.option(
-    "--out", type=FILE, help="Folder for all files; their names then hold the model too.  "
+    "--out", type=NEW_FOLDER, help="Folder for all files; their names then hold the model too.  "
     "[default: each run folder]",
 )  # fmt: skip
 @click.option(
@@ -87,7 +87,7 @@ def _write_extended(source: Path, out: Path | None, file: Path) -> list[Path]:
 
 @click.command()
 @click.argument("source", metavar=_SOURCE, type=FILE)
-@click.option("--out", type=FILE, required=True, help="HTML file to write.")
+@click.option("--out", type=NEW_FILE, required=True, help="HTML file to write.")
 @click.option(
     "--image",
     type=FILE,
@@ -152,7 +152,7 @@ def report(
 
 
 @click.command()
-@click.argument("out", type=FILE)
+@click.argument("out", type=NEW_FOLDER)
 @click.argument("sources", metavar="[SOURCES]...", nargs=-1, type=FILE)
 @click.option(
     "--dates",

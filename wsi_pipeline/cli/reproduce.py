@@ -10,7 +10,7 @@ import click
 
 from wsi_pipeline.cli.exit_codes import FAILED
 from wsi_pipeline.cli.first_use import announce_compilation
-from wsi_pipeline.cli.options import FILE, device_option, quiet_option
+from wsi_pipeline.cli.options import FILE, NEW_FOLDER, device_option, quiet_option
 from wsi_pipeline.cli.output import table as as_text
 from wsi_pipeline.core.errors import UsageError
 from wsi_pipeline.core.progress import announce
@@ -23,7 +23,7 @@ __all__ = ["reproduce", "train_words"]
 @click.argument("paper", type=click.Choice(PAPERS))
 @click.option(
     "--out",
-    type=FILE,
+    type=NEW_FOLDER,
     help="Folder for table.md, table.json, table.svg and the trainings.  "
     "[default: reproduced/PAPER, with --small and --fast in its name]",
 )

@@ -11,6 +11,7 @@ from wsi_pipeline.cli.exit_codes import FAILED
 from wsi_pipeline.cli.first_use import announce_compilation
 from wsi_pipeline.cli.options import (
     FILE,
+    NEW_FOLDER,
     checkpoint_option,
     crop_option,
     device_option,
@@ -40,7 +41,9 @@ __all__ = ["run"]
 @click.argument("slides", nargs=-1, required=True)
 @model_option
 @checkpoint_option
-@run_option("--out", type=FILE, help="Folder for the results; each slide gets a folder in it.")
+@run_option(
+    "--out", type=NEW_FOLDER, help="Folder for the results; each slide gets a folder in it."
+)
 @device_option
 @run_option(
     "--precision",

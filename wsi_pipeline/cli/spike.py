@@ -10,6 +10,7 @@ import click
 from wsi_pipeline.cli.first_use import announce_compilation
 from wsi_pipeline.cli.options import (
     FILE,
+    NEW_FOLDER,
     checkpoint_option,
     crop_option,
     device_option,
@@ -38,7 +39,7 @@ __all__ = ["spike"]
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Seed of all random numbers.")
 @click.option(
     "--out",
-    type=FILE,
+    type=NEW_FOLDER,
     help="Folder for spike.json, spike.md and pictures.  [default: spike/ in the folder of the "
     "slide's run, out/SLIDE/MODEL]",
 )

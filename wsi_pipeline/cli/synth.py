@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from wsi_pipeline.cli.first_use import announce_compilation
-from wsi_pipeline.cli.options import FILE, quiet_option
+from wsi_pipeline.cli.options import NewPath, quiet_option
 from wsi_pipeline.core.errors import UsageError
 
 __all__ = ["synth"]
@@ -24,7 +24,7 @@ def _mpp_range(ctx: Any, param: Any, text: str) -> float | tuple[float, float]:
 
 
 @click.command()
-@click.argument("destination", type=FILE)
+@click.argument("destination", type=NewPath(".svs"))
 @click.option("--size", type=int, help="Side in pixels.  [default: 4096; with --fields 512]")
 @click.option("--width", type=int, help="Width in pixels, instead of --size.")
 @click.option("--height", type=int, help="Height in pixels, instead of --size.")

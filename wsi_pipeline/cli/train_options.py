@@ -19,7 +19,7 @@ from wsi_pipeline.cli.fine_tune import (
     tuned_settings,
     with_replay,
 )
-from wsi_pipeline.cli.options import FILE, device_option, quiet_option
+from wsi_pipeline.cli.options import FILE, NEW_FOLDER, device_option, quiet_option
 from wsi_pipeline.cli.train_yaml import numbers, read_yaml
 from wsi_pipeline.core.errors import DataError, UsageError, one_line
 from wsi_pipeline.core.json_files import parse_json
@@ -142,7 +142,8 @@ def _option(target: Target) -> click.Option:
         else:
             keywords |= {"type": item, "multiple": True}
     elif hint is not bool:
-        keywords["type"] = FILE if hint is Path else hint
+        path = NEW_FOLDER if target.name == "out" else FILE
+        keywords["type"] = path if hint is Path else hint
     if default is MISSING:
         keywords["required"] = True
     else:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from wsi_pipeline.cli.options import FILE, mpp_option, quiet_option
+from wsi_pipeline.cli.options import FILE, NEW_FILE, mpp_option, quiet_option
 from wsi_pipeline.core.errors import UsageError
 
 __all__ = ["view"]
@@ -20,7 +20,7 @@ __all__ = ["view"]
 @click.argument("runs", metavar="[RUN]...", nargs=-1, type=FILE)
 @click.option(
     "--corrections",
-    type=FILE,
+    type=NEW_FILE,
     metavar="FILE.geojson",
     help="Save corrections to this file.  [default: corrections.geojson in the run folder]",
 )

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from wsi_pipeline.cli.exit_codes import FAILED
-from wsi_pipeline.cli.options import FILE, images_option, recursive_option
+from wsi_pipeline.cli.options import FILE, NEW_FOLDER, images_option, recursive_option
 from wsi_pipeline.cli.output import print_error
 from wsi_pipeline.core.errors import UsageError
 
@@ -28,7 +28,7 @@ class _PassingOn(click.Command):
     cls=_PassingOn, options_metavar="[OPTIONS]", epilog="Arguments after -- go to Snakemake."
 )
 @click.argument("slides", nargs=-1, required=True)
-@click.argument("out", type=FILE)
+@click.argument("out", type=NEW_FOLDER)
 @click.option("--config", type=FILE, help="YAML file with settings; see docs/workflow.md.")
 @click.option("--cores", type=int, help="Cores of this machine to use.  [default: the profile's]")
 @click.option(

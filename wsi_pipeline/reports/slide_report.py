@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.core.errors import DataError, UsageError
-from wsi_pipeline.core.files import as_output_error, write_text
+from wsi_pipeline.core.files import write_text
 from wsi_pipeline.core.numbers import grouped
 from wsi_pipeline.core.objects import CELL_CLASS, CYTOPLASM, Objects
 from wsi_pipeline.core.records import RunRecord
@@ -159,8 +159,6 @@ def write_report(
             for folder, run, row, lab in zip(folders, runs, rows, labs, strict=True)
         ],
     )
-    with as_output_error(out.parent, "give another --out"):
-        out.parent.mkdir(parents=True, exist_ok=True)
     write_text(out, text)
     return out
 

@@ -49,7 +49,7 @@ from wsi_pipeline.core.errors import OutputError
 from wsi_pipeline.core.run_layout import LOCK_JSON
 from wsi_pipeline.runs.lock_owner import LockOwner
 
-__all__ = ["RunLock"]
+__all__ = ["RunLock", "is_left_behind"]
 
 RENEW_S = 10.0
 """Seconds between renewals of the lock's modification time."""
@@ -259,6 +259,15 @@ class RunLock:
                 for left in list(self.path.parent.iterdir()):
                     if _LEFT.fullmatch(left.name):
                         left.unlink(missing_ok=True)
+
+
+def is_left_behind(folder: Path) -> bool:
+    """Return whether a folder has no lock, or one whose process has ended on this machine."""
+    try:
+        owner = LockOwner.from_json(_read_text(folder / LOCK_JSON))
+    except FileNotFoundError:
+        return True
+    return owner is not None and owner.runs() is False
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import shutil
 import stat
 import weakref
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self, cast
 from zipfile import BadZipFile
@@ -30,6 +31,7 @@ from wsi_pipeline.core.records import (
     RunRecord,
 )
 from wsi_pipeline.core.run_layout import (
+    LOCK_JSON,
     PARTS,
     PLAN_JSON,
     RUN_JSON,
@@ -37,7 +39,7 @@ from wsi_pipeline.core.run_layout import (
     remove_run,
     remove_unfinished,
 )
-from wsi_pipeline.runs.lock import RunLock
+from wsi_pipeline.runs.lock import RunLock, is_left_behind
 from wsi_pipeline.runs.part_file import part_bytes, read_part, read_sealed, sealed
 
 __all__ = ["RESULT_VERSION", "RunFolder", "check_output"]
@@ -80,7 +82,7 @@ class RunFolder:
     """One run's results: a new folder, or one that is resumed. A context manager.
 
     While it is open no other run can write into the folder. A finished folder is only read, and
-    takes no lock.
+    takes no lock, except for a moment to remove what a kill after run.json left.
 
     Parameters
     ----------
@@ -106,6 +108,7 @@ class RunFolder:
         as_stored: PlanRecord = json.loads(json.dumps(plan))
         self._key = json.dumps(plan, sort_keys=True)
         if not overwrite and self._begun(as_stored) and self.finished is not None:
+            self._remove_rest()
             return
         with as_output_error(path, _REMEDY):
             path.mkdir(parents=True, exist_ok=True)
@@ -156,6 +159,18 @@ class RunFolder:
             if not begun:
                 self.write_json(PLAN_JSON, plan)
             self._remove_damaged()
+
+    def _remove_rest(self) -> None:
+        """Remove what a run left that was killed after its run.json: parts and lock."""
+        if not self.parts.exists() and not (self.path / LOCK_JSON).exists():
+            return
+        with suppress(OSError):  # a folder that is only to be read, or a run that tidies up itself
+            if is_left_behind(self.path):
+                lock = RunLock(self.path)
+                try:
+                    self.discard_parts()
+                finally:
+                    lock.release()
 
     def _remove_damaged(self) -> None:
         """Remove parts that are not as this plan's runs wrote them; their regions are repeated."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from wsi_pipeline.core.errors import UsageError
-from wsi_pipeline.core.files import as_output_error
 from wsi_pipeline.core.progress import progress
 from wsi_pipeline.formats.convert import SlideInfo, export
 from wsi_pipeline.synthetic.looks import LookName, dysplastic_mix, find_look
@@ -69,8 +68,6 @@ def make_slide(
         look=look,
         mix=mix,
     )  # fmt: skip
-    with as_output_error(path.parent, "give another DESTINATION"):
-        path.parent.mkdir(parents=True, exist_ok=True)
     bar = progress(
         -(-width // 1024) * -(-height // 1024), desc=path.name, unit="block", quiet=quiet
     )
