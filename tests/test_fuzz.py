@@ -24,7 +24,8 @@ def test_a_few_cases_of_every_kind_end_well(tmp_path):
         r"^\| (\w+) \| (\d+) \| (\d+) \| (\d+) \| 0 \| 0 \| 0 \|", table.read_text("utf-8"), re.M
     )
     assert {name for name, *_ in rows} == {
-        "slides", "zarr", "sheets", "geojson", "coco", "checkpoints", "states", "runs", "commands"
+        "slides", "zarr", "sheets", "geojson", "coco", "checkpoints", "states", "runs", "parts",
+        "commands",
     }  # fmt: skip
     for name, cases, answers, lines in rows:
         assert int(answers) + int(lines) == int(cases), name

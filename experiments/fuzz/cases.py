@@ -25,15 +25,18 @@ from wsiseg_models.training.coco import read_coco
 from wsiseg_models.training.initial_weights import start_from
 
 from wsi_pipeline.batch.slide_sheet import find_slides
+from wsi_pipeline.benchmark.threshold_model import make_threshold_model
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import SlideError
 from wsi_pipeline.core.geometry import Box
 from wsi_pipeline.evaluation.coco_fields import read_set
 from wsi_pipeline.formats.convert import export
 from wsi_pipeline.formats.geojson import read_geojson, read_regions
+from wsi_pipeline.pipeline import run_slide
 from wsi_pipeline.reports.cohort import write_cohort
 from wsi_pipeline.reports.slide_report import write_report
 from wsi_pipeline.reports.slide_summary import write_features
+from wsi_pipeline.runs import work_plan
 from wsi_pipeline.runs.work_plan import read_overview
 from wsi_pipeline.segmentation.load_model import model_for
 from wsi_pipeline.slides.slide import Slide, open_slide
@@ -150,6 +153,27 @@ def _state(rng: random.Random, folder: Path) -> None:
     start_from(nn.Conv2d(3, 2, 1), path)
 
 
+def _parts(rng: random.Random, folder: Path) -> None:
+    """Damage a run that was stopped, and resume it: it is refused, or has the same objects."""
+    work_plan.REGION_PX = seeds.REGION_PX
+    slide, begun, objects = seeds.unfinished_run()
+    run = shutil.copytree(begun, folder / "out") / "crowded" / "threshold"
+    for _ in range(rng.choice((1, 1, 3))):
+        path = rng.choice(sorted(p for p in (run / "parts").iterdir()))
+        if rng.random() < 0.2:
+            path = run / rng.choice(("plan.json", "lock.json", "run.json", "objects.parquet"))
+        data = path.read_bytes() if path.is_file() else b'{"pid": 1, "failed_regions": []}'
+        text = path.suffix == ".json"
+        try:
+            path.write_bytes(mutate.json_text(rng, data) if text else mutate.noise(rng, data))
+        except ValueError:  # what was changed twice may be no JSON any more
+            path.write_bytes(mutate.noise(rng, data))
+    config = RunConfig(out=folder / "out", quiet=True, workers=1)
+    result = run_slide(slide, config, model=make_threshold_model("dssnet"))
+    if result.objects != objects:
+        raise AssertionError(f"{result.objects} objects, not {objects}")
+
+
 RUN_TEXTS = ("run.json", "run.json", "crowded.summary.json")
 RUN_FILES = ("objects.parquet", "objects.geojson.gz", "overlay.png", "plan.json")
 
@@ -200,6 +224,8 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
                  seeds.states, (ValueError,)),
             Kind("runs", "the files of a run folder, read by cohort, features, report and export",
                  3, _run_folder, seeds.run_folder),
+            Kind("parts", "the parts and records of a run that was stopped, which is then resumed",
+                 0.5, _parts, seeds.unfinished_run),
             Kind("commands", "options and values of every command", 3, command_lines.run,
                  command_lines.prepare),
         )

@@ -77,6 +77,8 @@ def _words(rng: random.Random) -> list[str]:
         words.append(rng.choice([*option.opts, *option.secondary_opts]))
         if not option.is_flag:
             words.append(rng.choice(VALUES))
+    if name in SLOW:
+        words = [word for word in words if word != "--"]  # behind it no option is refused
     if name in SLOW or rng.random() < 0.1:
         words.append(rng.choice(("--nope", "-Z")))
     return words

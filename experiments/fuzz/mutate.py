@@ -13,6 +13,10 @@ __all__ = ["json_text", "noise", "slide", "table"]
 SIZES = (0, 1, 2, 3, 7, 255, 256, 65535, 65536, 10**6, 2**24, 2**28, 10**9, 2**31 - 1, 2**31,
          2**32 - 1)  # fmt: skip
 TAGS = (254, 256, 257, 258, 259, 262, 270, 277, 322, 323, 324, 325, 347, 530, 65535)
+TABLES = (273, 324, 279, 325)
+"""Tags of offsets of strips and tiles, and of their byte counts."""
+NUMBERS = {3: 2, 4: 4, 16: 8}
+"""Type of an entry → bytes of one number."""
 STRANGE: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 2, 0.5, -0.0, 1e-300, 1e300, 9e15, 2**31, 2**53, 2**63, 2**64,
     10**30,
@@ -49,6 +53,9 @@ def slide(rng: random.Random, data: bytes) -> bytes:
     places = _entries(data)
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         at, big = rng.choice(places)
+        if rng.random() < 0.25:
+            _change_tile(rng, out, places)
+            continue
         width = 8 if big else 4
         part = rng.choice((0, 1, 2, 2, 2, 2, 3))
         if part == 0:
@@ -67,6 +74,30 @@ def slide(rng: random.Random, data: bytes) -> bytes:
                 at = text.index(name) + len(name)
                 text = text[:at] + str(rng.choice((0, 9))).encode() * 1 + text[at + 1 :]
     return text
+
+
+def _change_tile(rng: random.Random, out: bytearray, places: list[tuple[int, bool]]) -> None:
+    """Change where a tile or strip is said to begin, or its length, or bytes of it."""
+    tables = [place for place in places if struct.unpack_from("<H", out, place[0])[0] in TABLES]
+    if not tables:
+        return
+    at, big = rng.choice(tables)
+    width, number = (8, "<Q") if big else (4, "<I")
+    tag, kind = struct.unpack_from("<HH", out, at)
+    size, count = NUMBERS.get(kind, 0), struct.unpack_from(number, out, at + 4)[0]
+    start = at + 4 + width
+    if size * count > width:
+        start = struct.unpack_from(number, out, start)[0]
+    if not 0 < size * count <= len(out) - start:
+        return  # an entry that was changed before
+    place = start + size * rng.randrange(count)
+    value = int.from_bytes(out[place : place + size], "little")
+    if tag in TABLES[:2] and rng.random() < 0.5:
+        for _ in range(rng.choice((1, 4, 30))):
+            out[min(value + rng.randrange(1000), len(out) - 1)] = rng.randrange(256)
+        return
+    value = rng.choice((*SIZES, value + 1, value * 2, value // 2, rng.randrange(len(out))))
+    out[place : place + size] = (value % 256**size).to_bytes(size, "little")
 
 
 def _entries(data: bytes) -> list[tuple[int, bool]]:

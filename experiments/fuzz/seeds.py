@@ -7,7 +7,10 @@ import io
 import json
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -24,14 +27,20 @@ from wsiseg_models.checkpoint import Card, load_checkpoint, weights_path
 
 from wsi_pipeline.benchmark.threshold_model import make_threshold_model
 from wsi_pipeline.core.config import RunConfig
+from wsi_pipeline.core.records import SCHEMA_VERSION
 from wsi_pipeline.formats.convert import export
 from wsi_pipeline.pipeline import run_slide
 from wsi_pipeline.reports.slide_summary import write_features
+from wsi_pipeline.runs import work_plan
 from wsi_pipeline.synthetic.svs_writer import plan_slide, write_slide
 
 __all__ = [
-    "checkpoint", "coco", "geojson", "run_folder", "sheets", "slides", "states", "zarr",
+    "REGION_PX", "checkpoint", "coco", "geojson", "run_folder", "sheets", "slides", "states",
+    "unfinished_run", "zarr",
 ]  # fmt: skip
+
+REGION_PX = 128
+"""Side of the regions of `unfinished_run`."""
 
 
 @cache
@@ -137,6 +146,42 @@ def run_folder() -> Path:
 
     _elsewhere(make)
     return config.out / "crowded" / "threshold"
+
+
+@cache
+def unfinished_run() -> tuple[Path, Path, int]:
+    """Return a slide, the output folder of a run of it that was stopped, and its objects.
+
+    The output folder has parts, and a record of a region that failed. Regions have `REGION_PX`.
+    """
+    whole, begun = _place() / "whole", _place() / "begun"
+    _elsewhere(partial(_run_and_stop, _svs(), whole, begun))
+    record = json.loads((whole / "crowded" / "threshold" / "run.json").read_text("utf-8"))
+    return _svs(), begun, record["objects"]
+
+
+def _run_and_stop(slide: Path, whole: Path, begun: Path) -> None:
+    work_plan.REGION_PX = REGION_PX
+    model, stop = make_threshold_model("dssnet"), threading.Event()
+    run_slide(slide, RunConfig(out=whole, quiet=True, workers=1), model=model)
+    calls = []
+
+    def network(images: np.ndarray) -> np.ndarray:
+        calls.append(1)
+        if len(calls) == 6:
+            stop.set()
+        return model.network(images)
+
+    with suppress(KeyboardInterrupt):
+        config = RunConfig(out=begun, quiet=True, workers=1)
+        run_slide(slide, config, model=replace(model, network=network), stop=stop)
+    parts = sorted((begun / "crowded" / "threshold" / "parts").glob("*.npz"))
+    if not 2 < len(parts) < 12:
+        raise RuntimeError(f"{len(parts)} parts")
+    number = int(parts[0].stem)
+    failure = {"schema_version": SCHEMA_VERSION, "region": number, "level0_box": [0, 0, 9, 9],
+               "cause": "tile 0 cannot be read"}  # fmt: skip
+    parts[0].with_suffix(".failed.json").write_text(json.dumps(failure), encoding="utf-8")
 
 
 @cache

@@ -1,6 +1,8 @@
 """GeoJSON that QuPath opens is read; all other is a DataError that names the feature."""
 
+import gzip
 import json
+import tracemalloc
 from itertools import pairwise
 
 import numpy as np
@@ -12,6 +14,7 @@ from strict_geojson import GOOD, SQUARE, mutated, objects_of, polygon, saved
 
 from wsi_pipeline.core.errors import DataError
 from wsi_pipeline.core.objects import Objects
+from wsi_pipeline.formats._geojson_documents import texts
 from wsi_pipeline.formats.geojson import GeoJsonWriter, read_geojson, read_regions
 
 BAD = {
@@ -81,6 +84,19 @@ def test_a_truncated_gzip_is_an_error(tmp_path):
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(DataError, match="cannot be read"):
         read_geojson(path)
+
+
+def test_a_packed_file_takes_the_memory_of_its_content(tmp_path):
+    """Not of the largest content that there may be: of a large file, more than a machine has."""
+    path = tmp_path / "a.geojson.gz"
+    path.write_bytes(gzip.compress(json.dumps(mutated("id", "a" * 2**20)).encode()))
+    tracemalloc.start()
+    try:
+        (text,) = texts(path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 10 * len(text)
 
 
 _TEXT = st.text(st.characters(exclude_categories=()), max_size=3)  # halves of characters, too

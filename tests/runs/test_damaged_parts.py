@@ -2,6 +2,7 @@
 
 import json
 import os
+import tracemalloc
 import zipfile
 from io import BytesIO
 
@@ -121,6 +122,18 @@ def test_each_bit_of_a_part_counts(tmp_path_factory, at, bit):
         read_sealed(path, b"0")
 
 
+def test_a_part_takes_the_memory_of_its_bytes(tmp_path):
+    """Not of the largest part that there may be, which some systems refuse."""
+    path = tmp_path / "000000.npz"
+    path.write_bytes(sealed(PART, b"0"))
+    tracemalloc.start()
+    try:
+        read_sealed(path, b"0")
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
 def test_arrays_that_unpack_to_more_than_the_file_are_refused():
     with pytest.raises(ValueError, match="its arrays are compressed"):
         read_part(BytesIO(bomb(10**6)))
@@ -142,6 +155,18 @@ def test_a_region_whose_failure_cannot_be_read_is_made_again(run, text):
     with RunFolder(run, PLAN) as folder:
         assert [folder.done(region) for region in range(3)] == [True, False, True]
         assert folder.failures() == [] and not folder.has(1)
+
+
+@pytest.mark.parametrize("record", [{}, {"failed_regions": []}, {"objects": 1},
+                                    {"objects": "1", "failed_regions": []},
+                                    {"objects": 1, "failed_regions": 0},
+                                    {"objects": 1, "failed_regions": ["a"]}])  # fmt: skip
+def test_a_run_json_without_what_is_used_is_refused_with_a_remedy(run, record):
+    (run / "run.json").write_text(json.dumps(record))
+    with pytest.raises(OutputError, match=r"run\.json cannot be used \(.+\); use --overwrite"):
+        RunFolder(run, PLAN)
+    with RunFolder(run, PLAN, overwrite=True) as folder:
+        assert folder.finished is None
 
 
 @pytest.mark.parametrize("text", ["[]", "null", "[" * 100_000, "\0"])

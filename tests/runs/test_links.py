@@ -11,6 +11,7 @@ from wsi_pipeline.runs.lock_owner import LockOwner
 from wsi_pipeline.runs.run_folder import RunFolder
 
 PLAN = {"result_version": 1}
+DONE = {"objects": 0, "failed_regions": []}
 OURS = ["000001.npz", "1234567.npz", "000002.failed.json", "000003.npz.0a1b2c3d.part",
         "000004.failed.json.0a1b2c3d.part"]  # fmt: skip
 OTHERS = ["a.npz", "1.npz", "x.failed.json", "y.part", "000001.npz.part", "000001.npz.bak",
@@ -84,7 +85,7 @@ def test_a_link_among_the_files_of_a_run_is_removed_and_not_its_target(tmp_path)
 def test_what_a_kill_after_the_last_file_left_is_removed(tmp_path, left):
     """A kill between run.json and the end of the process; the folder counts as finished."""
     with RunFolder(tmp_path, PLAN) as folder:
-        folder.write_json("run.json", {"failed_regions": []})
+        folder.write_json("run.json", DONE)
         folder.discard_parts()
     whole = names(tmp_path)
     if left != "lock":
@@ -93,13 +94,13 @@ def test_what_a_kill_after_the_last_file_left_is_removed(tmp_path, left):
         owner = replace(LockOwner.this_process(), process_start=1)
         (tmp_path / "lock.json").write_text(json.dumps(asdict(owner)))
     with RunFolder(tmp_path, PLAN) as folder:
-        assert folder.finished == {"failed_regions": []}
+        assert folder.finished == DONE
     assert names(tmp_path) == whole
 
 
 def test_what_another_run_still_removes_is_left_to_it(tmp_path):
     with RunFolder(tmp_path, PLAN) as first:
-        first.write_json("run.json", {"failed_regions": []})
+        first.write_json("run.json", DONE)
         fill(tmp_path / "parts", OURS)
         before = names(tmp_path)
         with RunFolder(tmp_path, PLAN) as second:

@@ -20,6 +20,7 @@ __all__ = ["MOST_LISTS", "documents", "features", "geojson_entries", "header", "
 
 MOST_LISTS = 20
 """Most lists in lists around features."""
+_PIECE = 2**20
 _GEOMETRIES = ("Point", "MultiPoint", "LineString", "MultiLineString", "Polygon", "MultiPolygon")
 
 
@@ -60,11 +61,13 @@ def _is_content(name: str) -> bool:
     return name.lower().endswith(SUFFIXES) and not added
 
 
-def _gunzip(path: Path, packed: bytes, file_bytes: int) -> bytes:
+def _gunzip(path: Path, packed: bytes, file_bytes: int) -> bytearray:
     """Return the content of gzip data, unless it is too large for its file."""
-    limit = most_plain_bytes(file_bytes)
+    limit, plain = most_plain_bytes(file_bytes), bytearray()
     with gzip.GzipFile(fileobj=io.BytesIO(packed)) as file:
-        plain = file.read(limit + 1)
+        # Piece by piece: a read takes the memory for all that it may return.
+        while len(plain) <= limit and (piece := file.read(_PIECE)):
+            plain += piece
     _check_growth(path, len(plain), file_bytes)
     return plain
 

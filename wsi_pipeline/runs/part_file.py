@@ -94,7 +94,7 @@ def read_sealed(path: Path, key: bytes) -> bytes:
     if not 32 < about.st_size <= MOST_BYTES:
         raise ValueError(f"it has {about.st_size} bytes")
     with path.open("rb") as file:
-        content = file.read(MOST_BYTES)
+        content = file.read(about.st_size)  # as much memory is taken as may be read
     if _checksum(content[:-32], key) != content[-32:]:
         raise ValueError("its checksum is wrong")
     return content[:-32]

@@ -17,11 +17,12 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self, TypedDict, cast
 from zipfile import BadZipFile
 
 from wsi_pipeline.core.errors import OutputError, one_line
 from wsi_pipeline.core.files import as_output_error, write_bytes
+from wsi_pipeline.core.json_files import mismatch
 from wsi_pipeline.core.objects import Objects
 from wsi_pipeline.core.records import (
     SCHEMA_VERSION,
@@ -76,6 +77,13 @@ def check_output(out: Path, needed_bytes: int) -> None:
             f"{out} has {free / 1e6:.0f} MB free, about {needed_bytes / 1e6:.0f} MB are needed; "
             "free some space or give another --out"
         )
+
+
+class _Finished(TypedDict):
+    """What a resumed run needs of a run.json."""
+
+    objects: int
+    failed_regions: list[RegionFailure]
 
 
 class RunFolder:
@@ -215,8 +223,12 @@ class RunFolder:
     @property
     def finished(self) -> RunRecord | None:
         """The run.json of a finished run without failures, else None."""
-        run: Any = self._read(RUN_JSON)
-        return run if run is not None and not run["failed_regions"] else None
+        run = self._read(RUN_JSON)
+        if run is None:
+            return None
+        if fault := mismatch(run, _Finished):
+            raise OutputError(f"{self.path / RUN_JSON} cannot be used ({fault}); use --overwrite")
+        return None if run["failed_regions"] else cast(RunRecord, run)
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file of the folder; see `write_bytes`."""
