@@ -36,7 +36,7 @@ from wsi_pipeline.pipeline import run_slide
 from wsi_pipeline.reports.cohort import write_cohort
 from wsi_pipeline.reports.slide_report import write_report
 from wsi_pipeline.reports.slide_summary import write_features
-from wsi_pipeline.runs import work_plan
+from wsi_pipeline.runs import lock, work_plan
 from wsi_pipeline.runs.work_plan import read_overview
 from wsi_pipeline.segmentation.load_model import model_for
 from wsi_pipeline.slides.slide import Slide, open_slide
@@ -156,6 +156,7 @@ def _state(rng: random.Random, folder: Path) -> None:
 def _parts(rng: random.Random, folder: Path) -> None:
     """Damage a run that was stopped, and resume it: it is refused, or has the same objects."""
     work_plan.REGION_PX = seeds.REGION_PX
+    lock.POLL_S, lock.CONFIRM_S, lock.SILENT_S = 0.01, 0.02, 0.05  # rubbish is waited for
     slide, begun, objects = seeds.unfinished_run()
     run = shutil.copytree(begun, folder / "out") / "crowded" / "threshold"
     for _ in range(rng.choice((1, 1, 3))):

@@ -55,7 +55,7 @@ class NewPath(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """Return the path; a usage error where the command could not write it."""
-        path = Path(super().convert(value, param, ctx))
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
         if fault := self._fault(path):
             self.fail(fault, param, ctx)
         return path

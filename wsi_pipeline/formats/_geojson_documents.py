@@ -61,15 +61,15 @@ def _is_content(name: str) -> bool:
     return name.lower().endswith(SUFFIXES) and not added
 
 
-def _gunzip(path: Path, packed: bytes, file_bytes: int) -> bytearray:
+def _gunzip(path: Path, packed: bytes, file_bytes: int) -> bytes:
     """Return the content of gzip data, unless it is too large for its file."""
-    limit, plain = most_plain_bytes(file_bytes), bytearray()
+    limit, plain = most_plain_bytes(file_bytes), io.BytesIO()
     with gzip.GzipFile(fileobj=io.BytesIO(packed)) as file:
         # Piece by piece: a read takes the memory for all that it may return.
-        while len(plain) <= limit and (piece := file.read(_PIECE)):
-            plain += piece
-    _check_growth(path, len(plain), file_bytes)
-    return plain
+        while plain.tell() <= limit and (piece := file.read(_PIECE)):
+            plain.write(piece)
+    _check_growth(path, plain.tell(), file_bytes)
+    return plain.getvalue()
 
 
 def _check_growth(path: Path, plain: int, packed: int) -> None:

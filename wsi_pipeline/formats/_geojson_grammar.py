@@ -187,8 +187,8 @@ def nucleus_entries(feature: Mapping[str, Any], cell_id: str, count: int) -> lis
         key, name = (entry.get(m) if isinstance(entry, dict) else None for m in ("id", "class"))
         if not isinstance(key, str) or not _UUID.fullmatch(key):
             key = str(uuid.uuid5(NAMESPACE, f"{cell_id}/nucleus/{k}"))
-        named = isinstance(name, str) and name.strip()
-        entries.append((key, _check_whole(name) if named else "nucleus"))
+        named = name if isinstance(name, str) and name.strip() else "nucleus"
+        entries.append((key, _check_whole(named)))
     return entries
 
 
