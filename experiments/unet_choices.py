@@ -3,11 +3,11 @@
     python experiments/unet_choices.py ../shared/data --plain SET --real SET --work FOLDER
 
 trains one network per line of `VARIANTS` and writes results/unet_choices.md. What differs is the
-one thing that the line names; the rest is the first line. The second line, with another seed, shows how much
-is chance. The budget is small (`BUDGET`), so the figures compare the lines with each other and no
-shipped model. SET are generated fields with
-`--look plain` and with `--look real`. Training holds out fold:0/5; a choice may look at fold:5/10,
-which is half of it; fold:0/10, the other half, and the kept-back sets judge it.
+one thing that the line names; the rest is the first line. The second line, with another seed, shows
+how much is chance. The budget is small (`BUDGET`), so the figures compare the lines with each other
+and no shipped model. SET are generated fields with `--look plain` and with `--look real`. Training
+holds out fold:0/5; a choice may look at fold:5/10, which is half of it; fold:0/10, the other half,
+and the kept-back sets judge it.
 
 Training resumes: run the same command again.
 """
