@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-__all__ = ["KINDS_OF_LABEL", "LABELS", "LEUKOCYTE", "NOT_A_CELL", "kinds_of"]
+__all__ = ["GENERATED", "KINDS_OF_LABEL", "LABELS", "LEUKOCYTE", "NOT_A_CELL", "label_named"]
 
 NOT_A_CELL = "not a cell"
 LEUKOCYTE = "leukocyte"
@@ -31,10 +31,20 @@ KINDS_OF_LABEL: Mapping[str, Sequence[str]] = {
     LEUKOCYTE: ("leukocyte",),
 }
 """Label → the kinds that the nucleus may be: "not a cell" leaves open which of two it is."""
+GENERATED: Mapping[str, str] = {
+    **dict.fromkeys(("lsil", "hsil", "pale_lsil", "koilocyte"), "abnormal"),
+    **dict.fromkeys(("neutrophil", "lymphocyte"), "leukocyte"),
+    **dict.fromkeys(
+        ("superficial", "intermediate", "parabasal", "dark_parabasal", "metaplastic", "columnar",
+         "bare", "crumpled"),
+        "normal",
+    ),
+}  # fmt: skip
+"""Kind of cell of a generated field → kind of its nucleus; "crowded" ones may be either."""
 
 
-def kinds_of(label: str) -> Sequence[str]:
-    """Return the kinds that a label allows, whatever its capitals.
+def label_named(text: str) -> str:
+    """Return the label that a text is, whatever its capitals.
 
     Raises
     ------
@@ -43,10 +53,10 @@ def kinds_of(label: str) -> Sequence[str]:
 
     Examples
     --------
-    >>> kinds_of("lsil"), kinds_of("not a cell")
-    (('abnormal',), ('leukocyte', 'other'))
+    >>> label_named(" hsil "), KINDS_OF_LABEL[label_named("not a cell")]
+    ('HSIL', ('leukocyte', 'other'))
     """
-    for known, kinds in KINDS_OF_LABEL.items():
-        if known.lower() == label.strip().lower():
-            return kinds
-    raise ValueError(f"unknown label {label!r}; known: {', '.join(KINDS_OF_LABEL)}")
+    for known in KINDS_OF_LABEL:
+        if known.lower() == " ".join(text.split()).lower():
+            return known
+    raise ValueError(f"unknown label {text!r}; known: {', '.join(KINDS_OF_LABEL)}")

@@ -9,6 +9,8 @@ as in ``segmentation``), and, where there is none, outside the objects of an ima
 ``"exhaustive": false`` (in the image, the document or its ``info``).
 
 An image may state whether it is held out for validation (``"held_out": true`` or ``false``).
+``not_cells``, a list beside ``annotations``, has objects that a reader labelled as no cell: they
+are no annotations, and are read for the network of kinds alone.
 """
 
 from __future__ import annotations
@@ -51,6 +53,9 @@ __all__ = [
     "resize_image",
     "show_left_out",
 ]
+
+NO_CELL = "not_a_cell"
+"""Category of what a reader labelled as no cell."""
 
 
 def annotation_files(spec: str) -> tuple[list[Path], float | None]:
@@ -105,7 +110,11 @@ def read_coco(file: Path) -> CocoFile:
         else:
             lacking.add(key)
     found, repeated = _annotations(document["annotations"], names, images, lacking, file)
-    complete = [replace(image, annotations=tuple(found[key])) for key, image in images.items()]
+    none, _ = _annotations(_not_cells(document, file), {NO_CELL: NO_CELL}, images, lacking, file)
+    complete = [
+        replace(image, annotations=tuple(found[key]), not_cells=tuple(none[key]))
+        for key, image in images.items()
+    ]
     return CocoFile(
         path=file,
         categories=tuple(names.values()),
@@ -114,6 +123,14 @@ def read_coco(file: Path) -> CocoFile:
         licence=str(info.get("licence", "")),
         left_out={"image not there": len(lacking), "annotated twice": repeated},
     )
+
+
+def _not_cells(document: Mapping[str, Any], file: Path) -> list[Any]:
+    """Return the objects that are no cells, each with the category `NO_CELL`."""
+    entries = document.get("not_cells", [])
+    if not isinstance(entries, list) or not all(isinstance(e, Mapping) for e in entries):
+        raise ValueError(f"{file}: not_cells is no list of objects; make the set again")
+    return [{**entry, "category_id": NO_CELL} for entry in entries]
 
 
 def _categories(entries: Sequence[Any], file: Path) -> dict[str, str]:
@@ -217,7 +234,8 @@ def _annotation(
         raise ValueError(f"{where} has the area {area:g}; it must be 0 or above")
     mask, bbox = entry.get("segmentation"), entry.get("bbox")
     crowd, mark = _crowd(entry.get("iscrowd"), where), entry.get("point", bbox)
-    return Annotation(where, names[category], mask, area, crowd, cell_id, mark, bbox, shape)
+    told = (str(entry.get(name) or "") for name in ("label", "kind", "object_id"))
+    return Annotation(where, names[category], mask, area, crowd, cell_id, mark, bbox, shape, *told)
 
 
 def _crowd(value: Any, where: str) -> bool:

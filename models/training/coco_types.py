@@ -48,6 +48,10 @@ class Annotation:
         ``bbox`` (x, y, width, height) as it stands in the file; None where there is none
     shape
         height and width of its image
+    label, kind
+        what a reader called it, and the kind of cell of a generated field; empty where not stated
+    object_id
+        id of the object of which it was made; empty where not stated
     """
 
     where: str
@@ -59,6 +63,9 @@ class Annotation:
     mark: Any = None
     bbox: Any = None
     shape: tuple[int, int] = (0, 0)
+    label: str = ""
+    kind: str = ""
+    object_id: str = ""
 
     def mask(self, shape: tuple[int, int]) -> tuple[Window, Bools]:
         """Decode the mask in an image of `shape` (h, w); see `decode_mask`.
@@ -152,6 +159,8 @@ class CocoImage:
         file and image, for error messages
     held_out
         whether the set keeps it for validation; None: the split of the training decides
+    not_cells
+        objects that a reader labelled as no cell; only the training of kinds reads them
     """
 
     path: Path
@@ -163,6 +172,7 @@ class CocoImage:
     annotated_area: Any = None
     where: str = ""
     held_out: bool | None = None
+    not_cells: tuple[Annotation, ...] = ()
 
     def unknown(self, unsure: Collection[str] = ()) -> Bools | None:
         """Return where nothing is known, bool (h, w), objects included; None where there is none.

@@ -12,6 +12,7 @@ from command_line import complaint, succeed, wsiseg
 from families import families
 from qupath_files import annotation
 from run_folders import change_run, put_objects
+from wsiseg_models.kinds.labelled import read_labelled
 from wsiseg_models.training.coco import Split
 from wsiseg_models.training.instance_data import load_instance_set
 from wsiseg_models.training.semantic_data import load_set
@@ -234,6 +235,16 @@ def test_labels_name_objects_and_remove_some(slide_path, run_folder, exported, a
     learn(*args, tmp_path / "set", *options)
     kept = {a["object_id"]: a for a in document_of(tmp_path / "set")["annotations"]}
     assert kept[first]["label"] == "HSIL" and second not in kept
+    (none,) = document_of(tmp_path / "set")["not_cells"]
+    assert (none["object_id"], none["label"]) == (second, "not a cell")
+    found = read_labelled(str(tmp_path / "set"), Split("none"))
+    assert sorted(found.labels) == ["HSIL", "not a cell"]  # the others have no label
+    x0, y0, w, h = none["bbox"]
+    samples = {s.name: s for half in load_set(str(tmp_path / "set"), mpp=0.5, split=Split("none"))
+               for s in half}  # fmt: skip
+    image = next(i for i in document_of(tmp_path / "set")["images"] if i["id"] == none["image_id"])
+    middle = samples[image["file_name"]].labels[round(y0 + h / 2), round(x0 + w / 2)]
+    assert middle == 0  # background for a network that draws outlines
     assert [one["id"] for one in changes_of(tmp_path / "set")["removed"]] == [second]
     labels.write_text(json.dumps({**content, "slide": "other"}))
     call = ("dataset", "from-qupath", slide_path, exported, "--run", run_folder)

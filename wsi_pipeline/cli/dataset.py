@@ -14,7 +14,9 @@ __all__ = ["dataset"]
 _out = click.option("--out", type=NEW_FOLDER, required=True, help="Folder of the new set.")
 
 
-@click.group(subcommand_metavar="from-qupath|from-labels [OPTIONS]...", options_metavar="")
+@click.group(
+    subcommand_metavar="from-qupath|from-review|from-labels [OPTIONS]...", options_metavar=""
+)
 def dataset() -> None:
     """Make a training set, for `wsiseg train` and `wsiseg evaluate`."""
 
@@ -37,7 +39,8 @@ def dataset() -> None:
 )  # fmt: skip
 @click.option(
     "--labels", type=FILE, metavar="FILE.json",
-    help="Classes by object id, from the review page. Objects that are not a cell are left out.",
+    help="Classes by object id, from the review page. What is not a cell is background, and is "
+    "learned by nucleus_kinds alone.",
 )  # fmt: skip
 @click.option("--mpp", type=float, help="µm per pixel of the images.  [default: of the slide]")
 @click.option(
@@ -74,6 +77,36 @@ def from_qupath(
     if not quiet:
         for one in found:
             click.echo("\n".join(one.lines()))
+        click.echo(out)
+
+
+@dataset.command("from-review")
+@click.argument("slide", type=FILE)
+@click.argument("labels", type=FILE, metavar="LABELS.json")
+@click.option("--run", type=FILE, required=True, help="Run folder whose gallery was reviewed.")
+@click.option("--mpp", type=float, help="µm per pixel of the images.  [default: of the slide]")
+@click.option(
+    "--held-out/--no-held-out", default=True,
+    help="Keep some labels for validation: of the neighbourhoods of labelled nuclei every fourth "
+    "from the second on.",
+)  # fmt: skip
+@_out
+@quiet_option
+def from_review(
+    slide: Path, labels: Path, run: Path, mpp: float | None, held_out: bool, out: Path, quiet: bool
+) -> None:
+    """Make a training set of the labels of the review page.
+
+    No area has to be checked: only the labelled nuclei are in the set, for `wsiseg train
+    nucleus_kinds`; everything else is unknown.
+    """
+    from wsi_pipeline.core.run_layout import one_run
+    from wsi_pipeline.corrections.from_review import dataset_from_review
+
+    with announce_compilation(quiet=quiet):
+        found = dataset_from_review(slide, labels, one_run(run), out, mpp=mpp, hold_out=held_out)
+    if not quiet:
+        click.echo("\n".join(found.lines()))
         click.echo(out)
 
 

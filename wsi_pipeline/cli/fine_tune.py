@@ -17,7 +17,10 @@ from wsi_pipeline.core.progress import announce
 if TYPE_CHECKING:
     from wsi_pipeline.segmentation.model import Model
 
-__all__ = ["COMPARED", "before_and_after", "from_options", "tuned_settings", "with_replay"]
+__all__ = [
+    "COMPARED", "REPLAY", "before_and_after", "from_options", "number", "tuned_settings",
+    "with_replay",
+]  # fmt: skip
 
 COMPARED = "before_after.json"
 """File of the scores on held-out images, beside the checkpoint."""
@@ -154,10 +157,11 @@ def _rows(scores: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]])
             rows.append([f"{Path(spec).name}: nothing is held out", *[""] * (len(_SCORES) + 1)])
         for kind in after:
             pairs = [(before.get(kind, {}).get(k), after[kind].get(k)) for k in _SCORES]
-            cells = [f"{_number(a)} → {_number(b)}" for a, b in pairs]
+            cells = [f"{number(a)} → {number(b)}" for a, b in pairs]
             rows.append([f"{Path(spec).name}: {kind}", f"{after[kind]['true']:.0f}", *cells])
     return rows
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """Return a score as text."""
     return "–" if value is None else f"{value:.3f}"

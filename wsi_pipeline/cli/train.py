@@ -6,6 +6,9 @@ import click
 
 __all__ = ["train"]
 
+KINDS = "nucleus_kinds"
+"""The network that sorts nuclei: no model of objects, but trained like one."""
+
 
 class _Models(click.Group):
     """One command per model, made when it is used."""
@@ -13,11 +16,15 @@ class _Models(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         from wsiseg_models.registry import MODELS
 
-        return list(MODELS)
+        return [*MODELS, KINDS]
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in self.list_commands(ctx):
             return None
+        if name == KINDS:
+            from wsi_pipeline.cli.train_kinds import train_kinds
+
+            return train_kinds
         from wsi_pipeline.cli.train_options import model_command
 
         return model_command(name)

@@ -73,10 +73,11 @@ class SetWriter:
         self.folder = folder
         self.images: list[dict[str, Any]] = []
         self.annotations: list[dict[str, Any]] = []
+        self.not_cells: list[dict[str, Any]] = []
 
     def add(
         self, name: str, pixels: NDArray[np.uint8], objects: Sequence[SetObject],
-        **about: Any,
+        not_cells: Sequence[SetObject] = (), /, **about: Any,
     ) -> None:  # fmt: skip
         """Write an image, uint8 (h, w, 3), with its objects.
 
@@ -84,6 +85,9 @@ class SetWriter:
         ----------
         name
             of the image, without an ending
+        not_cells
+            objects that a reader labelled as no cell: no annotations, but a list of their own,
+            which the training of `nucleus_kinds` reads and no other
         about
             further JSON values of the image; None is left out
         """
@@ -96,19 +100,13 @@ class SetWriter:
         size = {"file_name": f"images/{name}.png", "width": width, "height": height}
         self.images.append({"id": number, **size, **stated})
         for one in objects:
-            entry = {
-                "id": len(self.annotations) + 1,
-                "image_id": number,
-                "category_id": _CATEGORIES[one.role][0],
-                "segmentation": one.segmentation,
-                "area": round(one.area, 2),
-                "bbox": [round(v, 2) for v in one.box],
-                "iscrowd": int(one.unknown),
-                **one.more,
-            }
+            entry = {"id": len(self.annotations) + 1, "image_id": number}
+            entry |= {"category_id": _CATEGORIES[one.role][0], **_shape(one)}
+            entry |= {"iscrowd": int(one.unknown), **one.more}
             if one.cell_id is not None:
                 entry["cell_id"] = one.cell_id
             self.annotations.append(entry)
+        self.not_cells += [{"image_id": number, **_shape(one), **one.more} for one in not_cells]
 
     def finish(self, *, cells: bool, **info: Any) -> None:
         """Write the COCO file.
@@ -126,9 +124,15 @@ class SetWriter:
             "categories": [{"id": k, "name": v} for k, v in _CATEGORIES.values() if k in used],
             "images": self.images,
             "annotations": self.annotations,
-        }
+        } | ({"not_cells": self.not_cells} if self.not_cells else {})
         text = json.dumps(document, separators=(",", ":")) + "\n"
         write_text(self.folder / ANNOTATIONS, text)
+
+
+def _shape(one: SetObject) -> dict[str, Any]:
+    """Return outline, area and box in COCO's form."""
+    box = [round(v, 2) for v in one.box]
+    return {"segmentation": one.segmentation, "area": round(one.area, 2), "bbox": box}
 
 
 def segmentation(area: shapely.Geometry, shape: tuple[int, int]) -> Any:

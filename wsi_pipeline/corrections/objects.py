@@ -24,7 +24,16 @@ from numpy.typing import NDArray
 
 from wsi_pipeline.core.objects import CELL_CLASS, CYTOPLASM, Objects, is_cell
 
-__all__ = ["CELL", "IGNORED", "LEUKOCYTE", "NUCLEUS", "UNSURE", "Corrected", "without"]
+__all__ = [
+    "CELL",
+    "IGNORED",
+    "LEUKOCYTE",
+    "NUCLEUS",
+    "UNSURE",
+    "Corrected",
+    "with_nuclei",
+    "without",
+]
 
 NUCLEUS, CELL, LEUKOCYTE, UNSURE = 0, 1, 2, 3
 """Roles of objects."""
@@ -146,8 +155,13 @@ def _joined(objects: Objects, role: NDArray[np.int8]) -> Objects:
 
 def without(objects: Objects, dropped: NDArray[np.bool_]) -> Objects:
     """Return the objects but for `dropped`, bool (n,), and the nuclei that these hold."""
-    gone = dropped.copy()
+    return objects.take(~with_nuclei(objects, dropped))
+
+
+def with_nuclei(objects: Objects, chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return which objects are `chosen`, bool (n,), or nuclei that chosen cells hold."""
+    both = chosen.copy()
     if objects.parent is not None:
         held = objects.parent >= 0
-        gone[held] |= dropped[objects.parent[held]]
-    return objects.take(~gone)
+        both[held] |= chosen[objects.parent[held]]
+    return both

@@ -14,13 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from wsiseg_models.checkpoint import read_card, weights_path
 from wsiseg_models.kinds.crops import CROP_PX, crop_side, nucleus_crops
-from wsiseg_models.kinds.labels import LABELS, NOT_A_CELL
+from wsiseg_models.kinds.labels import KINDS_OF_LABEL, LABELS, NOT_A_CELL, label_named
 
 from wsi_pipeline.segmentation.model import Images
 
 __all__ = [
     "ABNORMAL",
     "KINDS_NAME",
+    "KINDS_OF_LABEL",
     "KIND_CLASSES",
     "LABELS",
     "NOT_A_CELL",
@@ -29,6 +30,7 @@ __all__ = [
     "decide",
     "has_kinds",
     "kinds_identity",
+    "label_named",
     "reach_of_kinds",
 ]
 
