@@ -258,7 +258,7 @@ def test_the_readme_and_the_lists_are_read():
 
 def options(command):
     """Every option that the help of a command shows, of `train` for each kind of model."""
-    models = ("dssnet", "wubineh", "pgunet", "donet", "faster_rcnn")
+    models = ("dssnet", "wubineh", "pgunet", "donet", "faster_rcnn", "nucleus_kinds")
     parts = {"train": models, "dataset": ("from-qupath", "from-review", "from-labels")}
     models = parts.get(command, ("",))
     return {

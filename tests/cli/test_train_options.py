@@ -85,7 +85,7 @@ def test_the_models_are_listed_and_an_unknown_one_is_refused():
     for args, match in ((("resnet",), "Unknown model 'resnet'"), ((), "Missing MODEL")):
         result = wsiseg(*args)
         assert result.exit_code == 2
-        assert f"{match}; known: {', '.join(sorted(MODELS))}" in result.stderr
+        assert f"{match}; known: {', '.join(sorted([*MODELS, 'nucleus_kinds']))}" in result.stderr
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -76,10 +76,8 @@ def test_labels_are_learned_and_other_nuclei_keep_their_answers(shipped):
     network = tuned(shipped, labelled, replay, steps=200)
     rows = np.arange(len(told))
     gain = kind_probabilities(network, features[0])[rows, told] - before[rows, told]
-    print(gain[::3].mean(), gain.mean())
     assert gain[::3].mean() > 0.1
     now, then = (kind_probabilities(n, held.features[0]) for n in (network, shipped))
-    print(np.abs(now - then).mean())
     assert np.abs(now - then).mean() < 0.05
 
 

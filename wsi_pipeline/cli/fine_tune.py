@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from wsi_pipeline.segmentation.model import Model
 
 __all__ = [
-    "COMPARED", "REPLAY", "before_and_after", "from_options", "number", "tuned_settings",
-    "with_replay",
+    "COMPARED", "REPLAY", "before_and_after", "from_options", "number", "require_pycocotools",
+    "tuned_settings", "with_replay",
 ]  # fmt: skip
 
 COMPARED = "before_after.json"
@@ -32,6 +32,17 @@ REPLAY_SHARE = 0.5
 REPLAY_MPP = 0.3, 0.5
 REPLAY_PX = 512
 _SCORES = ("F1", "mean IoU", "pixel IoU", "AP50")
+
+
+def require_pycocotools() -> None:
+    """Raise a UsageError if the package that reads masks is missing."""
+    try:
+        import pycocotools  # noqa: F401
+    except ModuleNotFoundError:
+        raise UsageError(
+            "training reads masks with pycocotools, which is not installed; "
+            "pip install -e '.[train]'"
+        ) from None
 
 
 def from_options() -> list[click.Option]:

@@ -14,7 +14,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_pipeline.cli.fine_tune import COMPARED, REPLAY, number
+from wsi_pipeline.cli.fine_tune import COMPARED, REPLAY, number, require_pycocotools
 from wsi_pipeline.cli.options import FILE, quiet_option
 from wsi_pipeline.cli.output import table
 from wsi_pipeline.cli.train import KINDS as KINDS_NAME
@@ -105,6 +105,7 @@ def train_kinds(
             "give --from shipped, or --from CHECKPOINT; a network of kinds from nothing is made by "
             "experiments/nucleus_kinds.py"
         )
+    require_pycocotools()
     try:
         network, card, path = _started(start)
         split = Split(settings["split"])

@@ -16,6 +16,7 @@ from click.core import ParameterSource
 from wsi_pipeline.cli.fine_tune import (
     before_and_after,
     from_options,
+    require_pycocotools,
     tuned_settings,
     with_replay,
 )
@@ -302,13 +303,7 @@ def train_model(model: str, given: Mapping[str, Any], *, device: str, quiet: boo
     UsageError, DeviceError, DataError
         pycocotools is missing, or settings, device or data cannot be used
     """
-    try:
-        import pycocotools  # noqa: F401
-    except ModuleNotFoundError:
-        raise UsageError(
-            "training reads masks with pycocotools, which is not installed; "
-            "pip install -e '.[train]'"
-        ) from None
+    require_pycocotools()
     from wsi_pipeline.segmentation.load_model import device_named
 
     network = [name for name, target in targets(model).items() if target.part == NETWORK]
