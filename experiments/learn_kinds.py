@@ -155,8 +155,8 @@ def learn(out: Path, stain: str) -> dict[str, Path]:
         plans[name] = generate(out / f"{name}.svs", STYLES[stain], seed, share)
         wsiseg("run", out / f"{name}.svs", "--model", MODEL, "--kinds", "--out", out / "before",
                "--device", "cpu")  # fmt: skip
-    rows = [["labels", "AUC", "normal called so", "abnormal", "leukocytes", "leukocytes not counted"],
-            ["none", *measure(out / "before" / "other" / MODEL, plans["other"])]]  # fmt: skip
+    head = ["labels", "AUC", "normal called so", "abnormal", "leukocytes", "… not counted"]
+    rows = [head, ["none", *measure(out / "before" / "other" / MODEL, plans["other"])]]  # fmt: skip
     networks = {"none": weights_path("nucleus_kinds")}
     for name, labels in label(out, plans["labelled"]).items():
         networks[name] = train(out, name, labels)
@@ -172,8 +172,8 @@ def learn(out: Path, stain: str) -> dict[str, Path]:
 
 def forget(networks: Mapping[str, Path], crops: Path, stain: str) -> None:
     """Judge the networks on real nuclei and on generated fields of other stains."""
-    sets = {name: load(crops / f"{name}.npz")
-            for name in ("herlev", "cric_unet", "bttfa_unet", "isbi_unet", "judge_real_unet")}  # fmt: skip
+    names = ("herlev", "cric_unet", "bttfa_unet", "isbi_unet", "judge_real_unet")
+    sets = {name: load(crops / f"{name}.npz") for name in names}
     kept = {
         "herlev": sets["herlev"].group == 0,
         "cric_unet": ~np.isin(sets["cric_unet"].name, ["normal", "leukocyte", "other", "unclear"]),

@@ -33,6 +33,7 @@ NOT_RUN = {
     r"--scheduler": "needs a Dask cluster; tests/runs/test_dask.py starts one",
     r"--device cuda": "needs a GPU",
     r"^wsiseg train": "takes minutes to hours; tests/cli/test_train.py trains for a few steps",
+    r"^wsiseg dataset from-review": "needs ids of the run; tests/corrections makes such labels",
     r"--checkpoint r50/": "needs a detector; tests/models/test_detection_training.py trains one",
     r"^wsiseg view": "serves until it is stopped; tests/viewer and tests/cli/test_view.py start it",
     r"^wsiseg benchmark": "takes minutes; tests/benchmark runs it",
@@ -186,7 +187,7 @@ def files(tmp_path_factory, cheap):
     for name in ("images", "labels"):
         (folder / name).mkdir()
         cv2.imwrite(str(folder / name / "field.png"), field[..., 0] // 200)
-    for checkpoint in ("runs/mine/dssnet", "donet/donet", "tuned/cascade"):
+    for checkpoint in ("runs/mine/dssnet", "donet/donet", "tuned/cascade", "learned/nucleus_kinds"):
         path = folder / f"{checkpoint}.safetensors"
         path.parent.mkdir(parents=True)
         path.symlink_to(weights_path(path.stem))
