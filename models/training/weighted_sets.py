@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .coco import annotation_files
+from .coco_document import read_document
 from .config import TrainConfig, weighted
 
 __all__ = ["HasImage", "WeightedSets", "gather_sets"]
+
+LABELS_ALONE = "nucleus_kinds"
+"""What a set is for that has labels and no background: ``for`` in its ``info``."""
 
 
 class HasImage(Protocol):
@@ -73,6 +78,7 @@ def gather_sets(
     for position, spec in enumerate([*config.data, *further]):
         where, weight = weighted(spec)
         if position < len(config.data):
+            _refuse_labels_alone(where)
             mine, theirs = load(where)
         else:
             assert load_further is not None
@@ -86,3 +92,15 @@ def gather_sets(
             f"no image is left to train on with split {config.split!r}; add images, or use none"
         )
     return WeightedSets(samples, np.array(chances) / sum(chances), held)
+
+
+def _refuse_labels_alone(spec: str) -> None:
+    """Refuse a set of labelled nuclei without background: all would become a nucleus."""
+    for file in annotation_files(spec)[0]:
+        info = read_document(file).get("info")
+        if isinstance(info, Mapping) and info.get("for") == LABELS_ALONE:
+            raise ValueError(
+                f"{spec} has labels of nuclei and no background, so it is for `wsiseg train "
+                f"{LABELS_ALONE}` alone; to learn outlines make a set of checked areas, with "
+                "`wsiseg dataset from-qupath`"
+            )

@@ -59,8 +59,12 @@ def test_every_label_comes_back_with_its_object(reviewed, run_folder):
         assert shapely.Polygon(ring).symmetric_difference(true).area < 0.02 * true.area
 
 
-def test_a_network_that_draws_outlines_learns_nothing_but_these_nuclei(reviewed):
+def test_networks_that_draw_outlines_refuse_it(reviewed, tmp_path):
+    """Nothing in it is known but these nuclei, so all would become a nucleus."""
     out, labels, _ = reviewed
+    for model in ("dssnet", "donet", "retinanet"):
+        call = ("train", model, "--data", out, "--out", tmp_path / "t", "--device", "cpu")
+        assert "for `wsiseg train nucleus_kinds` alone" in complaint(wsiseg(*call), 2)
     train, held = load_set(str(out), mpp=0.5, split=Split("fold:0/5"))
     nuclei = sum(label != "not a cell" for label in labels.values())
     assert sum(len(s.classes) - 1 for s in (*train, *held)) == nuclei

@@ -1,8 +1,8 @@
 """Make a training set of the labels that a reader gave on the review page, without any area.
 
 Only labelled nuclei are in it, each with its label, and what is no cell apart; everything else is
-unknown. It is for the network of kinds: a network that draws outlines learns from it only that
-these are nuclei.
+unknown. It is for the network of kinds; one that draws outlines does not take it, since without
+background it would learn that all is a nucleus.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from wsi_pipeline.corrections.slide_fields import NoCell, SlideFields
 from wsi_pipeline.corrections.slides import SlideToLearn
 from wsi_pipeline.formats.convert import read_objects
 from wsi_pipeline.runs.slide_of_run import slide_of_run
-from wsi_pipeline.segmentation.kinds import KINDS_OF_LABEL, label_named
+from wsi_pipeline.segmentation.kinds import KINDS_NAME, KINDS_OF_LABEL, label_named
 
 __all__ = ["NEAR_UM", "Reviewed", "dataset_from_review"]
 
@@ -120,8 +120,10 @@ def dataset_from_review(
         cut = SlideFields(opened, slide_mpp, writer, mpp, {}, checked=False)
         pieces = plan_neighbourhoods(nuclei, given, NEAR_UM / slide_mpp, hold_out=hold_out)
         _write(cut, nuclei, given, pieces)
-    writer.finish(cells=False, description="nuclei that a person labelled, wsiseg",
-                  slides=[slide_id])  # fmt: skip
+    writer.finish(
+        cells=False, description="nuclei that a person labelled, wsiseg", slides=[slide_id],
+        **{"for": KINDS_NAME},
+    )  # fmt: skip
     held = sum(len(members) for piece, members in pieces if piece.held_out)
     order = Counter(given)
     counts = {name: order[name] for name in KINDS_OF_LABEL if order[name]}
