@@ -13,7 +13,8 @@ from wsi_pipeline.cli.options import NEW_FOLDER, NewPath
 
 READ = {
     "--area", "--before", "--cells", "--checkpoint", "--cohort", "--config", "--data-root",
-    "--dates", "--extended", "--image", "--initial", "--labels", "--nuclei", "--pretrained", "--qc",
+    "--dates", "--extended", "--image", "--initial", "--kinds-checkpoint", "--labels", "--nuclei",
+    "--pretrained", "--qc",
     "--recipes", "--roi", "--run", "--suite", "--summary", "--weights", "corrected", "images",
     "run", "runs", "slide", "source", "sources", "truth",
 }  # fmt: skip
