@@ -196,7 +196,7 @@ class Running:
         while more and not self.said(row.begins):
             more = self.read(LIMIT_S)
         if not more:
-            raise SystemExit(f"{row.name}: no such phase: {Path('log.txt').read_text()}")
+            raise SystemExit(f"{row.name}: no such phase: {Path('log.txt').read_text('utf-8')}")
         time.sleep(seconds)
         self.process.kill()
         self.finish()
@@ -208,11 +208,16 @@ class Running:
         return at[f"end {row.phase}"] - at[row.begins]
 
 
+def logged() -> str:
+    """Return what the last process wrote."""
+    return Path("log.txt").read_text("utf-8", "replace").strip()
+
+
 def complete(words: tuple[str, ...]) -> Running:
     """Run a command to its end, which must be a success."""
     running = Running(words)
     if code := running.finish():
-        raise SystemExit(f"{words} ended with {code}: {Path('log.txt').read_text()}")
+        raise SystemExit(f"{words} ended with {code}: {Path('log.txt').read_text('utf-8')}")
     return running
 
 
@@ -294,7 +299,9 @@ def trial(row: Row, seconds: float, expected: Mapping[str, str], outcome: Outcom
     outcome.faults += left(found, expected, row)
     again = Running(row.words)
     if code := again.finish():
-        outcome.faults.append(f"exit code {code}: {Path('log.txt').read_text().strip()[-200:]}")
+        outcome.faults.append(
+            f"exit code {code}: {Path('log.txt').read_text('utf-8').strip()[-200:]}"
+        )
     outcome.faults += repeated(contents(out), expected, row)
     return True
 

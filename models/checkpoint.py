@@ -226,6 +226,7 @@ def read_card(path: Path) -> Card:
         )
     try:
         stored = json.loads(text)
+        json.dumps(stored, ensure_ascii=False).encode()  # no half of a character: results hold it
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: its card is not JSON ({error}); save it again") from error
     if not isinstance(stored, dict):

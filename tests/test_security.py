@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import gzip
 import json
+import re
 import shutil
 import struct
 import subprocess
@@ -19,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 from packaging.requirements import Requirement
@@ -270,6 +273,55 @@ def test_parquet_that_claims_too_much_is_refused(tmp_path):
     assert path.stat().st_size < 100_000
     with pytest.raises(DataError, match=r"states 3000000 objects in \d+ bytes; it is damaged"):
         read_parquet(path)
+
+
+def test_each_promise_names_a_test_that_exists():
+    promised, _ = (ROOT / "docs" / "security.md").read_text("utf-8").split("## Not promised")
+    promises = re.findall(r"^- \*\*(.+?)\*\*((?:.*\n(?!- ))*.*)", promised, re.M)
+    assert len(promises) > 14
+    for promise, text in promises:
+        named = re.findall(r"`(tests/[\w/]+\.py)`", text)
+        assert named, promise
+        assert all((ROOT / name).is_file() for name in named), named
+
+
+LISTENING = {
+    "wsi_pipeline/cli/view.py": {"webbrowser"},
+    "wsi_pipeline/runs/dask_client.py": {"asyncio"},
+    "wsi_pipeline/runs/dask_worker.py": {"socket"},  # the name of the machine
+    "wsi_pipeline/runs/lock_owner.py": {"socket"},  # the name of the machine
+    "wsi_pipeline/viewer/server.py": {"http"},
+}
+"""Modules that import what can open a connection, see "Nothing is fetched or sent"."""
+NETWORK = {
+    "aiohttp", "asyncio", "fsspec", "ftplib", "http", "httpx", "huggingface_hub", "pooch",
+    "requests", "smtplib", "socket", "socketserver", "ssl", "urllib3", "webbrowser", "xmlrpc",
+}  # fmt: skip
+FETCHES = {"hub", "load_state_dict_from_url", "urlopen", "urlretrieve", "load_url"}
+
+
+def test_no_module_opens_a_connection():
+    found: dict[str, set[str]] = {}
+    for path in (*(ROOT / "wsi_pipeline").rglob("*.py"), *(ROOT / "models").rglob("*.py")):
+        named = set()
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Import):
+                named |= {alias.name.partition(".")[0] for alias in node.names} & NETWORK
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                named |= {str(node.module).partition(".")[0]} & NETWORK
+                named |= {alias.name for alias in node.names} & FETCHES
+            elif isinstance(node, ast.Attribute):
+                named |= {node.attr} & FETCHES
+        if named:
+            found[path.relative_to(ROOT).as_posix()] = named
+    assert found == LISTENING
+
+
+def test_the_audit_reads_every_pin_and_fails_where_it_cannot():
+    audit = yaml.safe_load((ROOT / ".github" / "workflows" / "audit.yml").read_text("utf-8"))
+    last = audit["jobs"]["audit"]["steps"][-1]["run"].split()
+    assert last[:3] == ["pip-audit", "--requirement", "constraints.txt"]
+    assert {"--no-deps", "--strict"} <= set(last)
 
 
 PINS = dict(

@@ -25,18 +25,16 @@ from wsiseg_models.training.coco import read_coco
 from wsiseg_models.training.initial_weights import start_from
 
 from wsi_pipeline.batch.slide_sheet import find_slides
-from wsi_pipeline.benchmark.threshold_model import make_threshold_model
 from wsi_pipeline.core.config import RunConfig
 from wsi_pipeline.core.errors import SlideError
 from wsi_pipeline.core.geometry import Box
 from wsi_pipeline.evaluation.coco_fields import read_set
 from wsi_pipeline.formats.convert import export
 from wsi_pipeline.formats.geojson import read_geojson, read_regions
-from wsi_pipeline.pipeline import run_slide
 from wsi_pipeline.reports.cohort import write_cohort
 from wsi_pipeline.reports.slide_report import write_report
 from wsi_pipeline.reports.slide_summary import write_features
-from wsi_pipeline.runs import lock, work_plan
+from wsi_pipeline.runs import lock
 from wsi_pipeline.runs.work_plan import read_overview
 from wsi_pipeline.segmentation.load_model import model_for
 from wsi_pipeline.slides.slide import Slide, open_slide
@@ -155,7 +153,6 @@ def _state(rng: random.Random, folder: Path) -> None:
 
 def _parts(rng: random.Random, folder: Path) -> None:
     """Damage a run that was stopped, and resume it: it is refused, or has the same objects."""
-    work_plan.REGION_PX = seeds.REGION_PX
     lock.POLL_S, lock.CONFIRM_S, lock.SILENT_S = 0.01, 0.02, 0.05  # rubbish is waited for
     slide, begun, objects = seeds.unfinished_run()
     run = shutil.copytree(begun, folder / "out") / "crowded" / "threshold"
@@ -169,10 +166,9 @@ def _parts(rng: random.Random, folder: Path) -> None:
             path.write_bytes(mutate.json_text(rng, data) if text else mutate.noise(rng, data))
         except ValueError:  # what was changed twice may be no JSON any more
             path.write_bytes(mutate.noise(rng, data))
-    config = RunConfig(out=folder / "out", quiet=True, workers=1)
-    result = run_slide(slide, config, model=make_threshold_model("dssnet"))
-    if result.objects != objects:
-        raise AssertionError(f"{result.objects} objects, not {objects}")
+    found = seeds.resumed(slide, folder / "out")
+    if found != objects:
+        raise AssertionError(f"{found} objects, not {objects}")
 
 
 RUN_TEXTS = ("run.json", "run.json", "crowded.summary.json")

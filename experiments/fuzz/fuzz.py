@@ -1,6 +1,6 @@
 """Give damaged and hostile files and command lines to wsiseg, thousands of them; count outcomes.
 
-    python experiments/fuzz/fuzz.py [KIND …] [--cases 20000] [--seed 0] [--out FILE]
+    python experiments/fuzz/fuzz.py [KIND …] [--cases 20000] [--seed 0] [--jobs 1] [--out FILE]
 
 Cases run in forked processes with limits of memory and time, many in each, since starting Python
 takes longer than a case. A case is the same for the same kind, seed and number. Allowed are a right
@@ -20,6 +20,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -113,6 +114,29 @@ def fuzz(kind: Kind, cases: int, seed: int) -> list[tuple[int, str, str]]:
     return found
 
 
+def fuzz_kind(name: str, cases: int, seed: int) -> tuple[Counter[str], float, int]:
+    """Run all cases of a kind and print its faults; return outcomes, seconds and faults."""
+    start, kind = time.monotonic(), KINDS[name]
+    kind.prepare()
+    found = fuzz(kind, cases, seed)
+    counts, seconds = Counter(result for _, result, _ in found), time.monotonic() - start
+    print(name, dict(counts), f"{seconds:.0f} s", flush=True)
+    faults = [one for one in found if one[1] not in FINE]
+    first = {
+        (result, text.split("(")[-1] or number): (number, text) for number, result, text in faults
+    }  # hangs and kills all, of tracebacks the last one of each place
+    for (result, _), (number, text) in first.items():
+        print(f"  {result}: case {number}: {text}", flush=True)
+    return counts, seconds, len(faults)
+
+
+def fuzz_kinds(
+    names: list[str], cases: dict[str, int], seed: int
+) -> dict[str, tuple[Counter[str], float, int]]:
+    """Run several kinds one after the other."""
+    return {name: fuzz_kind(name, cases[name], seed) for name in names}
+
+
 def table(counts: dict[str, Counter[str]], seconds: dict[str, float], seed: int) -> str:
     """Return the counts as Markdown."""
     total = sum(sum(c.values()) for c in counts.values())
@@ -141,32 +165,30 @@ def main() -> int:
     parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"of {', '.join(KINDS)}; all")
     parser.add_argument("--cases", type=int, default=20_000, help="of all kinds together")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=1, help="kinds that run at the same time")
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
     names = given.kinds or list(KINDS)
     weight = sum(KINDS[name].weight for name in names)
+    cases = {n: max(1, round(given.cases * KINDS[n].weight / weight)) for n in names}
     cv2.setNumThreads(0)  # a forked process waits for ever for threads that it does not have
     KINDS["runs"].prepare()  # first, while this process has no other thread
-    counts, seconds, bad = {}, {}, 0
-    for name in names:
-        start = time.monotonic()
-        kind = KINDS[name]
-        kind.prepare()
-        found = fuzz(kind, max(1, round(given.cases * kind.weight / weight)), given.seed)
-        counts[name] = Counter(result for _, result, _ in found)
-        seconds[name] = time.monotonic() - start
-        print(name, dict(counts[name]), f"{seconds[name]:.0f} s", flush=True)
-        faults = [one for one in found if one[1] not in FINE]
-        bad += len(faults)
-        first = {
-            (result, text.split("(")[-1] or number): (number, text)
-            for number, result, text in faults
-        }  # hangs and kills all, of tracebacks the last one of each place
-        for (result, _), (number, text) in first.items():
-            print(f"  {result}: case {number}: {text}", flush=True)
+    groups: list[list[str]] = [[] for _ in range(given.jobs)]
+    for name in sorted(names, key=lambda n: -KINDS[n].weight):
+        min(groups, key=lambda group: sum(KINDS[n].weight for n in group)).append(name)
+    found: dict[str, tuple[Counter[str], float, int]] = {}
+    if given.jobs == 1:
+        found = {name: fuzz_kind(name, cases[name], given.seed) for name in names}
+    else:
+        with ProcessPoolExecutor(given.jobs, get_context("fork")) as pool:
+            waiting = [pool.submit(fuzz_kinds, group, cases, given.seed) for group in groups]
+            for one in waiting:
+                found |= one.result()
+    counts = {name: found[name][0] for name in names}
+    seconds = {name: found[name][1] for name in names}
     with written_aside(given.out) as aside:
         aside.write_text(table(counts, seconds, given.seed), encoding="utf-8")
-    return int(bad > 0)
+    return int(any(bad for _, _, bad in found.values()))
 
 
 if __name__ == "__main__":

@@ -35,12 +35,12 @@ from wsi_pipeline.runs import work_plan
 from wsi_pipeline.synthetic.svs_writer import plan_slide, write_slide
 
 __all__ = [
-    "REGION_PX", "checkpoint", "coco", "geojson", "run_folder", "sheets", "slides", "states",
+    "checkpoint", "coco", "geojson", "resumed", "run_folder", "sheets", "slides", "states",
     "unfinished_run", "zarr",
 ]  # fmt: skip
 
 REGION_PX = 128
-"""Side of the regions of `unfinished_run`."""
+"""Side of the regions of `unfinished_run`, pixels."""
 
 
 @cache
@@ -158,6 +158,13 @@ def unfinished_run() -> tuple[Path, Path, int]:
     _elsewhere(partial(_run_and_stop, _svs(), whole, begun))
     record = json.loads((whole / "crowded" / "threshold" / "run.json").read_text("utf-8"))
     return _svs(), begun, record["objects"]
+
+
+def resumed(slide: Path, out: Path) -> int:
+    """Run the slide of `unfinished_run` again in `out`; return the number of objects."""
+    work_plan.REGION_PX = REGION_PX
+    config = RunConfig(out=out, quiet=True, workers=1)
+    return run_slide(slide, config, model=make_threshold_model("dssnet")).objects
 
 
 def _run_and_stop(slide: Path, whole: Path, begun: Path) -> None:

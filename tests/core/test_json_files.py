@@ -39,6 +39,18 @@ def test_a_huge_or_strange_record_is_not_read(tmp_path):
             read_json(place)
 
 
+@pytest.mark.parametrize("half", [r"\ud800", r"\uDFFF", r"a\ud83d\n\ude00"])
+def test_half_of_a_character_is_refused_and_a_whole_one_read(tmp_path, half):
+    """JSON can hold it, but no other file that a text of a record goes into."""
+    path = tmp_path / "a.json"
+    for text in (f'"{half}"', f'{{"a": [{{"{half}": 1}}]}}'):
+        path.write_text(text)
+        with pytest.raises(ValueError, match="half of a character"):
+            read_json(path)
+    path.write_text(r'["\ud83d\ude00", "\\ud800"]')
+    assert read_json(path) == ["😀", r"\ud800"]
+
+
 def test_yaml_that_multiplies_is_refused(tmp_path):
     bomb: list[object] = ["x"] * 10
     for _ in range(12):

@@ -82,7 +82,8 @@ def test_a_card_of_other_kinds_is_refused_with_the_file(tmp_path, entry):
     assert "not supported" not in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "null", "1", "[" * 100_000, '{"a":' * 100_000])
+@pytest.mark.parametrize("text", ["{", "[]", "null", "1", "[" * 100_000, '{"a":' * 100_000,
+                                  r'{"name": "a\ud800"}'])  # fmt: skip
 def test_a_card_that_is_no_mapping_is_refused(tmp_path, text):
     path = tmp_path / "x.safetensors"
     save_file(network().state_dict(), path, {"card": text})

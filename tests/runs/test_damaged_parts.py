@@ -144,8 +144,9 @@ def test_arrays_that_unpack_to_more_than_the_file_are_refused():
 @pytest.mark.parametrize(
     "text",
     ["", "{", "null", "[]", "{}", "[" * 100_000, json.dumps({**FAILURE, "region": 2}),
-     json.dumps({**FAILURE, "region": None}), "\xff", " " * 17_000_000],
-    ids=range(10),
+     json.dumps({**FAILURE, "region": None}), "\xff", " " * 17_000_000,
+     json.dumps({**FAILURE, "cause": "\ud800"})],
+    ids=range(11),
 )  # fmt: skip
 def test_a_region_whose_failure_cannot_be_read_is_made_again(run, text):
     with RunFolder(run, PLAN) as folder:

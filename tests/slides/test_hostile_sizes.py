@@ -42,6 +42,12 @@ def refused(path, match):
     assert time.monotonic() - start < 5
 
 
+def unreadable(path):
+    """Open a slide with as many strips as it states, each of which is too short."""
+    with pytest.raises(SlideReadError), open_slide(path, mpp=0.5) as slide:
+        slide.read_region(Box(0, 0, 8, 8))
+
+
 @pytest.mark.parametrize("tile", [None, (32, 32)], ids=["strips", "tiles"])
 @pytest.mark.parametrize("tag", [256, 257])
 @pytest.mark.parametrize("size", [0, 1_000_000, 16_777_216, 2**32 - 1])
@@ -50,11 +56,32 @@ def test_a_tiff_that_states_another_size_is_refused(tile, tag, size, tmp_path):
     how = {"tile": tile} if tile else {"rowsperstrip": 4}
     tifffile.imwrite(path, GREY, photometric="rgb", compression="lzma", **how)
     if tag == 256 and tile is None and size == 1_000_000:
-        changed(path, tag, size)
-        with pytest.raises(SlideReadError), open_slide(path, mpp=0.5) as slide:
-            slide.read_region(Box(0, 0, 8, 8))
-        return
-    refused(changed(path, tag, size), "pixels|a[.]tif")
+        unreadable(changed(path, tag, size))
+    else:
+        refused(changed(path, tag, size), "pixels|a[.]tif")
+
+
+@pytest.mark.parametrize("tag", [256, 257])
+@pytest.mark.parametrize("size", [0, 1_000_000, 16_777_216, 2**32 - 1])
+@pytest.mark.parametrize("rows", [64, 4], ids=["one strip", "strips"])
+def test_plain_pixels_that_the_file_cannot_hold_are_refused(rows, tag, size, tmp_path):
+    """Such an image is read from the file directly, whatever its strips say."""
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, GREY, photometric="rgb", rowsperstrip=rows)
+    if tag == 256 and rows == 4 and size == 1_000_000:
+        unreadable(changed(path, tag, size))
+    else:
+        refused(changed(path, tag, size), "pixels|a[.]tif")
+
+
+def test_plain_pixels_that_were_cut_off_are_read_as_far_as_they_go(tmp_path):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.full((640, 64, 3), 240, np.uint8), photometric="rgb")
+    path.write_bytes(path.read_bytes()[: 64 * 64 * 3])
+    with open_slide(path, mpp=0.5) as slide:
+        assert (slide.read_region(Box(0, 0, 8, 8)) == 240).all()
+        with pytest.raises(SlideReadError):
+            slide.read_region(Box(0, 600, 8, 608))
 
 
 @pytest.mark.parametrize("tag", [278, 322, 323])

@@ -100,6 +100,8 @@ def main() -> None:
     notes = logging.StreamHandler()
     notes.setFormatter(logging.Formatter("wsiseg: %(message)s"))
     logging.getLogger("wsi_pipeline").addHandler(notes)
+    # What tifffile finds wrong with a file is in the error of its slide, which names it.
+    logging.getLogger("tifffile").addHandler(logging.NullHandler())
     try:
         cli(prog_name="wsiseg")
     except SystemExit as end:

@@ -8,7 +8,7 @@ import typing
 from pathlib import Path
 from typing import Any
 
-__all__ = ["MAX_JSON_BYTES", "check_values", "mismatch", "parse_json", "read_json"]
+__all__ = ["MAX_JSON_BYTES", "check_values", "mismatch", "parse_json", "parse_record", "read_json"]
 
 MAX_JSON_BYTES = 2**24
 """Largest file that is read as a record or as a list of settings."""
@@ -38,8 +38,25 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("its values are nested too deeply") from None
 
 
+def parse_record(text: str) -> Any:
+    r"""Parse JSON whose texts go into other files.
+
+    Raises
+    ------
+    ValueError
+        no JSON, values in values without end, or half of a character, as ``"\ud800"``
+    """
+    value = parse_json(text)
+    if "\\ud" in text or "\\uD" in text:
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError("a text of it has half of a character") from None
+    return value
+
+
 def read_json(path: Path) -> Any:
-    """Read a file of JSON in UTF-8.
+    """Read a file of JSON in UTF-8, as `parse_record` does.
 
     Raises
     ------
@@ -53,7 +70,7 @@ def read_json(path: Path) -> Any:
         raise ValueError("it is no file")
     if size > MAX_JSON_BYTES:
         raise ValueError(f"its {size} bytes are more than the {MAX_JSON_BYTES} of a record")
-    return parse_json(path.read_text("utf-8"))
+    return parse_record(path.read_text("utf-8"))
 
 
 def check_values(value: Any) -> None:

@@ -22,7 +22,7 @@ from zipfile import BadZipFile
 
 from wsi_pipeline.core.errors import OutputError, one_line
 from wsi_pipeline.core.files import as_output_error, write_bytes
-from wsi_pipeline.core.json_files import mismatch
+from wsi_pipeline.core.json_files import mismatch, parse_record
 from wsi_pipeline.core.objects import Objects
 from wsi_pipeline.core.records import (
     SCHEMA_VERSION,
@@ -209,7 +209,7 @@ class RunFolder:
 
     def _read(self, name: str) -> dict[str, Any] | None:
         try:
-            stored: Any = json.loads((self.path / name).read_text("utf-8"))
+            stored = parse_record((self.path / name).read_text("utf-8"))
             if not isinstance(stored, dict):
                 raise ValueError("it is no mapping of names")
         except FileNotFoundError:
@@ -322,7 +322,7 @@ def _read_failure(path: Path) -> RegionFailure:
     about = path.lstat()
     if not stat.S_ISREG(about.st_mode) or about.st_size > MOST_FAILURE_BYTES:
         raise ValueError("no file, or too large")
-    failure: Any = json.loads(path.read_text("utf-8"))
+    failure = parse_record(path.read_text("utf-8"))
     if not isinstance(failure, dict) or not {"region", "level0_box", "cause"} <= {*failure}:
         raise ValueError("no record of a failure")
     failure.pop("schema_version", None)

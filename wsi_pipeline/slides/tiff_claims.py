@@ -12,6 +12,8 @@ __all__ = ["check_chunks", "check_coded_size", "check_ome_sizes"]
 
 MAX_PLANES = 100_000
 """Most planes of an OME image, all channels, focal planes and time points together."""
+MOST_MISSING = 100
+"""Most bytes of plain pixels for each byte of the file."""
 _PIXELS = re.compile(r"<(?:\w+:)?Pixels\b[^>]*>")
 _COUNT = re.compile(r"\bSize[CZT]\s*=\s*[\"']\s*\+?(\d+)")
 _START_OF_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
@@ -64,6 +66,7 @@ def check_chunks(page: Any) -> None:
     if min(width, height, frame.imagewidth, frame.imagelength) < 1:
         raise Refusal(f"it states {what} of {width} x {height} pixels; the file is damaged")
     if page.is_memmappable:
+        _check_bytes(page)
         return
     needed = -(-frame.imagewidth // width) * -(-frame.imagelength // height)
     needed *= frame.samplesperpixel if frame.planarconfig == 2 else 1
@@ -72,6 +75,21 @@ def check_chunks(page: Any) -> None:
         raise Refusal(
             f"its {frame.imagewidth} x {frame.imagelength} pixels need {needed} {what}, and it has "
             f"{there}; the file is damaged"
+        )
+
+
+def _check_bytes(page: Any) -> None:
+    """Refuse an image of plain pixels of which the file can hold only a small part.
+
+    A file that was cut off is read as far as it goes, so the image may be larger than the file.
+    """
+    frame, there = page.keyframe, page.parent.filehandle.size
+    size = frame.imagewidth * frame.imagelength
+    stated = size * frame.samplesperpixel * frame.bitspersample // 8
+    if stated > MOST_MISSING * there:
+        raise Refusal(
+            f"its {frame.imagewidth} x {frame.imagelength} pixels take {stated} bytes, and the "
+            f"file has {there}; the file is damaged"
         )
 
 
