@@ -62,8 +62,8 @@ def train(given: argparse.Namespace, name: str) -> Path:
     if not (out / "unet.safetensors").is_file():
         real = [str(given.data / place) for place in SETS.values()]
         train_semantic(UNetTrainConfig(
-            model="unet", data=(*real, *generated), split="fold:0/5", save_every=BUDGET["steps"], amp=False,
-            workers=0, out=out, **BUDGET, **changes,
+            model="unet", data=(*real, *generated), split="fold:0/5", save_every=BUDGET["steps"],
+            amp=False, workers=0, out=out, **BUDGET, **changes,
         ), quiet=True)  # fmt: skip
     return out / "unet.safetensors"
 
