@@ -284,10 +284,9 @@ def repeated(found: Mapping[str, str], expected: Mapping[str, str], row: Row) ->
 
 def trial(row: Row, seconds: float, expected: Mapping[str, str], outcome: Outcome) -> bool:
     """Kill once, repeat the command, compare; return whether the kill hit the phase."""
-    out = empty("out")
+    out = empty_out()
     running = Running(row.words)
-    hit = running.kill_in(row, seconds)
-    if not hit:
+    if not running.kill_in(row, seconds):
         return False
     outcome.kills += 1
     outcome.codes.add(int(running.process.exitcode or 0))
@@ -306,9 +305,9 @@ def trial(row: Row, seconds: float, expected: Mapping[str, str], outcome: Outcom
     return True
 
 
-def empty(name: str) -> Path:
-    """Return an empty folder."""
-    path = Path(name)
+def empty_out() -> Path:
+    """Return the folder of results, empty."""
+    path = Path("out")
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir()
     return path
@@ -316,9 +315,9 @@ def empty(name: str) -> Path:
 
 def kill_often(row: Row, kills: int, rng: random.Random) -> Outcome:
     """Kill a command several times in one phase."""
-    out, found = empty("out"), []
+    out, found = empty_out(), []
     for _ in range(2):  # the first one reads files that the others find in the cache
-        out = empty("out")
+        out = empty_out()
         seconds = complete(row.words).length(row)
         found.append(contents(out))
     outcome = Outcome()

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.cli.fine_tune import COMPARED, REPLAY, number, require_pycocotools
-from wsi_pipeline.cli.options import FILE, quiet_option
+from wsi_pipeline.cli.options import NEW_FOLDER, quiet_option
 from wsi_pipeline.cli.output import table
 from wsi_pipeline.cli.train import KINDS as KINDS_NAME
 from wsi_pipeline.core.errors import DataError, UsageError, one_line
@@ -69,7 +69,9 @@ class _Set:
     help="Learn the labels of this set, from `wsiseg dataset from-review` or `from-qupath "
     "--labels`. Repeatable.",
 )  # fmt: skip
-@click.option("--out", type=FILE, required=True, help="Write checkpoint, log and scores here.")
+@click.option(
+    "--out", type=NEW_FOLDER, required=True, help="Write checkpoint, log and scores here."
+)
 @click.option("--steps", type=click.IntRange(min=1), default=200, help="Set the number of steps.")
 @click.option(
     "--lr", type=click.FloatRange(min=0, min_open=True, max=1), default=1e-3,
