@@ -14,9 +14,8 @@ from wsi_pipeline.cli.options import NEW_FOLDER, NewPath
 READ = {
     "--area", "--before", "--cells", "--checkpoint", "--cohort", "--config", "--data-root",
     "--dates", "--extended", "--image", "--initial", "--kinds-checkpoint", "--labels", "--nuclei",
-    "--pretrained", "--qc",
-    "--recipes", "--roi", "--run", "--suite", "--summary", "--weights", "corrected", "images", "labels",
-    "run", "runs", "slide", "source", "sources", "truth",
+    "--pretrained", "--qc", "--recipes", "--roi", "--run", "--suite", "--summary", "--weights",
+    "corrected", "images", "labels", "run", "runs", "slide", "source", "sources", "truth",
 }  # fmt: skip
 """Paths that commands read. A path that is not listed is written, and must be a `NewPath`."""
 
