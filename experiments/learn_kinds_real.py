@@ -7,7 +7,8 @@ nucleus_kinds` made. A network is trained without cric_fields, as `nucleus_kinds
 field of the set is then judged by the network that went on from it on 40 labels of the other
 fields, drawn at random: what is marked there, and what a developer called the objects beside the
 marks; a leukocyte has the label "not a cell". The same with bttfa_lbc, of which a fifth of the
-images is judged. herlev40 fold 0, which neither network has seen, shows what is forgotten.
+images is judged. herlev40 fold 0, which neither network has seen, shows what is forgotten. The
+table is appended to results/correct_and_learn.md.
 """
 
 from __future__ import annotations
@@ -66,10 +67,13 @@ def replayed(folder: Path, network: KindNet) -> Examples:
 def labelled(
     one: tuple[Marked, Embedded], use: NDArray[np.bool_], count: int, seed: int
 ) -> Examples:
-    """Draw nuclei to label."""
+    """Draw nuclei to label, again where all are of one kind, which the command refuses."""
     marked, features = one
-    rows = np.flatnonzero(use & (marked.data.kinds >= 0))
-    rows = np.random.default_rng(seed).permutation(rows)[:count]
+    every = np.flatnonzero(use & (marked.data.kinds >= 0))
+    rng = np.random.default_rng(seed)
+    rows = rng.permutation(every)[:count]
+    while len(np.unique(marked.data.kinds[rows])) == 1:
+        rows = rng.permutation(every)[:count]
     allowed = np.array([ALLOWED[int(kind)] for kind in marked.data.kinds[rows]], bool)
     return Examples(features.features[:, rows], allowed, np.ones(len(rows), np.float32))
 
