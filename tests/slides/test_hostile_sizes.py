@@ -8,12 +8,16 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from wsi_pipeline.core.errors import SlideFormatError, SlideReadError, SlideTimeoutError
 from wsi_pipeline.core.geometry import Box
 from wsi_pipeline.slides import read_timeout
 from wsi_pipeline.slides import slide as slide_module
+from wsi_pipeline.slides.byte_counts import largest_byte_count
+from wsi_pipeline.slides.openslide_reader import OpenSlideReader
 from wsi_pipeline.slides.readers import MAX_AREA_PX, MAX_SIDE_PX, Refusal, check_size
 from wsi_pipeline.slides.slide import open_slide
 from wsi_pipeline.slides.tiff_claims import check_coded_size
@@ -90,6 +94,37 @@ def test_tiles_and_strips_without_a_size_are_refused(tag, tmp_path):
     how = {"rowsperstrip": 4} if tag == 278 else {"tile": (32, 32)}
     tifffile.imwrite(path, GREY, photometric="rgb", compression="lzma", **how)
     refused(changed(path, tag, 0), r"a\.tif")
+
+
+@pytest.mark.parametrize("where", ["first tile", "last tile", "place of the list"])
+def test_openslide_is_not_asked_for_tiles_of_more_bytes_than_the_file_has(
+    slide_path, where, tmp_path
+):
+    """It takes that memory, and ends the process where there is none."""
+    path, data = tmp_path / "a.svs", bytearray(slide_path.read_bytes())
+    with tifffile.TiffFile(slide_path) as file:
+        tag = file.pages.first.tags["TileByteCounts"]
+        most = max(max(page.databytecounts) for page in file.pages)
+    assert largest_byte_count(slide_path) == most
+    assert tag.count > 1
+    size = 8 if file.is_bigtiff else 4
+    if where == "place of the list":  # bytes of something else are the counts
+        struct.pack_into("<I", data, tag.offset + 4 + size, 3)
+    else:
+        at = tag.valueoffset + (0 if where == "first tile" else (tag.count - 1) * 4)
+        struct.pack_into("<I", data, at, 2**32 - 9)
+    path.write_bytes(data)
+    assert largest_byte_count(path) > len(data)
+    with pytest.raises(Refusal, match=r"a tile states [0-9]+ bytes, and the file has [0-9]+"):
+        OpenSlideReader(path)
+
+
+@given(st.binary(max_size=60), st.booleans(), st.sampled_from([b"II", b"MM"]))
+def test_any_bytes_state_byte_counts_or_none(tmp_path_factory, rest, big, order):
+    path = tmp_path_factory.getbasetemp() / "counts.tif"
+    number = (43 if big else 42).to_bytes(2, "little" if order == b"II" else "big")
+    path.write_bytes(order + number + rest)
+    assert 0 <= largest_byte_count(path) < 2**64
 
 
 @pytest.mark.parametrize("axis", ["C", "Z", "T"])

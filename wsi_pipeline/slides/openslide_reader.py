@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from wsi_pipeline.core.errors import SlideFormatError, one_line
 from wsi_pipeline.core.geometry import Box, paste
 from wsi_pipeline.core.pixel_size import Mpp
+from wsi_pipeline.slides.byte_counts import HARMLESS_BYTES, largest_byte_count
 from wsi_pipeline.slides.levels import fit_levels
 from wsi_pipeline.slides.plain_tiff import check_plain_tiff
 from wsi_pipeline.slides.readers import (
@@ -129,6 +130,10 @@ def _check_tiles(path: Path, handle: Any, tiles: list[tuple[int, int]]) -> None:
     # OpenSlide reads the one tile of a Hamamatsu level in rows.
     if handle.properties["openslide.vendor"] == "hamamatsu":
         return
+    stated, there = largest_byte_count(path), path.stat().st_size
+    if stated > max(there, HARMLESS_BYTES):
+        handle.close()
+        raise Refusal(f"a tile states {stated} bytes, and the file has {there}")
     for width, height in tiles:
         if width * height > MAX_TILE_PX:
             handle.close()
