@@ -10,6 +10,8 @@ from wsi_pipeline.core.json_files import mismatch
 from wsi_pipeline.core.records import RunRecord
 from wsi_pipeline.core.run_layout import read_run
 from wsi_pipeline.reports.cohort import gather, write_cohort
+from wsi_pipeline.reports.slide_report import write_report
+from wsi_pipeline.reports.slide_summary import write_features
 
 STRANGE = ["x", -1, 2**64, 1e400, True, None, [], {}, [[1]], {"a": [{}]}]
 
@@ -38,6 +40,18 @@ def test_a_summary_holds_what_a_table_can_hold(name, value, tmp_path):
     with pytest.raises(DataError, match=r"a\.summary\.json"):
         write_cohort(tmp_path / "out", [path])
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["regions", "foreground_share", "mpp_source", "adequacy_by",
+                                  "adequacy_count", "adequacy_least"])  # fmt: skip
+def test_a_summary_without_a_column_of_its_run_is_not_used(folder, name, tmp_path):
+    write_features(folder)
+    whole = write_report(folder, tmp_path / "whole.html").read_bytes()
+    (path,) = folder.glob("*.summary.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), name: None}))
+    assert write_report(folder, tmp_path / "a.html").read_bytes() == whole
+    with pytest.raises(DataError, match=f"summary.json has no {name}; write it again"):
+        write_report(folder, tmp_path / "b.html", summaries=[path])
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"slide":' * 100_000, "", "\0", "null", "7"])

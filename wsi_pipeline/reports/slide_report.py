@@ -29,7 +29,7 @@ from wsi_pipeline.reports.plot import Plot
 from wsi_pipeline.reports.population import default_axes, measurement, population
 from wsi_pipeline.reports.report_gallery import ReportGallery, report_gallery
 from wsi_pipeline.reports.report_spike import SPIKE_HEAD, ReportSpike, report_spike
-from wsi_pipeline.reports.slide_summary import SPREAD, Row, read_row, row_of_run
+from wsi_pipeline.reports.slide_summary import SPREAD, Row, lacking, read_row, row_of_run
 from wsi_pipeline.reports.templates import (
     Histogram,
     cell_text,
@@ -204,6 +204,8 @@ def _given_rows(
                 f"{path} is about model {row['model']!r}, and {source} has runs of "
                 f"{', '.join(models)}; give the summary of one of them"
             )
+        if name := lacking(row, runs[models.index(row["model"])]):
+            raise DataError(f"{path} has no {name}; write it again with `wsiseg features`")
         rows[row["model"]] = row
     return rows
 

@@ -117,6 +117,13 @@ COLUMNS: Mapping[str, str] = MappingProxyType(
 """Every column of a row, in order, and its type: text, count or number."""
 
 
+_TOGETHER = (
+    ("doubled_cells", "cells_without_nucleus", "cut_cells"),
+    ("adequacy", "adequacy_by", "adequacy_count", "adequacy_least"),
+)
+"""Columns of which a row has all or none."""
+
+
 def blank_row() -> Row:
     """Return a row with every column, all None."""
     return dict.fromkeys(COLUMNS)
@@ -185,14 +192,24 @@ def write_features(
 def row_of_run(folder: Path) -> Row:
     """Return the row of a run: the one that `write_features` left in its folder, or a new one.
 
-    A row counts only if it was made from the present run.json. It may have the focus score.
+    A row counts only if it was made from the present run.json, and lacks nothing of it. It may
+    have the focus score.
     """
-    stored = folder / f"{read_run(folder)['slide']['id']}.{SUMMARY_JSON}"
+    run = read_run(folder)
+    stored = folder / f"{run['slide']['id']}.{SUMMARY_JSON}"
     if stored.is_file():
         row = read_row(stored)
-        if row["run_sha256"] == _sha256(folder / RUN_JSON):
+        if row["run_sha256"] == _sha256(folder / RUN_JSON) and not lacking(row, run):
             return row
     return summarise(folder)
+
+
+def lacking(row: Row, run: RunRecord) -> str:
+    """Return a column that a row of a run must have and has not; empty where it has all."""
+    stated = [name for name, value in _from_run(run).items() if value is not None]
+    for group in _TOGETHER:
+        stated += group if any(row[name] is not None for name in group) else ()
+    return next((name for name in stated if row[name] is None), "")
 
 
 def read_row(path: Path) -> Row:
