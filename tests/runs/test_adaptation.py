@@ -169,7 +169,7 @@ def test_a_worker_gets_the_map_of_the_run(pale, model):
     with open_slide(pale, mpp=0.5) as slide:
         plan = plan_work(slide, model, RunConfig(adapt=True, quiet=True))
     task = SlideTask(
-        pale, 0, RunConfig(), "", plan.scale, plan.tile_px, plan.search_area, plan.object_filter,
+        pale, 0, RunConfig(), (), plan.scale, plan.tile_px, plan.search_area, plan.object_filter,
         plan.stain_map,
     )  # fmt: skip
     there = SlideTask.unpack(task.pack()).stain_map

@@ -25,8 +25,9 @@ from wsi_pipeline.core.errors import (
     UsageError,
 )
 from wsi_pipeline.pipeline import run_slide
-from wsi_pipeline.runs import dask_client, dask_executor, work_plan
+from wsi_pipeline.runs import dask_client, dask_executor, dask_worker, work_plan
 from wsi_pipeline.runs import run_folder as store
+from wsi_pipeline.segmentation.load_model import model_for
 from wsi_pipeline.segmentation.nuclei import model_from_function
 from wsi_pipeline.synthetic.svs_writer import plan_slide, write_slide
 
@@ -239,6 +240,16 @@ def test_a_network_that_only_the_workers_open(scheduler, tmp_path):
     other = dataclasses.replace(dask_executor.remote_model(config), identity="0" * 64)
     with pytest.raises(CheckpointError, match=r"worker tcp://.*put the same checkpoint on every"):
         run(path, tmp_path / "other", other, scheduler=scheduler, region_px=1920)
+
+
+def test_a_worker_compares_the_weights_that_sort_nuclei_too(monkeypatch):
+    monkeypatch.setattr(dask_worker, "_load", model_for)  # `_load` needs to be in a worker
+    opened, config = dask_worker._OpenResources(), RunConfig(device="cpu", kinds=True)
+    model = opened.network(config)
+    right = dask_worker.weights_of(model, config)
+    assert opened.network(config, right) is model and len(right) == 2
+    with pytest.raises(CheckpointError, match=r"nucleus_kinds has SHA-256 .*on every worker"):
+        opened.network(config, (right[0], "0" * 64))
 
 
 def test_a_worker_that_does_not_fit_refuses_in_words(

@@ -17,7 +17,7 @@ from wsi_pipeline.core.errors import ClusterError
 from wsi_pipeline.core.geometry import Region
 from wsi_pipeline.core.records import SCHEMA_VERSION
 from wsi_pipeline.runs.dask_client import Cluster, WorkersDied
-from wsi_pipeline.runs.dask_worker import describe_model, segment_region
+from wsi_pipeline.runs.dask_worker import describe_model, segment_region, weights_of
 from wsi_pipeline.runs.job import Job
 from wsi_pipeline.runs.messages import (
     ModelAnswer,
@@ -111,8 +111,9 @@ def _answers(
     """Yield regions and their answers, as they come."""
     model, plan, path = job.model, job.plan, job.slide.path.absolute()
     task = SlideTask(
-        path, path.stat().st_size, _for_workers(job.config, model.precision), model.identity,
-        plan.scale, plan.tile_px, plan.search_area, plan.object_filter, plan.stain_map,
+        path, path.stat().st_size, _for_workers(job.config, model.precision),
+        weights_of(model, job.config), plan.scale, plan.tile_px, plan.search_area,
+        plan.object_filter, plan.stain_map,
     ).pack()  # fmt: skip
     sent = None if isinstance(model.network, RemoteNetwork) else cluster.send(model)
     key = uuid.uuid4().hex

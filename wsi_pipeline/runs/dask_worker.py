@@ -32,11 +32,12 @@ from wsi_pipeline.runs.messages import (
 from wsi_pipeline.runs.part_file import part_bytes
 from wsi_pipeline.segmentation.damaged_regions import segment_readable
 from wsi_pipeline.segmentation.inference import Engine
+from wsi_pipeline.segmentation.kinds import KINDS_NAME, has_kinds, kinds_identity
 from wsi_pipeline.segmentation.model import Model
 from wsi_pipeline.slides.read_timeout import ReadTimeout
 from wsi_pipeline.slides.slide import Slide, open_slide
 
-__all__ = ["MODEL_FIELDS", "describe_model", "segment_region"]
+__all__ = ["MODEL_FIELDS", "describe_model", "segment_region", "weights_of"]
 
 IDLE_S = 60.0
 """Seconds without a region after which a worker closes its slides and its network."""
@@ -46,6 +47,12 @@ MODEL_FIELDS = (
     "card", "by_class",
 )  # fmt: skip
 """Fields of a model that the run needs, although the network is on the workers."""
+
+
+def weights_of(model: Model, config: RunConfig) -> tuple[str, ...]:
+    """Return the SHA-256 of a model's weights and, where it sorts nuclei, of those that do."""
+    sorts = has_kinds(model.classes)
+    return (model.identity, *([kinds_identity(config.kinds_checkpoint)] if sorts else []))
 
 
 def describe_model(request: ModelRequest) -> Answer:
@@ -167,7 +174,7 @@ class _OpenResources:
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._slides: dict[str, _OpenSlide] = {}
-        self._network: tuple[Any, Model] | None = None
+        self._network: tuple[Any, Model, tuple[str, ...]] | None = None
         self._last_used = time.monotonic()
         self._closer: threading.Thread | None = None
 
@@ -193,13 +200,13 @@ class _OpenResources:
                 slide.users -= 1
                 slide.last_used = self._last_used = time.monotonic()
 
-    def network(self, config: RunConfig, identity: str | None = None) -> Model:
+    def network(self, config: RunConfig, identity: tuple[str, ...] | None = None) -> Model:
         """Return the network that `config` names; a process has one at a time.
 
         Raises
         ------
         CheckpointError
-            its weights are not those of `identity`
+            its weights, or those that sort nuclei, are not those of `identity`
         """
         cuts = config.min_score, config.min_small_score, config.min_cell_score
         key = (
@@ -207,18 +214,21 @@ class _OpenResources:
             config.kinds, config.kinds_checkpoint, _changed(config.kinds_checkpoint),
         )  # fmt: skip
         with self._lock:
-            known, model = self._network or (None, None)
+            known, model, weights = self._network or (None, None, ())
             same = known == key and model and config.precision in ("auto", model.precision)
             if model is None or not same:
                 self._network = model = None  # a second one may not fit on the GPU
                 model = _load(config)
-            self._network, self._last_used = (key, model), time.monotonic()
+                weights = weights_of(model, config)
+            self._network, self._last_used = (key, model, weights), time.monotonic()
             self._start_closer()
-        if identity not in (None, model.identity):
-            raise CheckpointError(
-                f"{config.checkpoint or config.model} has SHA-256 {model.identity[:12]}…, not "
-                f"{str(identity)[:12]}… as elsewhere; put the same checkpoint on every worker"
-            )
+        files = config.checkpoint or config.model, config.kinds_checkpoint or KINDS_NAME
+        for file, own, other in zip(files, weights, identity or weights, strict=False):
+            if own != other:
+                raise CheckpointError(
+                    f"{file} has SHA-256 {own[:12]}…, not {other[:12]}… as elsewhere; put the same "
+                    "checkpoint on every worker"
+                )
         return model
 
     def _start_closer(self) -> None:

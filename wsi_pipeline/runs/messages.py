@@ -103,7 +103,7 @@ class SlideTask:
     path, size_bytes
         the slide: absolute path, and size of the file
     identity
-        of the model's weights
+        of the model's weights, and of those that sort nuclei; see `weights_of`
     scale, tile_px, search_area, object_filter, stain_map
         as in `WorkPlan`
     """
@@ -111,7 +111,7 @@ class SlideTask:
     path: Path
     size_bytes: int
     config: RunConfig
-    identity: str
+    identity: tuple[str, ...]
     scale: float
     tile_px: int
     search_area: Foreground
