@@ -78,7 +78,7 @@ def _words(rng: random.Random) -> list[str]:
         if not option.is_flag:
             words.append(rng.choice(VALUES))
     if name in SLOW:
-        words = [word for word in words if word != "--"]  # behind it no option is refused
+        words = ["-" if word == "--" else word for word in words]  # no option is refused behind it
     if name in SLOW or rng.random() < 0.1:
         words.append(rng.choice(("--nope", "-Z")))
     return words
