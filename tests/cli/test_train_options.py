@@ -135,7 +135,7 @@ def test_every_option_makes_settings_or_is_refused_in_words(
             assert "Traceback" not in result.stderr
     plausible = [v for v in values(target) if v is not None]
     if len(started) == 0:
-        refused = ("momentum", "pretrained_as", "block", "stage")
+        refused = ("momentum", "pretrained_as", "block", "stage", "start_share")
         assert plausible == [] or name in refused or (model, name) == ("pspnet", "width"), name
 
 

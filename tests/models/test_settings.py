@@ -134,7 +134,7 @@ def test_parts_that_cannot_be(part, settings, match):
 def test_every_setting_has_one_help_sentence_that_starts_with_a_verb(settings):
     verbs = {
         "Average", "Blur", "Build", "Choose", "Compute", "Draw", "Drop", "Enlarge", "Fade",
-        "Hold", "Keep", "Learn", "Leave", "Lower", "Make", "Multiply", "Name", "Normalise",
+        "Hold", "Keep", "Learn", "Leave", "Lower", "Make", "Mix", "Multiply", "Name", "Normalise",
         "Paste", "Predict", "Raise", "Resize", "Save", "Set", "Show", "Start", "Stop", "Train",
         "Use", "Validate", "Weigh", "Write", "Zoom",
     }  # fmt: skip
