@@ -1,8 +1,8 @@
 """Train the head of a finished KindNet further on a few labelled nuclei: seconds.
 
-The encoder stays as it is. Against forgetting, the head answers as it did on replayed nuclei, and
-its weights are drawn to those of the start. A label that the network reaches with ease teaches
-nothing more, so that forty labels of one kind do not push all others away.
+The encoder stays as it is. Against forgetting, the loss keeps the probabilities of replayed nuclei
+and holds the weights near those of the start. A label whose probability is high enough adds no
+loss, so that forty labels of one kind do not change the probabilities of all others.
 """
 
 from __future__ import annotations

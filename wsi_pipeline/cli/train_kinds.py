@@ -79,8 +79,8 @@ class _Set:
 )  # fmt: skip
 @click.option(
     "--replay", type=click.IntRange(min=0), default=REPLAYED,
-    help="Keep the answers on the nuclei of this many generated fields, against forgetting; they "
-    "are kept in OUT/replay.",
+    help="Also train on the nuclei of this many generated fields, against forgetting; they are "
+    "kept in OUT/replay.",
 )  # fmt: skip
 @click.option(
     "--split", default="fold:0/5", metavar="fold:K/N|time:SHARE|none",
@@ -96,7 +96,7 @@ def train_kinds(
 
     NILM is normal; ASC-US, LSIL, ASC-H, HSIL, SCC, AGC and AIS are abnormal; "not a cell" is
     leukocyte or other, which of them stays open; an object of the class leukocyte is one. Nuclei
-    without a label teach nothing. The same command gives the same weights.
+    without a label are not used. The same command gives the same weights.
     """
     from wsiseg_models.kinds.labelled import read_labelled
     from wsiseg_models.training.coco import Split
