@@ -119,12 +119,13 @@ def test_labels_survive_and_are_read_again(opened, gallery, tmp_path):
     }  # fmt: skip
     file.write_text(json.dumps(content), "utf-8")
     opened.set_input_files("#load", file)
-    opened.wait_for_function("document.getElementById('said').textContent.includes('labels read')")
+    expect = pytest.importorskip("playwright.sync_api").expect
+    expect(opened.locator("#said")).to_contain_text("labels read")
     assert "1 with an unknown name left out" in opened.inner_text("#said")
     assert saved(opened, tmp_path)["labels"] == {cells[0]: "ASC-H", cells[1]: "AGC", other: "HSIL"}
     file.write_text(json.dumps(content | {"slide": "another"}), "utf-8")
     opened.set_input_files("#load", file)
-    opened.wait_for_function("document.getElementById('said').textContent.includes('another')")
+    expect(opened.locator("#said")).to_contain_text("another")
 
 
 @pytest.mark.slow
