@@ -81,7 +81,7 @@ def test_of_forty_files_the_fifteen_whole_ones_are_done(made, tmp_path):
     mixed = sorted([*names, *good], key=lambda name: name[::-1])
     sheet = tmp_path / "sheet.csv"
     sheet.write_text("slide,mpp\n" + "".join(f"slides/{name},0.5\n" for name in mixed))
-    assert len(find_slides([str(sheet)], missing_ok=True)) == GOOD + BROKEN
+    assert len(find_slides([str(sheet)])) == GOOD + BROKEN
     with cheap_models():
         ended = wsiseg("run", sheet, "--out", out, "--quiet")
     assert ended.exit_code == 1, ended.output

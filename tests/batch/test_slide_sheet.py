@@ -64,7 +64,7 @@ def test_a_slide_may_have_several_models(tmp_path):
 
 def test_everything_that_does_not_exist_is_named(tmp_path):
     touch(tmp_path, "a.svs")
-    (tmp_path / "s.csv").write_text("slide,roi\na.svs,no.geojson\nlost.tif,\n")
+    (tmp_path / "s.csv").write_text("slide,roi\nlost.tif,no.geojson\n")
     names = ["b.svs", "*.ndpi", "no.csv", "s.csv", "a.svs"]
     with pytest.raises(UsageError) as refusal:
         find_slides([str(tmp_path / name) for name in names])
@@ -74,7 +74,19 @@ def test_everything_that_does_not_exist_is_named(tmp_path):
     with pytest.raises(UsageError, match=r"no\.csv does not exist; no file matches '.*\*\.ndpi'"):
         find_slides([str(tmp_path / name) for name in names], missing_ok=True)
     kept = find_slides([str(tmp_path / name) for name in names[::3]], missing_ok=True)
-    assert [r.path.name for r in kept] == ["b.svs", "a.svs", "lost.tif"]
+    assert [r.path.name for r in kept] == ["b.svs", "lost.tif"]
+
+
+def test_a_slide_of_a_sheet_that_does_not_exist_costs_itself(tmp_path, caplog):
+    touch(tmp_path, "a.svs")
+    sheet = tmp_path / "s.csv"
+    sheet.write_text("slide,roi\nlost.tif,\na.svs,\nlost.svs,\n")
+    found = find_slides([str(sheet)])
+    assert [r.path.name for r in found] == ["lost.tif", "a.svs", "lost.svs"]
+    assert "2 of its 3 slides do not exist and will fail, the first" in caplog.text
+    sheet.write_text("slide,roi\nlost.tif,\na.svs,no.geojson\n")
+    with pytest.raises(UsageError, match=r"no\.geojson does not exist"):
+        find_slides([str(sheet)])
 
 
 def test_a_sheet_that_is_written_reads_the_same(tmp_path):

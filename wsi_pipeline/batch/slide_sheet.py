@@ -17,6 +17,7 @@ from wsi_pipeline.core.errors import UsageError
 from wsi_pipeline.core.named_paths import expand_glob, refuse_missing, why_refused
 from wsi_pipeline.core.pixel_size import MPP_RANGE, is_plausible_mpp
 from wsi_pipeline.core.request import SlideRequest
+from wsi_pipeline.core.safe_names import shown
 
 __all__ = ["SHEET_SUFFIXES", "SLIDE_SUFFIXES", "find_slides", "sheet_row", "sheet_text"]
 
@@ -47,24 +48,26 @@ def find_slides(
 
     A folder gives its slides, sorted; what else lies in it is named in a logged warning, see
     `slides_in`. A slide sheet has the column ``slide`` and may have ``mpp``, ``model`` and ``roi``;
-    its paths are relative to the sheet.
+    its paths are relative to the sheet. Slides of a sheet that do not exist are returned, so that
+    each fails alone, with a logged warning; a sheet of which no slide exists is refused.
 
     Parameters
     ----------
     recursive
         search the folders inside a folder too
     missing_ok
-        return slides that do not exist as well, instead of an error
+        return all slides that do not exist as well, instead of an error
     images
         take photographs in folders as well
 
     Raises
     ------
     UsageError
-        paths do not exist (all are listed), a folder has no slide, a slide sheet has an error, or
-        a slide is named twice with different values
+        paths do not exist (all are listed), a folder has no slide, a slide sheet has an error or
+        only slides that do not exist, or a slide is named twice with different values
     """
-    requests, unmatched, sheets = [], [], []
+    requests: list[SlideRequest] = []
+    unmatched, required = [], []
     for name in names:
         paths = expand_glob(name)
         if paths != [Path(name)]:  # a glob gives no folders, but those that are slides
@@ -73,16 +76,32 @@ def find_slides(
             unmatched.append(name)
         for path in paths:
             if path.suffix.lower() not in SHEET_SUFFIXES or os.path.isdir(path):
-                requests += _in_path(path, recursive, images)
+                found = _in_path(path, recursive, images)
+                required += [] if missing_ok else [r.path for r in found]
             elif os.path.exists(path):
-                requests += _in_sheet(path)
+                found = _in_sheet(path)
+                required += [] if missing_ok else _required(path, found)
             else:
-                sheets.append(path)
-    named = [] if missing_ok else requests
+                found, required = [], [*required, path]
+            requests += found
     # A slide whose name the system refuses fails when it is its turn; the others do not.
-    slides = [r.path for r in named if not why_refused(r.path)]
-    refuse_missing([*sheets, *slides, *(r.roi for r in named if r.roi is not None)], unmatched)
+    refuse_missing([path for path in required if not why_refused(path)], unmatched)
     return _each_once(requests)
+
+
+def _required(sheet: Path, rows: Sequence[SlideRequest]) -> list[Path]:
+    """Return the files of a sheet without which nothing is begun; warn of slides that will fail."""
+    rois = [row.roi for row in rows if row.roi is not None]
+    slides = list(dict.fromkeys(row.path for row in rows))
+    lost = [path for path in slides if not os.path.exists(path)]
+    if len(lost) == len(slides):
+        return [*lost, *rois]
+    if lost:
+        _log.warning(
+            "slide sheet %s: %d of its %d slides do not exist and will fail, the first %s",
+            sheet, len(lost), len(slides), shown(lost[0]),
+        )  # fmt: skip
+    return rois
 
 
 def _each_once(requests: Iterable[SlideRequest]) -> list[SlideRequest]:
