@@ -169,7 +169,8 @@ def write(known: Mapping[str, Any]) -> None:
         "on four fifths of it.",
         "",
         f"**These are lower bounds.** The budget is small and the same for all: {budget}, one "
-        "generated set with plain stains beside the real ones, all drawn equally often. The "
+        "generated set with plain stains beside the real ones, all drawn equally often (that of "
+        "`dssnet`: `wsiseg synth SET --fields 60 --size 512 --mpp 0.35-0.5 --seed 1201`). The "
         "weights that ship had ten times the steps, on larger crops; their scores are in "
         "[suite](suite). Compare rows with each other only.",
     ]
