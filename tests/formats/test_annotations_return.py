@@ -37,7 +37,7 @@ def by_id(objects: Objects) -> dict[bytes, tuple]:
     parent = np.full(len(objects), -1) if objects.parent is None else objects.parent
     return {
         bytes(objects.ids[i]): (
-            shape.wkb,
+            shapely.transform(shape, lambda places: places + 0.0).wkb,  # −0 is 0
             objects.classes[objects.class_index[i]],
             objects.score[i],
             bytes(objects.ids[parent[i]]) if parent[i] >= 0 else b"",

@@ -77,16 +77,20 @@ def find_slides(
         for path in paths:
             if path.suffix.lower() not in SHEET_SUFFIXES or os.path.isdir(path):
                 found = _in_path(path, recursive, images)
-                required += [] if missing_ok else [r.path for r in found]
+                required += [] if missing_ok else _searched(r.path for r in found)
             elif os.path.exists(path):
                 found = _in_sheet(path)
                 required += [] if missing_ok else _required(path, found)
             else:
                 found, required = [], [*required, path]
             requests += found
-    # A slide whose name the system refuses fails when it is its turn; the others do not.
-    refuse_missing([path for path in required if not why_refused(path)], unmatched)
+    refuse_missing(required, unmatched)
     return _each_once(requests)
+
+
+def _searched(slides: Iterable[Path]) -> list[Path]:
+    """Leave out slides whose name the system refuses: each fails when it is its turn."""
+    return [path for path in slides if not why_refused(path)]
 
 
 def _required(sheet: Path, rows: Sequence[SlideRequest]) -> list[Path]:
@@ -95,7 +99,7 @@ def _required(sheet: Path, rows: Sequence[SlideRequest]) -> list[Path]:
     slides = list(dict.fromkeys(row.path for row in rows))
     lost = [path for path in slides if not os.path.exists(path)]
     if len(lost) == len(slides):
-        return [*lost, *rois]
+        return [*_searched(lost), *rois]
     if lost:
         _log.warning(
             "slide sheet %s: %d of its %d slides do not exist and will fail, the first %s",
