@@ -11,8 +11,8 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 __all__ = ["limited_to"]
 
-SPARE_VALUES, SPARE_TENSORS = 1 << 26, 5000
-"""What a builder may make and not use, for example the head of a trunk."""
+SPARE_VALUES, SPARE_TENSORS = 150_000_000, 5000
+"""What a builder may make and not use, for example the head of a trunk: 124 million in VGG19."""
 
 
 @contextmanager

@@ -13,7 +13,8 @@ from torch import nn
 from wsiseg_models import building
 from wsiseg_models.checkpoint import Card, load_checkpoint, read_card, save_checkpoint, state_of
 from wsiseg_models.class_names import normal_class
-from wsiseg_models.registry import load
+from wsiseg_models.registry import MODELS, load
+from wsiseg_models.semantic.wubineh import LIBRARY
 from wsiseg_models.training.initial_weights import start_from
 
 CARD = Card(name="dssnet", task="nuclei", classes=("nucleus",), mpp=0.5, halo_px=0)
@@ -121,6 +122,17 @@ def test_options_make_no_network_that_is_larger_than_the_weights(
     with pytest.raises(ValueError, match=why) as error:
         load(path)
     assert "x.safetensors: " in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["wubineh", "unetpp", "pspnet"])
+@pytest.mark.parametrize("encoder", sorted(LIBRARY))
+def test_every_encoder_is_as_large_as_its_weights_allow(model, encoder):
+    """Encoders are built with a head that is thrown away."""
+    builder = MODELS[model].builder
+    state = builder(encoder=encoder).state_dict()
+    with building.limited_to(state):
+        builder(encoder=encoder)
 
 
 def test_a_network_is_limited_in_its_own_thread_and_block_alone(monkeypatch):
